@@ -1,0 +1,177 @@
+"""The typed graph: what a network is once torch is out of the picture.
+
+A graph is a list of nodes in execution order. Every activation is a named value whose shape leaves out the batch
+dimension: ``(channels, height, width)`` for images, ``(features,)`` for vectors. Operators are frozen dataclasses that
+own their weights as numpy arrays. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Array: TypeAlias = npt.NDArray[np.float32]
+Pair: TypeAlias = tuple[int, int]
+
+INF = float("inf")
+
+
+@dataclass(frozen=True)
+class Clamp:
+    """``min(max(x, low), high)``: relu is ``Clamp(0)``, relu6 ``Clamp(0, 6)``, ``Clamp()`` does nothing."""
+
+    low: float = -INF
+    high: float = INF
+
+    @property
+    def is_identity(self) -> bool:
+        return self.low == -INF and self.high == INF
+
+    def then(self, after: Clamp) -> Clamp:
+        """The clamp that equals this one followed by ``after``."""
+        low = min(max(self.low, after.low), after.high)
+        high = min(max(self.high, after.low), after.high)
+        return Clamp(low, high)
+
+
+IDENTITY = Clamp()
+
+
+@dataclass(frozen=True, eq=False)
+class Conv2d:
+    """2-D convolution, then ``+ bias``, ``+ second input`` if there is one (a residual), then ``clamp``.
+
+    ``weight`` is (out_channels, in_channels / groups, kernel_h, kernel_w); ``padding`` is (top, bottom, left, right).
+    """
+
+    weight: Array
+    bias: Array  # (out_channels,), zeros where the layer has none
+    stride: Pair = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+    clamp: Clamp = IDENTITY
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """``clamp(weight @ x + bias)`` on a vector; ``weight`` is (out_features, in_features)."""
+
+    weight: Array
+    bias: Array
+    clamp: Clamp = IDENTITY
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """``clamp(scale[c] * x[c] + shift[c])`` for every channel c: a batch norm that no convolution could absorb."""
+
+    scale: Array
+    shift: Array
+    clamp: Clamp = IDENTITY
+
+
+@dataclass(frozen=True)
+class Add:
+    """``clamp(a + b)`` of two values of one shape."""
+
+    clamp: Clamp = IDENTITY
+
+
+@dataclass(frozen=True)
+class MaxPool2d:
+    kernel: Pair
+    stride: Pair
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)  # top, bottom, left, right
+    dilation: Pair = (1, 1)
+
+
+@dataclass(frozen=True)
+class AvgPool2d:
+    kernel: Pair
+    stride: Pair
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    count_include_pad: bool = True
+
+
+@dataclass(frozen=True)
+class GlobalMean:
+    """Mean over height and width; the output is the vector (channels,)."""
+
+
+@dataclass(frozen=True)
+class Flatten:
+    """(channels, height, width) to (channels * height * width,), or a vector to itself."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """``x[:, start:stop:step, ...]`` along one axis of the shape without batch; ``stop`` is exclusive and in range."""
+
+    axis: int
+    start: int
+    stop: int
+    step: int = 1
+
+
+@dataclass(frozen=True)
+class Pad:
+    """Zeros around the value: ((channels before, after), (top, bottom), (left, right))."""
+
+    amounts: tuple[Pair, Pair, Pair]
+
+
+@dataclass(frozen=True)
+class Concat:
+    """Concatenation of all inputs along ``axis`` of the shape without batch (0 is channels)."""
+
+    axis: int = 0
+
+
+Op: TypeAlias = (
+    Conv2d | Linear | Affine | Add | Clamp | MaxPool2d | AvgPool2d | GlobalMean | Flatten | Slice | Pad | Concat
+)
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operator application. ``name`` is the layer's name in the module (``layer1.0.conv1``) or the operator's."""
+
+    name: str
+    op: Op
+    inputs: tuple[str, ...]
+    output: str
+    source: str = ""  # "file.py:42, in forward", where torch.export knows it
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Inputs, outputs, nodes in execution order and the shape (without batch) of every value."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    nodes: tuple[Node, ...]
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def consumers(self) -> dict[str, list[Node]]:
+        """For every value, the nodes that read it (a node that reads it twice counts twice)."""
+        readers: dict[str, list[Node]] = {name: [] for name in self.shapes}
+        for node in self.nodes:
+            for value in node.inputs:
+                readers[value].append(node)
+        return readers
+
+    def producers(self) -> dict[str, Node]:
+        """For every value that a node computes, that node."""
+        return {node.output: node for node in self.nodes}
+
+    def macs(self, node: Node) -> int:
+        """Multiply-accumulates of one image through ``node`` if it were dense; 0 for operators without weights."""
+        op: Any = node.op
+        if isinstance(op, Conv2d):
+            _, height, width = self.shapes[node.output]
+            return int(op.weight.size) * height * width
+        return int(op.weight.size) if isinstance(op, Linear) else 0
