@@ -1,8 +1,8 @@
 """The typed graph: what a network is once torch is out of the picture.
 
-A graph is a list of nodes in execution order. Every activation is a named value whose shape leaves out the batch
-dimension: ``(channels, height, width)`` for images, ``(features,)`` for vectors. Operators are frozen dataclasses that
-own their weights as numpy arrays. Nothing here imports torch.
+A graph is a list of nodes in execution order. Every activation is a named value whose shape leaves out the
+batch dimension: ``(channels, height, width)`` for images, ``(features,)`` for vectors. Operators are frozen
+dataclasses that own their weights as numpy arrays. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ IDENTITY = Clamp()
 class Conv2d:
     """2-D convolution, then ``+ bias``, ``+ second input`` if there is one (a residual), then ``clamp``.
 
-    ``weight`` is (out_channels, in_channels / groups, kernel_h, kernel_w); ``padding`` is (top, bottom, left, right).
+    ``weight`` is (out_channels, in_channels / groups, kernel_h, kernel_w); ``padding`` is (top, bottom, left,
+    right).
     """
 
     weight: Array
@@ -67,7 +68,7 @@ class Linear:
 
 @dataclass(frozen=True, eq=False)
 class Affine:
-    """``clamp(scale[c] * x[c] + shift[c])`` for every channel c: a batch norm that no convolution could absorb."""
+    """``clamp(scale[c] * x[c] + shift[c])`` for every channel c: a batch norm that stands alone."""
 
     scale: Array
     shift: Array
@@ -109,7 +110,7 @@ class Flatten:
 
 @dataclass(frozen=True)
 class Slice:
-    """``x[:, start:stop:step, ...]`` along one axis of the shape without batch; ``stop`` is exclusive and in range."""
+    """``start:stop:step`` along an axis of the shape without batch; ``stop`` is at most the axis' size."""
 
     axis: int
     start: int
@@ -132,13 +133,24 @@ class Concat:
 
 
 Op: TypeAlias = (
-    Conv2d | Linear | Affine | Add | Clamp | MaxPool2d | AvgPool2d | GlobalMean | Flatten | Slice | Pad | Concat
+    Conv2d
+    | Linear
+    | Affine
+    | Add
+    | Clamp
+    | MaxPool2d
+    | AvgPool2d
+    | GlobalMean
+    | Flatten
+    | Slice
+    | Pad
+    | Concat
 )
 
 
 @dataclass(frozen=True)
 class Node:
-    """One operator application. ``name`` is the layer's name in the module (``layer1.0.conv1``) or the operator's."""
+    """One use of an operator; ``name`` is the layer's in the module (``layer1.0.conv1``) or the operator's."""
 
     name: str
     op: Op
@@ -169,7 +181,7 @@ class Graph:
         return {node.output: node for node in self.nodes}
 
     def macs(self, node: Node) -> int:
-        """Multiply-accumulates of one image through ``node`` if it were dense; 0 for operators without weights."""
+        """Multiply-accumulates of one image through ``node`` if it were dense; 0 where it has no weights."""
         op: Any = node.op
         if isinstance(op, Conv2d):
             _, height, width = self.shapes[node.output]

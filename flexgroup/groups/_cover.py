@@ -18,7 +18,7 @@ def cover(matrix: npt.NDArray[Any], rows: int) -> npt.NDArray[np.bool_]:
     >>> cover(np.array([[0.0], [1.0], [0.0], [2.0], [3.0]]), 2)[:, 0].astype(int)
     array([0, 1, 0, 1, 0])
     """
-    starts = matrix != 0
+    starts: npt.NDArray[np.bool_] = np.asarray(matrix != 0)
     open_until = np.zeros(matrix.shape[1], dtype=np.int64)
     for row in range(matrix.shape[0]):
         starts[row] &= open_until <= row

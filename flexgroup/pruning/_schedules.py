@@ -19,7 +19,7 @@ class Schedule(Protocol):
         """The step of the last choice; nothing changes after it."""
 
     def sparsity(self, step: int, final: float) -> float:
-        """The share of the targeted weights to prune at ``step``, where ``final`` is where the schedule ends."""
+        """The share of the targeted weights to prune at ``step``, if ``final`` is where the schedule ends."""
 
     def chooses(self, step: int) -> bool:
         """Whether the groups to keep are chosen anew at ``step``."""
@@ -55,9 +55,10 @@ class OneShot:
 class Cubic:
     """Prune quickly at first, while there is much to spare, then ever more gently, every ``every`` steps.
 
-    ``s(t) = final + (initial - final) * (1 - (t - begin) / (end - begin)) ** 3`` from ``begin`` to ``end``: equation 1
-    of Zhu and Gupta, "To prune, or not to prune" (2017, arXiv 1710.01878). Nothing is pruned before ``begin``. The
-    last choice is at ``end``, at exactly the final sparsity, even where ``end - begin`` is not a multiple of ``every``.
+    ``s(t) = final + (initial - final) * (1 - (t - begin) / (end - begin)) ** 3`` from ``begin`` to ``end``:
+    equation 1 of Zhu and Gupta, "To prune, or not to prune" (2017, arXiv 1710.01878). Nothing is pruned
+    before ``begin``. The last choice is at ``end``, at exactly the final sparsity, even where ``end - begin``
+    is not a multiple of ``every``.
 
     >>> schedule = Cubic(begin=0, end=4, every=2)
     >>> [round(schedule.sparsity(step, final=0.8), 3) for step in range(6)]
@@ -89,7 +90,8 @@ class Cubic:
     def sparsity(self, step: int, final: float) -> float:
         if self.initial > final:
             raise FlexgroupError(
-                f"Cubic(initial={self.initial}) begins above the final sparsity {final}; use an initial of at most {final}"
+                f"Cubic(initial={self.initial}) begins above the final sparsity {final}; "
+                f"use an initial of at most {final}"
             )
         if step < self.begin:
             return 0.0
@@ -116,4 +118,6 @@ def check_sparsity(sparsity: float, what: str = "sparsity") -> float:
 
 def _check_count(owner: str, field: str, value: int, least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise FlexgroupError(f"{owner}({field}={value!r}): {field} is a number of steps, an integer of at least {least}")
+        raise FlexgroupError(
+            f"{owner}({field}={value!r}): {field} is a number of steps, an integer of at least {least}"
+        )

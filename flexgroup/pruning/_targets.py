@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
 
 from flexgroup._errors import FlexgroupError
 from flexgroup.groups import Groups
@@ -20,23 +22,18 @@ NEAREST = 3
 class Layer:
     """A convolution or linear layer whose weight is pruned.
 
-    Its weight matrix is M x K: rows are output channels, columns are the reduction (input channel, ky, kx) in
-    PyTorch's order. The ``conv_groups`` of a grouped convolution reduce over different inputs, so each is a matrix of
-    its own, M / conv_groups rows high, and no group of weights straddles two of them.
+    Its weight matrix has ``shape`` M x K: rows are output channels, columns are the reduction (input channel,
+    ky, kx) in PyTorch's order. The ``conv_groups`` of a grouped convolution reduce over different inputs, so
+    each is a matrix of its own, M / conv_groups rows high, and no group of weights straddles two of them.
     """
 
     name: str
     module: nn.Conv2d | nn.Linear = field(repr=False)
+    shape: tuple[int, int]
 
     @property
     def conv_groups(self) -> int:
         return self.module.groups if isinstance(self.module, nn.Conv2d) else 1
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(M, K) of the whole weight matrix."""
-        weight = self.module.weight
-        return weight.shape[0], weight[0].numel()
 
     @property
     def part_shape(self) -> tuple[int, int]:
@@ -68,46 +65,53 @@ def find_layers(
 ) -> tuple[Layer, ...]:
     """Return the layers to prune, in the order in which the model registers them.
 
-    Without ``targets``: every `nn.Conv2d` and `nn.Linear` but the first convolution, depthwise convolutions (each
-    kernel sees one channel) and the classifier (the last linear layer). ``targets`` and ``ignore`` are glob patterns
-    (``fnmatch``) on layer names; with ``targets`` exactly the layers that match are taken, these exceptions included.
-    ``ignore`` is applied last. Raises `FlexgroupError` if a pattern matches no layer, or no layer is left.
+    Without ``targets``: every `nn.Conv2d` and `nn.Linear` but the first convolution, depthwise convolutions
+    (each kernel sees one channel) and the classifier (the last linear layer). ``targets`` and ``ignore`` are
+    glob patterns (``fnmatch``) on layer names; with ``targets`` exactly the layers that match are taken,
+    these exceptions included. ``ignore`` is applied last. Raises `FlexgroupError` if a pattern matches no
+    layer, or no layer is left.
     """
     layers = {
-        name: Layer(name, module) for name, module in model.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))
+        name: module for name, module in model.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))
     }
     if not layers:
-        raise FlexgroupError(f"{type(model).__name__} has no nn.Conv2d or nn.Linear layer: there is nothing to prune")
+        raise FlexgroupError(
+            f"{type(model).__name__} has no nn.Conv2d or nn.Linear layer: there is nothing to prune"
+        )
     chosen = set(layers) - _spared(layers) if targets is None else _match(targets, layers, "targets")
     chosen -= _match(ignore or (), layers, "ignore")
     if not chosen:
         raise FlexgroupError(
-            f"no layer of {type(model).__name__} is left to prune: by default its first convolution, its depthwise "
-            f"convolutions and its last linear layer stay dense; name layers in targets (it has {_listed(layers)})"
+            f"no layer of {type(model).__name__} is left to prune: by default its first convolution, "
+            f"its depthwise convolutions and its last linear layer stay dense; "
+            f"name layers in targets (it has {listed(layers)})"
         )
-    found = tuple(layer for name, layer in layers.items() if name in chosen)
-    for layer in found:
-        if is_lazy(layer.module.weight):
-            raise FlexgroupError(f"layer {layer.name!r} has no weights yet; run the model once, then prune it")
-    return found
+    found = []
+    for name, module in layers.items():
+        if name in chosen:
+            weight = module.weight
+            if is_lazy(weight):
+                raise FlexgroupError(f"layer {name!r} has no weights yet; run the model once, then prune it")
+            found.append(Layer(name, module, (weight.shape[0], math.prod(weight.shape[1:]))))
+    return tuple(found)
 
 
 def check_layers(model: nn.Module, layers: Sequence[Layer], groups: Groups) -> None:
-    """Raise `FlexgroupError` if groups do not fit a layer, or if its weight is shared or already parametrized."""
+    """Raise `FlexgroupError` if groups do not fit a layer, or its weight is shared or parametrized."""
     owners: dict[int, list[str]] = {}
     for owner, parameter in model.named_parameters(remove_duplicate=False):
         owners.setdefault(id(parameter), []).append(owner)
     for layer in layers:
-        if hasattr(layer.module, "parametrizations") and "weight" in layer.module.parametrizations:
+        if parametrize.is_parametrized(layer.module, "weight"):
             raise FlexgroupError(
-                f"layer {layer.name!r}: its weight is already parametrized (by another Pruner, or by weight or spectral "
-                f"norm); finalize() that Pruner, or remove the parametrization, first"
+                f"layer {layer.name!r}: its weight is already parametrized (by another Pruner, or by weight "
+                f"or spectral norm); finalize() that Pruner, or remove the parametrization, first"
             )
         sharing = owners.get(id(layer.module.weight), [])
         if len(sharing) > 1:
             raise FlexgroupError(
-                f"layer {layer.name!r}: its weight is shared ({', '.join(sharing)}), so a mask on one would not hold in "
-                f"the other; leave the layer out with ignore"
+                f"layer {layer.name!r}: its weight is shared ({', '.join(sharing)}), so a mask on one "
+                f"would not hold in the other; leave the layer out with ignore"
             )
         groups.check_fits(layer.part_shape, layer.name)
 
@@ -115,18 +119,19 @@ def check_layers(model: nn.Module, layers: Sequence[Layer], groups: Groups) -> N
 def weight_matrices(
     model: nn.Module, targets: Sequence[str] | None = None, ignore: Sequence[str] | None = None
 ) -> dict[str, Tensor]:
-    """Return the weight matrix (M, K) of every targeted layer, by layer name, detached, on the weight's device.
+    """Return the weight matrix (M, K) of every targeted layer by name, detached, on the weight's device.
 
-    Pruned weights are zeros, whether or not the model is finalized. ``targets`` and ``ignore`` as in `Pruner`.
+    Pruned weights are zeros, whether or not the model is finalized. ``targets`` and ``ignore`` as in
+    `Pruner`.
     """
     return {layer.name: as_matrix(layer.module.weight) for layer in find_layers(model, targets, ignore)}
 
 
-def _spared(layers: Mapping[str, Layer]) -> set[str]:
-    """The layers that stay dense unless they are asked for: small, and what everything after or before depends on."""
-    convolutions = [name for name, layer in layers.items() if isinstance(layer.module, nn.Conv2d)]
-    linears = [name for name, layer in layers.items() if isinstance(layer.module, nn.Linear)]
-    depthwise = {name for name in convolutions if _is_depthwise(layers[name].module)}
+def _spared(layers: Mapping[str, nn.Module]) -> set[str]:
+    """The layers that stay dense unless asked for: they are small, and everything depends on them."""
+    convolutions = [name for name, module in layers.items() if isinstance(module, nn.Conv2d)]
+    linears = [name for name, module in layers.items() if isinstance(module, nn.Linear)]
+    depthwise = {name for name in convolutions if _is_depthwise(layers[name])}
     return {*convolutions[:1], *linears[-1:], *depthwise}
 
 
@@ -134,7 +139,7 @@ def _is_depthwise(module: nn.Module) -> bool:
     return isinstance(module, nn.Conv2d) and module.groups > 1 and module.groups == module.in_channels
 
 
-def _match(patterns: Sequence[str], layers: Mapping[str, Layer], option: str) -> set[str]:
+def _match(patterns: Sequence[str], layers: Mapping[str, nn.Module], option: str) -> set[str]:
     if isinstance(patterns, str):
         raise FlexgroupError(f"{option}={patterns!r} is one string; give a list of patterns, [{patterns!r}]")
     matched: set[str] = set()
@@ -150,6 +155,7 @@ def _match(patterns: Sequence[str], layers: Mapping[str, Layer], option: str) ->
     return matched
 
 
-def _listed(layers: Mapping[str, Layer], most: int = 5) -> str:
-    names = [repr(name) for name in layers]
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def listed(names: Iterable[str], most: int = 5) -> str:
+    """``'a', 'b' and 3 more``: names for an error message."""
+    quoted = [repr(name) for name in names]
+    return ", ".join(quoted[:most]) + (f" and {len(quoted) - most} more" if len(quoted) > most else "")

@@ -38,7 +38,8 @@ def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
         lines = cpuinfo.read_text(errors="replace").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in reversed(lines))}
+    pairs = [line.partition(":") for line in reversed(lines)]  # reversed: the first core has the last word
+    facts = {key.strip(): value.strip() for key, _, value in pairs}
     model = facts.get("model name") or facts.get("Model") or platform.machine()
     flags = set(facts.get("flags", "").split()) | set(facts.get("Features", "").split())
     vectors = [name for flag, name in _VECTORS if flag in flags]

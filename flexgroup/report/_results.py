@@ -22,9 +22,12 @@ def engine_label(engine: str, threads: int) -> str:
 class Run:
     """One network: how it was pruned, how well it classifies, how long one image takes.
 
-    ``sparsity_asked`` and ``sparsity`` (reached) are fractions of the targeted weights that are zero. ``accuracy``
-    is in % of the test images, run by PyTorch; ``engine_accuracy`` is the same by the compiled network, and
-    ``max_difference`` the largest difference between their logits. ``latency`` is keyed by `engine_label`.
+    ``sparsity_asked`` and ``sparsity`` (reached) are fractions of the targeted weights that are zero.
+    ``accuracy`` is in % of the test images, run by PyTorch; ``engine_accuracy`` is the same by the compiled
+    network, and ``max_difference`` the largest difference between their logits. ``one_shot_accuracy`` is that
+    before any training of the pruned network, and ``magnitude_kept`` the share (0..1) of the dense network's
+    total |weight| that its groups held then. ``latency`` is keyed by `engine_label`; ``file`` is where the
+    weights are, relative to the report.
     """
 
     pattern: str
@@ -34,6 +37,8 @@ class Run:
     latency: Mapping[str, Timing] = field(default_factory=dict)
     engine_accuracy: float | None = None
     max_difference: float | None = None
+    one_shot_accuracy: float | None = None
+    magnitude_kept: float | None = None
     file: str | None = None
 
 
@@ -50,7 +55,7 @@ class LayerTime:
 
 @dataclass(frozen=True)
 class Profile:
-    """The per-layer times of one network, named as the report shows it (``"dense"``, ``"4x1 aligned, 90 %"``)."""
+    """The per-layer times of one network, labelled as the report shows it (``"dense"``)."""
 
     label: str
     rows: tuple[LayerTime, ...]
@@ -58,10 +63,10 @@ class Profile:
 
 @dataclass(frozen=True)
 class MaskPicture:
-    """A crop of one layer's mask: a string a row of the weight matrix, ``#`` where a weight is kept, ``.`` where not.
+    """A crop of one layer's mask: one string for each row, ``#`` where a weight is kept and ``.`` where not.
 
-    ``group_rows`` is the height of its groups. The crop begins at row 0, column ``first_column`` of a
-    ``shape`` = (rows, columns) weight matrix.
+    ``group_rows`` is the height of its groups. The crop begins at row 0 and column ``first_column`` of a
+    weight matrix of ``shape`` = (rows, columns).
     """
 
     pattern: str
@@ -84,10 +89,11 @@ class Machine:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything on one page. ``engine`` and ``baselines`` are `engine_label` keys into the runs' latencies.
+    """Everything on one page. ``engine`` and ``baselines`` are `engine_label` keys into the latencies.
 
-    ``dense`` is the network before pruning, with a latency for ``engine`` (dense code) and every baseline. The
-    first baseline that ``dense`` has is the one that the headline compares with.
+    ``dense`` is the network before pruning, with a latency for ``engine`` (dense code) and every baseline.
+    The first baseline that ``dense`` has is the one that the headline compares with. ``featured`` is the
+    pattern that the headline speaks of.
     """
 
     title: str
@@ -99,6 +105,7 @@ class Report:
     baselines: tuple[str, ...]
     dense: Run
     runs: tuple[Run, ...]
+    featured: str = ""
     profiles: tuple[Profile, ...] = ()
     masks: tuple[MaskPicture, ...] = ()
     method: tuple[str, ...] = ()
@@ -116,7 +123,7 @@ class Report:
         return tuple(name for name in self.baselines if name in self.dense.latency)
 
     def speedup(self, run: Run, over: str) -> float | None:
-        """How many times faster ``run`` is in ``engine`` than the dense network in ``over``; None if unmeasured."""
+        """How many times faster ``run`` is than the dense network in ``over``; None if unmeasured."""
         ours, theirs = run.latency.get(self.engine), self.dense.latency.get(over)
         return theirs.median_ms / ours.median_ms if ours and theirs else None
 
@@ -139,16 +146,20 @@ def from_json(text: str) -> Report:
     schema = document.pop("schema", None) if isinstance(document, dict) else None
     if schema != SCHEMA:
         raise FlexgroupError(
-            f"results have schema {schema!r}, this version reads {SCHEMA!r}; make them again with flexgroup demo"
+            f"results have schema {schema!r}, this version reads {SCHEMA!r}; "
+            "make them again with flexgroup demo"
         )
     try:
         return _report(document)
     except (KeyError, TypeError, AttributeError) as error:
-        raise FlexgroupError(f"results do not fit schema {SCHEMA!r}: {type(error).__name__}: {error}") from error
+        raise FlexgroupError(
+            f"results do not fit schema {SCHEMA!r}: {type(error).__name__}: {error}; "
+            "make them again with flexgroup demo"
+        ) from error
 
 
 def _report(values: dict[str, Any]) -> Report:
-    parts = {
+    parts: dict[str, Any] = {
         "machine": Machine(**values.pop("machine")),
         "dense": _run(values.pop("dense")),
         "runs": tuple(_run(run) for run in values.pop("runs")),
@@ -161,8 +172,8 @@ def _report(values: dict[str, Any]) -> Report:
             for mask in values.pop("masks")
         ),
     }
-    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    return Report(**parts, **plain)
+    lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+    return Report(**{**values, **lists, **parts})
 
 
 def _run(values: dict[str, Any]) -> Run:

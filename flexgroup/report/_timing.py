@@ -34,9 +34,9 @@ def interleaved(
     """Time several callables against each other in one process; ``callables`` maps a name to each.
 
     Every round gives each callable one turn: ``warmup`` calls that are not counted (they bring its weights
-    back into the caches), then at least ``min_seconds`` of calls, each timed alone. The order is reversed from
-    round to round, so a machine that slows down or is shared does so for all of them. ``progress`` is called
-    with the round's number after each round.
+    back into the caches), then at least ``min_seconds`` of calls, each timed alone. The order is reversed
+    from round to round, so a machine that slows down or is shared does so for all of them. ``progress`` is
+    called with the round's number after each round.
 
     Raises `FlexgroupError` for fewer than one round or nothing to time.
     """

@@ -17,6 +17,7 @@ from flexgroup.zoo._models import build as build
 from flexgroup.zoo._models import input_shape as input_shape
 from flexgroup.zoo._weights import check_finite as check_finite
 from flexgroup.zoo._weights import load_weights as load_weights
+from flexgroup.zoo._weights import read_metadata as read_metadata
 from flexgroup.zoo._weights import read_weights as read_weights
 from flexgroup.zoo._weights import save_weights as save_weights
 from flexgroup.zoo._weights import write_atomically as write_atomically

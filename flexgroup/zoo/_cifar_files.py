@@ -25,12 +25,13 @@ Arrays: TypeAlias = tuple[Images, Labels]
 def read_cifar10(folder: Path) -> tuple[Arrays, Arrays]:
     """The training and the test set in ``folder``: each uint8 (N, 3, 32, 32) images and (N,) labels.
 
-    Layouts, tried in this order: the official python version (``data_batch_1``, ..., ``test_batch``); the same inside
-    ``cifar-10-batches-py``, as torchvision leaves it; WebP sheets (``train_1.webp``, ..., ``test.webp``: tiles of 32x32
-    in rows) with ``labels.npz`` (arrays ``train`` and ``test``). A file may hold any number of images.
+    Layouts, tried in this order: the official python version (``data_batch_1``, ..., ``test_batch``); the
+    same inside ``cifar-10-batches-py``, as torchvision leaves it; WebP sheets (``train_1.webp``, ...,
+    ``test.webp``: tiles of 32x32 in rows) with ``labels.npz`` (arrays ``train`` and ``test``). A file may
+    hold any number of images.
 
-    The pickles are read without executing what is in them. Raises `FlexgroupError` where no layout is found, and where a
-    file is damaged.
+    The pickles are read without executing what is in them. Raises `FlexgroupError` where no layout is found,
+    and where a file is damaged.
     """
     if not folder.is_dir():
         raise FlexgroupError(f"data cifar10:{folder}: there is no such folder; check the path")
@@ -67,24 +68,30 @@ def _read_batch(file: Path) -> Arrays:
         images = data.array() if isinstance(data, _PickledArray) else np.asarray(data)
     except FlexgroupError as error:
         raise FlexgroupError(f"data file {file}: {error}") from error
-    except (pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except Exception as error:  # pickle promises no particular one for a damaged file
         raise FlexgroupError(
-            f"data file {file}: not a complete CIFAR-10 batch ({type(error).__name__}: {error}); download it again"
+            f"data file {file}: not a complete CIFAR-10 batch ({type(error).__name__}: {error}); download it "
+            "again"
         ) from error
     if images.dtype != np.uint8 or images.ndim != 2 or images.shape[1] != 3 * SIDE * SIDE:
         raise FlexgroupError(
-            f"data file {file}: its images are {images.dtype} {images.shape}; CIFAR-10 has uint8 (images, 3072)"
+            f"data file {file}: its images are {images.dtype} {images.shape}; CIFAR-10 has uint8 (images, "
+            "3072)"
         )
     if labels.ndim != 1 or len(labels) != len(images) or labels.dtype.kind not in "iu":
         raise FlexgroupError(
-            f"data file {file}: {len(images)} images but labels of shape {labels.shape} and type {labels.dtype}; "
+            f"data file {file}: {len(images)} images but labels of shape {labels.shape} and type "
+            f"{labels.dtype}; "
             "download it again"
         )
     return images.reshape(-1, 3, SIDE, SIDE), labels
 
 
 class _PickledArray:
-    """What a pickle says about an array of bytes. Python's own unpickling would hand the file's content to numpy's C code."""
+    """What a pickle says about an array of bytes.
+
+    A stand-in, because the real classes would hand the file's content to numpy's C code, which trusts it.
+    """
 
     def __setstate__(self, state: tuple[int, tuple[int, ...], object, bool, bytes]) -> None:
         _, self.shape, self.dtype, self.fortran, self.content = state
@@ -92,7 +99,7 @@ class _PickledArray:
     def array(self) -> Images:
         if not isinstance(self.dtype, _PickledDtype) or self.dtype.name not in ("u1", "|u1") or self.fortran:
             raise ValueError("its array is not of row-major bytes")
-        return np.frombuffer(self.content, np.uint8).reshape(self.shape)
+        return np.frombuffer(self.content, np.uint8).reshape(self.shape).copy()
 
 
 class _PickledDtype:
@@ -116,7 +123,7 @@ def _encode(text: str, encoding: str) -> bytes:
 
 
 class _DataOnlyUnpickler(pickle.Unpickler):
-    """Reads numbers, text, lists and byte arrays; every other name in the pickle is refused, nothing is imported."""
+    """Reads numbers, text, lists and byte arrays; refuses every other name in the pickle, imports nothing."""
 
     def find_class(self, module: str, name: str) -> Any:
         known = {
@@ -128,7 +135,8 @@ class _DataOnlyUnpickler(pickle.Unpickler):
         }
         if (module, name) not in known:
             raise FlexgroupError(
-                f"it asks for {module}.{name}, which has no place in CIFAR-10; do not trust it, download the set again"
+                f"it asks for {module}.{name}, which has no place in CIFAR-10; do not trust it, download the "
+                "set again"
             )
         return known[module, name]
 
@@ -139,12 +147,14 @@ def _read_sheets(folder: Path, sheets: list[Path]) -> tuple[Arrays, Arrays]:
             train_labels, test_labels = labels["train"], labels["test"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise FlexgroupError(
-            f"data file {folder / 'labels.npz'}: not a NumPy archive with the arrays train and test ({error}); copy it again"
+            f"data file {folder / 'labels.npz'}: not a NumPy archive with the arrays train and test "
+            f"({error}); copy it again"
         ) from error
     for split, array in (("train", train_labels), ("test", test_labels)):
         if array.ndim != 1 or array.dtype.kind not in "iu":
             raise FlexgroupError(
-                f"data file {folder / 'labels.npz'}: {split} is {array.dtype} {array.shape}; need a list of whole numbers"
+                f"data file {folder / 'labels.npz'}: {split} is {array.dtype} {array.shape}; need a list of "
+                "whole numbers"
             )
     with ThreadPoolExecutor(2) as pool:
         *train, test = pool.map(_read_sheet, [*sheets, folder / "test.webp"])
@@ -167,7 +177,8 @@ def _read_sheet(file: Path) -> Images:
     height, width, _ = sheet.shape
     if height % SIDE or width % SIDE:
         raise FlexgroupError(
-            f"data file {file}: {width}x{height} pixels do not divide into tiles of {SIDE}x{SIDE}; copy it again"
+            f"data file {file}: {width}x{height} pixels do not divide into tiles of {SIDE}x{SIDE}; copy it "
+            "again"
         )
     tiles = sheet.reshape(height // SIDE, SIDE, width // SIDE, SIDE, 3)
     return np.ascontiguousarray(tiles.transpose(0, 2, 4, 1, 3)).reshape(-1, 3, SIDE, SIDE)

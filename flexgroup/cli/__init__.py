@@ -1,0 +1,3 @@
+"""The command ``flexgroup``: one thin file a command."""
+
+from flexgroup.cli._app import main as main

@@ -1,0 +1,195 @@
+"""``flexgroup bench``: how long a network takes, beside the engines one would otherwise use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from flexgroup._errors import FlexgroupError
+from flexgroup.cli._network import load_network, run_once
+from flexgroup.cli._options import JsonOption, ModelOption, WeightsOption, check_at_least, parse_numbers
+from flexgroup.cli._output import Progress, print_json, stdout_console, working
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+AGAINST = ("onnxruntime", "torch")
+OURS = "flexgroup"
+
+
+@dataclass(frozen=True)
+class Latency:
+    """One engine on so many threads: milliseconds a call (median, 10th and 90th percentile of ``calls``).
+
+    ``ratio`` is this median divided by that of the compiled network on as many threads: how many times faster
+    flexgroup is. ``max_difference`` is the largest difference of an output to PyTorch's.
+    """
+
+    engine: str
+    threads: int
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+    calls: int
+    ratio: float
+    max_difference: float
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """All engines side by side on one network; ``sparsity`` is the share of zeros in kernels and matrices."""
+
+    model: str
+    weights: str | None
+    input: tuple[int, ...]
+    sparsity: float
+    machine: dict[str, Any]
+    latencies: tuple[Latency, ...]
+
+
+def bench(
+    model: ModelOption,
+    weights: WeightsOption = None,
+    threads: Annotated[str, typer.Option("--threads", help="Numbers of threads, such as 1,2.")] = "1",
+    against: Annotated[
+        str, typer.Option("--against", help="Compare with onnxruntime too; torch is always there.")
+    ] = "",
+    input_shape: Annotated[
+        str, typer.Option("--input", help="Shape with batch; needed for package.module:function.")
+    ] = "",
+    runs: Annotated[int, typer.Option("--runs", help="Rounds; every engine has a turn in each.")] = 20,
+    as_json: JsonOption = False,
+) -> None:
+    """Time the compiled network, and others side by side: dense, PyTorch, ONNX Runtime.
+
+    \b
+    Example:
+      flexgroup bench --model resnet20 --weights RUN/model.safetensors
+          --threads 1,2 --against onnxruntime
+    """
+    progress = Progress(shown=True)
+    with working(progress):
+        result = run_benchmark(
+            model,
+            weights,
+            threads=parse_numbers(threads, "--threads", "1,2"),
+            against=tuple(name.strip() for name in against.split(",")) if against else (),
+            shape=parse_numbers(input_shape, "--input", "1,3,224,224") if input_shape else None,
+            runs=runs,
+            progress=progress,
+        )
+    if as_json:
+        print_json(asdict(result))
+    else:
+        _print(result)
+
+
+def run_benchmark(
+    model: str,
+    weights: Path | None,
+    *,
+    threads: tuple[int, ...] = (1,),
+    against: tuple[str, ...] = (),
+    shape: tuple[int, ...] | None = None,
+    runs: int = 20,
+    progress: Progress | None = None,
+) -> Benchmark:
+    """Time network ``model`` on random input of ``shape`` (by default one image of the size it was made for).
+
+    Raises `FlexgroupError` for wrong input, and where an engine of ``against`` is not installed.
+    """
+    progress = progress or Progress()
+    unknown = [name for name in against if name not in AGAINST]
+    if unknown:
+        raise FlexgroupError(f"--against {unknown[0]!r} is unknown; choose {' or '.join(AGAINST)}")
+    check_at_least(runs, 1, "--runs")
+
+    import torch
+
+    from flexgroup import zoo
+    from flexgroup.report import has_onnxruntime, interleaved, this_machine, torch_threads
+
+    with_onnxruntime = "onnxruntime" in against
+    if with_onnxruntime and not has_onnxruntime():
+        raise FlexgroupError(
+            "--against onnxruntime: onnxruntime or onnx is not installed; pip install 'flexgroup[bench]'"
+        )
+    shape = shape or (1, *zoo.input_shape(model))
+    network = load_network(model, weights)
+    run_once(network, model, shape)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    latencies: list[Latency] = []
+
+    def show_round(number: int) -> None:
+        progress.step(number + 1, runs)
+
+    for count in dict.fromkeys(threads):
+        with torch_threads(count):
+            progress.stage(f"compiling for {count} thread{'s' if count > 1 else ''}")
+            calls = _engines(network, x, count, with_onnxruntime)
+            reference = calls["torch"]()
+            differences = {name: float((call() - reference).abs().max()) for name, call in calls.items()}
+            progress.stage(f"timing, {count} thread{'s' if count > 1 else ''}")
+            timings = interleaved(calls, rounds=runs, progress=show_round)
+        ours = timings[OURS].median_ms
+        latencies += [
+            Latency(
+                name, count, **asdict(timing), ratio=timing.median_ms / ours, max_difference=differences[name]
+            )
+            for name, timing in timings.items()
+        ]
+    shown = None if weights is None else str(weights)
+    machine = asdict(this_machine())
+    return Benchmark(model, shown, shape, _sparsity(network), machine, tuple(latencies))
+
+
+def _engines(
+    network: nn.Module, x: Tensor, threads: int, with_onnxruntime: bool
+) -> dict[str, Callable[[], Tensor]]:
+    """A call of each engine on ``x``, by the engine's name."""
+    import torch
+
+    import flexgroup
+    from flexgroup.report import onnxruntime_session, torch_session
+
+    sparse = flexgroup.compile(network, (x,), threads=threads)
+    dense = flexgroup.compile(network, (x,), threads=threads, sparse=False)
+    eager = torch_session(network)
+    calls = {OURS: lambda: sparse(x), f"{OURS}, dense": lambda: dense(x), "torch": lambda: eager(x)}
+    if with_onnxruntime:
+        session, array = onnxruntime_session(network, x, threads), x.numpy()
+        calls["onnxruntime"] = lambda: torch.from_numpy(session(array))
+    return calls
+
+
+def _sparsity(network: nn.Module) -> float:
+    matrices = [parameter for parameter in network.parameters() if parameter.ndim > 1]
+    total = sum(matrix.numel() for matrix in matrices)
+    return 1.0 - sum(int(matrix.count_nonzero()) for matrix in matrices) / total if total else 0.0
+
+
+def _print(result: Benchmark) -> None:
+    shape = "x".join(map(str, result.input))
+    table = Table(title=f"{result.model}, {100 * result.sparsity:.1f} % zeros, input {shape}, fp32")
+    for heading in ("engine", "threads", "median ms", "p10", "p90", "flexgroup is", "differs by"):
+        table.add_column(heading, justify="left" if heading == "engine" else "right")
+    threads = None
+    for row in result.latencies:
+        if row.threads != threads and threads is not None:
+            table.add_section()
+        threads = row.threads
+        ratio = "" if row.engine == OURS else f"{row.ratio:.2f}x faster"
+        times = (f"{value:.3f}" for value in (row.median_ms, row.p10_ms, row.p90_ms))
+        table.add_row(row.engine, str(row.threads), *times, ratio, f"{row.max_difference:.1e}")
+    console = stdout_console()
+    console.print(table)
+    machine = result.machine
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    console.print(
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}; {versions}", highlight=False
+    )

@@ -1,0 +1,62 @@
+"""From ``--model`` and ``--weights`` to a network that is known to fit the data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flexgroup._errors import FlexgroupError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from flexgroup.zoo import ImageData
+
+
+def load_network(model: str, weights: Path | None) -> nn.Module:
+    """The network in eval mode, all weights finite; without ``weights``, as the user's function made it.
+
+    Raises `FlexgroupError` for an unknown network, unfit weights, and a network of the zoo without weights.
+    """
+    from flexgroup import zoo
+
+    network = zoo.build(model).eval()
+    if weights is not None:
+        zoo.load_weights(network, weights)
+    elif model in zoo.MODELS:
+        raise FlexgroupError(f"model {model!r} needs trained weights; give --weights FILE")
+    else:
+        zoo.check_finite(network.state_dict(), f"model {model!r}")
+    return network
+
+
+def check_classifies(network: nn.Module, model: str, data: ImageData, spec: str) -> None:
+    """Raise `FlexgroupError` unless the network gives one logit for each class of the data set's images."""
+    logits = run_once(network, model, (1, *data.image_shape))
+    if tuple(logits.shape) != (1, len(data.classes)):
+        raise FlexgroupError(
+            f"model {model!r} gives {tuple(logits.shape)} for one image; "
+            f"data {spec} has {len(data.classes)} classes: choose a network with as many outputs"
+        )
+
+
+def run_once(network: nn.Module, model: str, shape: Sequence[int]) -> torch.Tensor:
+    """The output for zeros of ``shape``; raises `FlexgroupError` where the network does not take them."""
+    import torch
+
+    try:
+        with torch.inference_mode():
+            output = network.eval()(torch.zeros(*shape))
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise FlexgroupError(
+            f"model {model!r} does not take an input of {'x'.join(map(str, shape))}: {first}; "
+            "give --data or --input that fits it"
+        ) from error
+    if not isinstance(output, torch.Tensor):
+        raise FlexgroupError(
+            f"model {model!r} returns a {type(output).__name__}, not one tensor; wrap it so that it does"
+        )
+    return output

@@ -1,0 +1,42 @@
+"""Options that several commands share, each described once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+from flexgroup._errors import FlexgroupError
+
+ModelOption: TypeAlias = Annotated[
+    str, typer.Option("--model", help="Network: resnet20, ..., or your own as package.module:function.")
+]
+WeightsOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--weights",
+        help="Weights: .safetensors or a PyTorch checkpoint; your own function may load its own.",
+    ),
+]
+DataOption: TypeAlias = Annotated[str, typer.Option("--data", help="Data set: digits, or cifar10:FOLDER.")]
+JsonOption: TypeAlias = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")
+]
+
+
+def parse_numbers(text: str, option: str, example: str) -> tuple[int, ...]:
+    """``"1,2"`` -> (1, 2). Raises `FlexgroupError` unless all are whole numbers of at least 1."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise FlexgroupError(
+            f"{option} {text!r} is not a list of whole numbers of at least 1; write for example {option} "
+            f"{example}"
+        )
+    return tuple(int(part) for part in parts)
+
+
+def check_at_least(value: float, least: float, option: str) -> None:
+    """Raise `FlexgroupError` if ``value`` is below ``least``, or is not a number at all."""
+    if not value >= least:
+        raise FlexgroupError(f"{option} {value:g} is too small; give at least {least:g}")

@@ -1,0 +1,167 @@
+"""`compile`: from a torch module to a callable that runs native code, checked against torch on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flexgroup._errors import FlexgroupError
+from flexgroup.engine._emit import Emitter
+from flexgroup.engine._layout import Layout
+from flexgroup.engine._lower import Lowering
+from flexgroup.engine._native import Program
+from flexgroup.engine._plan import Plan, Port
+from flexgroup.engine._profile import Explanation, Profile, explain_plan, profile_rows
+from flexgroup.graph.ir import Graph
+from flexgroup.kernels import F32, Target, host_target, target_named
+
+if TYPE_CHECKING:
+    import torch
+
+TOLERANCE = 1e-4  # of the largest output: far above rounding, far below any mistake
+
+
+def plan_graph(graph: Graph, target: Target, *, threads: int = 1, sparse: bool = True) -> Plan:
+    """Lay out and pack a graph for a target: a plan, which is data only.
+
+    ``sparse=False`` runs every convolution as dense code, zeros or not: the baseline of a speed-up.
+    """
+    layout = Layout(target.lanes(F32), F32.bytes)
+    lowering = Lowering(graph, layout)
+    lowering.run()
+    layout.place()
+    emitter = Emitter(layout, target, F32, threads, sparse, len(graph.inputs))
+    steps = tuple(emitter.emit(operation) for operation in lowering.operations)
+    ports = [tuple(Port(name, graph.shapes[name]) for name in names) for names in (graph.inputs, graph.outputs)]
+    return Plan(target, F32, threads, ports[0], ports[1], steps, emitter.constants.block(), layout.arena_bytes)
+
+
+class CompiledModel:
+    """A network in native code: call it with what the module took, any batch size.
+
+    Torch tensors in give torch tensors out; numpy arrays give numpy arrays. A model may be called from several Python
+    threads; calls run one after another.
+    """
+
+    def __init__(self, plan: Plan, error: float) -> None:
+        self.plan = plan
+        self.error = error
+        """Largest difference to torch on the example, relative to the largest output."""
+        self._program = Program(plan)
+
+    def __call__(self, *inputs: Any) -> Any:
+        """Run the network on a batch; raises `FlexgroupError` for wrong shapes or element types."""
+        is_torch = bool(inputs) and not isinstance(inputs[0], np.ndarray)
+        results = self._run(self._arrays(inputs))
+        if is_torch:
+            import torch
+
+            results = [torch.from_numpy(result) for result in results]
+        return results[0] if len(results) == 1 else tuple(results)
+
+    def _arrays(self, inputs: Sequence[Any]) -> list[npt.NDArray[np.float32]]:
+        """The inputs as dense float32 arrays, once they are known to fit."""
+        ports = self.plan.inputs
+        if len(inputs) != len(ports):
+            raise FlexgroupError(f"the network takes {len(ports)} inputs, but {len(inputs)} were given")
+        arrays = []
+        for port, value in zip(ports, inputs, strict=True):
+            array = value if isinstance(value, np.ndarray) else value.detach().cpu().numpy()
+            if array.dtype != np.float32:
+                raise FlexgroupError(f"input {port.name!r} is {array.dtype}; convert it to float32")
+            if array.shape[1:] != port.shape or array.ndim == 0:
+                wanted = ("batch", *port.shape)
+                raise FlexgroupError(
+                    f"input {port.name!r} has shape {tuple(array.shape)}, but the network was compiled for "
+                    f"({', '.join(map(str, wanted))}); compile it again with an example of the new size"
+                )
+            arrays.append(np.ascontiguousarray(array))
+        if len({len(array) for array in arrays}) > 1:
+            raise FlexgroupError(f"inputs have different batch sizes: {', '.join(str(len(a)) for a in arrays)}")
+        return arrays
+
+    def _run(self, arrays: list[npt.NDArray[np.float32]]) -> list[npt.NDArray[np.float32]]:
+        images = len(arrays[0])
+        results = [np.empty((images, *port.shape), dtype=np.float32) for port in self.plan.outputs]
+        self._program.run([array.ctypes.data for array in (*arrays, *results)], images)
+        return results
+
+    def profile(self, *inputs: Any, rounds: int = 50) -> Profile:
+        """Time every step on the first image of ``inputs``: medians over ``rounds`` runs, in milliseconds."""
+        arrays = [array[:1] for array in self._arrays(inputs)]
+        results = [np.empty((1, *port.shape), dtype=np.float32) for port in self.plan.outputs]
+        pointers = [array.ctypes.data for array in (*arrays, *results)]
+        self._program.time_steps(pointers, 3)
+        return profile_rows(self.plan, self._program.time_steps(pointers, rounds))
+
+    def explain(self) -> Explanation:
+        """For every layer what was chosen and why."""
+        return explain_plan(self.plan)
+
+    def close(self) -> None:
+        """Stop the worker threads. The model cannot be called afterwards."""
+        self._program.close()
+
+
+def compile(
+    model: torch.nn.Module,
+    example: tuple[torch.Tensor, ...],
+    *,
+    threads: int = 1,
+    target: str = "host",
+    sparse: bool = True,
+    tolerance: float = TOLERANCE,
+) -> CompiledModel:
+    """Compile ``model`` to native code for this machine, using the zeros in its weights.
+
+    ``example`` is a tuple of inputs, batch first: it fixes every shape but the batch. ``threads`` cores share each
+    layer. ``target`` is "host" or the name of an x86-64 level to restrict the code to ("x86-64-avx2", "x86-64").
+    ``sparse=False`` ignores zeros: dense code from the same engine, to compare with. The result is run on the example
+    and compared with torch; a difference beyond ``tolerance`` times the largest output is an error.
+
+    Raises `FlexgroupError` for a model that cannot be exported, operators that are not supported (all of them at once)
+    and results that disagree.
+    """
+    import torch
+
+    from flexgroup.graph import from_torch, optimize
+
+    if not isinstance(threads, int) or threads < 1:
+        raise FlexgroupError(f"threads={threads!r}; give the number of cores to use, 1 or more")
+    if isinstance(example, torch.Tensor):
+        example = (example,)
+    graph = optimize(from_torch(model, example))
+    chosen = host_target() if target == "host" else target_named(target)
+    compiled = CompiledModel(plan_graph(graph, chosen, threads=threads, sparse=sparse), 0.0)
+    compiled.error = _difference(model, compiled, example)
+    if not compiled.error <= tolerance:
+        compiled.close()
+        raise FlexgroupError(
+            f"the compiled network differs from torch by {compiled.error:.2e} of the largest output on the example, "
+            f"more than tolerance={tolerance:g}; please report this with the model"
+        )
+    return compiled
+
+
+def _difference(model: Any, compiled: CompiledModel, example: tuple[Any, ...]) -> float:
+    """Largest absolute difference on the example over the largest absolute output of torch."""
+    import torch
+
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            expected = model(*example)
+    finally:
+        model.train(training)
+    given = compiled(*example)
+    pairs = [(expected, given)] if isinstance(expected, torch.Tensor) else list(zip(expected, given, strict=True))
+    worst = 0.0
+    for want, have in pairs:
+        scale = max(float(want.abs().max()), 1e-30)
+        difference = float((want - have.reshape(want.shape)).abs().max()) / scale
+        worst = difference if difference != difference else max(worst, difference)
+    return worst

@@ -1,0 +1,242 @@
+"""Where activations live: planes with zero borders, views of planes, and one arena that they share.
+
+An image is a list of planes, each a buffer and an index in it. So concatenation, channel slices, channel padding and
+strided views are lists, not copies: kernels find every plane through a table of offsets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+LINE = 64  # bytes; planes start on cache lines
+ZERO = -1  # the buffer id of the plane that is always zero
+SINK = -2  # the buffer id of the plane that rows beyond the last one are stored to
+
+
+@dataclass(frozen=True)
+class PlaneRef:
+    """Plane ``index`` of buffer ``buffer``."""
+
+    buffer: int
+    index: int
+
+
+@dataclass(frozen=True)
+class Image:
+    """``len(planes)`` channels of ``height x width`` positions."""
+
+    planes: tuple[PlaneRef, ...]
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Vector:
+    """``features`` adjacent numbers in a buffer."""
+
+    buffer: int
+    features: int
+
+
+@dataclass(frozen=True)
+class External:
+    """A dense array of the caller's: number ``port`` of the inputs, or of the outputs."""
+
+    port: int
+    shape: tuple[int, ...]
+    output: bool = False
+
+
+@dataclass
+class Buffer:
+    """Planes (or one vector, ``height`` = 0) that are written by one step and live until their last reader."""
+
+    channels: int
+    height: int
+    width: int
+    footprint: str  # which positions are written; whatever else the memory holds stays zero
+    born: int = -1
+    dies: int = -1
+    offset: int = -1  # bytes in the arena, to the first position of plane 0
+
+
+@dataclass
+class Geometry:
+    """What buffers of one component share. All positions of planes are in elements."""
+
+    width: int = 1  # widest image
+    gap: int = 0  # zero columns between the widest row and the next
+    pitch: int = 1
+    lead: int = 0  # zeros before a plane's first position
+    reaches: list[Reach] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far the taps of one reader of a plane go, in rows and columns relative to the output position."""
+
+    in_height: int
+    in_width: int
+    out_height: int
+    out_width: int
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+
+    def pitch(self) -> int:
+        """The smallest pitch at which no tap of a row falls into the pixels of another row."""
+        left = max(0, -self.columns[0])
+        right = max(0, self.out_width - 1 + self.columns[1] - (self.in_width - 1))
+        return max(self.in_width + max(left, right), self.out_width)
+
+    def before(self, pitch: int) -> int:
+        """Zeros needed before the first position."""
+        return max(0, -(self.rows[0] * pitch + self.columns[0]))
+
+    def after(self, pitch: int) -> int:
+        """Positions needed from the first one on, zeros included."""
+        return (self.out_height - 1 + self.rows[1]) * pitch + self.out_width + self.columns[1]
+
+
+class Layout:
+    """Buffers, the components they form, and after `place` their addresses.
+
+    Buffers that one kernel reads and writes position by position belong to one component and share a pitch. Memory is
+    reused between buffers with the same planes and footprint only, so that borders, zeroed once, stay zero.
+    """
+
+    def __init__(self, lanes: int, element_bytes: int) -> None:
+        self.lanes = lanes
+        self.element_bytes = element_bytes
+        self.buffers: list[Buffer] = []
+        self._parent: list[int] = []
+        self._geometry: dict[int, Geometry] = {}
+        self.arena_bytes = 0
+        self._slots: dict[int, int] = {}  # planes of the memory that a buffer took over
+        self._special = {ZERO: 0, SINK: 0}
+
+    def new_image(self, channels: int, height: int, width: int, footprint: str = "image") -> Image:
+        """An image in a new buffer."""
+        self.buffers.append(Buffer(channels, height, width, footprint))
+        self._parent.append(len(self.buffers) - 1)
+        buffer = len(self.buffers) - 1
+        return Image(tuple(PlaneRef(buffer, i) for i in range(channels)), height, width)
+
+    def new_vector(self, features: int) -> Vector:
+        """A vector in a new buffer."""
+        self.buffers.append(Buffer(features, 0, 0, "vector"))
+        self._parent.append(len(self.buffers) - 1)
+        return Vector(len(self.buffers) - 1, features)
+
+    def component(self, buffer: int) -> int:
+        while self._parent[buffer] != buffer:
+            buffer = self._parent[buffer]
+        return buffer
+
+    def tie(self, *images: Image) -> None:
+        """Give all planes of ``images`` the same pitch."""
+        roots = sorted({self.component(ref.buffer) for image in images for ref in image.planes if ref.buffer >= 0})
+        for root in roots[1:]:
+            self._parent[root] = roots[0]
+
+    def reach(self, image: Image, out: Image, rows: tuple[int, int], columns: tuple[int, int]) -> None:
+        """Note that a kernel reads ``image`` around every position of ``out``."""
+        reach = Reach(image.height, image.width, out.height, out.width, rows, columns)
+        for buffer in {ref.buffer for ref in image.planes if ref.buffer >= 0}:
+            self._geometry.setdefault(buffer, Geometry()).reaches.append(reach)
+
+    def use(self, step: int, buffers: set[int]) -> None:
+        """Note that step number ``step`` reads or writes ``buffers``."""
+        for index in buffers:
+            if index >= 0:
+                buffer = self.buffers[index]
+                buffer.born = step if buffer.born < 0 else buffer.born
+                buffer.dies = max(buffer.dies, step)
+
+    def place(self) -> None:
+        """Decide every pitch, and give every buffer its place in the arena."""
+        self._decide_geometry()
+        largest = max((self.plane_bytes(i) for i, b in enumerate(self.buffers) if b.height), default=0)
+        lead = max((self._bytes(g.lead) for g in self._geometry.values()), default=0)
+        room = lead + largest
+        self._special = {ZERO: lead, SINK: 2 * lead + largest}
+        top = _round_up(2 * room + LINE, LINE)
+        free: dict[tuple[object, ...], list[tuple[int, int]]] = {}  # layout -> (planes, offset) of dead buffers
+        events = sorted(range(len(self.buffers)), key=lambda i: self.buffers[i].born)
+        alive: list[int] = []
+        for index in events:
+            buffer = self.buffers[index]
+            for other in [i for i in alive if self.buffers[i].dies < buffer.born]:
+                alive.remove(other)
+                free.setdefault(self._key(other), []).append((self._planes(other), self.buffers[other].offset))
+            fits = sorted(slot for slot in free.get(self._key(index), []) if slot[0] >= self._planes(index))
+            if fits:
+                free[self._key(index)].remove(fits[0])
+                buffer.offset = fits[0][1]
+                # The slot keeps its full size for its next tenant.
+                self._slots[index] = fits[0][0]
+            else:
+                before = self._bytes(self.geometry(index).lead) if buffer.height else 0
+                buffer.offset = _round_up(top + before, LINE)
+                top = buffer.offset + self._planes(index) * self.plane_bytes(index)
+            alive.append(index)
+        # Tiles and taps may read beyond the last plane: a plane's worth of slack after everything.
+        self.arena_bytes = _round_up(top + room + 64 * LINE, 4096)
+
+    def _planes(self, index: int) -> int:
+        buffer = self.buffers[index]
+        return self._slots.get(index, buffer.channels if buffer.height else 1)
+
+    def _key(self, index: int) -> tuple[object, ...]:
+        buffer = self.buffers[index]
+        if not buffer.height:
+            return ("vector", buffer.channels)
+        geometry = self.geometry(index)
+        return (buffer.footprint, buffer.height, buffer.width, geometry.pitch, geometry.lead, self.plane_bytes(index))
+
+    def _decide_geometry(self) -> None:
+        merged: dict[int, Geometry] = {}
+        for index, buffer in enumerate(self.buffers):
+            geometry = merged.setdefault(self.component(index), Geometry())
+            geometry.pitch = max(geometry.pitch, buffer.width)
+            geometry.reaches += self._geometry.get(index, Geometry()).reaches
+        for geometry in merged.values():
+            geometry.pitch = max([geometry.pitch, *(reach.pitch() for reach in geometry.reaches)])
+            geometry.lead = max([0, *(reach.before(geometry.pitch) for reach in geometry.reaches)])
+        self._geometry = merged
+
+    def geometry(self, buffer: int) -> Geometry:
+        return self._geometry[self.component(buffer)]
+
+    def pitch(self, image: Image) -> int:
+        """Elements from a row to the next."""
+        buffers = [ref.buffer for ref in image.planes if ref.buffer >= 0]
+        return self.geometry(buffers[0]).pitch if buffers else image.width
+
+    def vectors(self, image: Image) -> int:
+        """Vectors that cover all rows of a plane."""
+        return -(-image.height * self.pitch(image) // self.lanes)
+
+    def plane_bytes(self, index: int) -> int:
+        """Bytes from a plane to the next: an odd number of cache lines, so that planes spread over the cache's sets."""
+        buffer = self.buffers[index]
+        if not buffer.height:
+            return _round_up(self._bytes(buffer.channels), 4 * LINE)
+        geometry = self.geometry(index)
+        extent = buffer.height * geometry.pitch
+        after = [reach.after(geometry.pitch) for reach in geometry.reaches if reach.in_height == buffer.height]
+        elements = max([_round_up(extent, self.lanes), extent + geometry.lead, *after])
+        lines = _round_up(self._bytes(elements), LINE) // LINE
+        return (lines | 1) * LINE
+
+    def offset(self, ref: PlaneRef) -> int:
+        """Bytes from the arena's start to the first position of a plane."""
+        if ref.buffer < 0:
+            return self._special[ref.buffer]
+        return self.buffers[ref.buffer].offset + ref.index * self.plane_bytes(ref.buffer)
+
+    def _bytes(self, elements: int) -> int:
+        return _round_up(elements * self.element_bytes, LINE)
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple

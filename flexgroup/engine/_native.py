@@ -1,0 +1,206 @@
+"""Machine code for a plan: LLVM compiles the kernels and the runner, ctypes calls them."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import llvmlite.binding as llvm
+import numpy as np
+import numpy.typing as npt
+from llvmlite import ir
+
+from flexgroup._errors import FlexgroupError
+from flexgroup.engine._plan import Plan
+from flexgroup.engine._runner import JOB, MAX_REGIONS, POOL, emit_runner
+from flexgroup.kernels import KernelSpec, Target
+
+_LOCK = threading.Lock()  # LLVM's initialisation and code generation are not thread-safe
+
+
+def machine_for(target: Target, *, jit: bool) -> Any:
+    """LLVM's target machine for ``target``; raises `FlexgroupError` if this LLVM build lacks it."""
+    if jit:
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+    else:
+        llvm.initialize_all_targets()
+        llvm.initialize_all_asmprinters()
+    try:
+        described = llvm.Target.from_triple(target.triple)
+    except RuntimeError as error:
+        raise FlexgroupError(f"target {target.name}: this llvmlite cannot compile for {target.triple}: {error}") from None
+    return described.create_target_machine(
+        cpu=target.cpu, features=target.features, opt=3, reloc="pic", codemodel="jitdefault" if jit else "default", jit=jit
+    )
+
+
+def module_for(kernels: tuple[KernelSpec, ...], target: Target, *, runner: bool) -> ir.Module:
+    """One LLVM module with all ``kernels``, and the run loop if asked for."""
+    module = ir.Module("flexgroup")
+    module.triple = target.triple
+    for kernel in kernels:
+        kernel.emit(module, target)
+    if runner:
+        emit_runner(module, target)
+    return module
+
+
+class Program:
+    """A plan in machine code, its constants and arena, and the worker threads that help to run it."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self._engine, addresses = _compile(plan)
+        self._run = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(addresses["run"])
+        self._submit = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(addresses["submit"])
+        self._work = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(addresses["work"])
+        self._constants = aligned(plan.constants.nbytes)
+        self._constants[:] = plan.constants
+        self._arena = aligned(plan.arena_bytes)
+        self._blocks, self._steps = self._step_table(addresses)
+        regions = 2 + len(plan.inputs) + len(plan.outputs)
+        if regions > MAX_REGIONS:
+            raise FlexgroupError(f"{regions - 2} inputs and outputs are too many; at most {MAX_REGIONS - 2} are supported")
+        self._bases = np.zeros(regions, dtype=np.int64)
+        self._strides = np.zeros(regions, dtype=np.int64)
+        self._bases[:2] = self._constants.ctypes.data, self._arena.ctypes.data
+        ports = [*plan.inputs, *plan.outputs]
+        self._strides[2:] = [port.elements * plan.element.bytes for port in ports]
+        self._barrier = np.zeros(16, dtype=np.int64)
+        self._job = np.zeros(len(JOB.fields), dtype=np.int64)
+        self._set_job(
+            bases=self._bases.ctypes.data,
+            base_count=regions,
+            strides=self._strides.ctypes.data,
+            steps=self._steps.ctypes.data,
+            last=len(plan.steps),
+            threads=plan.threads,
+            barrier=self._barrier.ctypes.data,
+            clock=_symbol("clock_gettime"),
+        )
+        self._job[JOB.fields.index("yield")] = _symbol("sched_yield")
+        self._busy = threading.Lock()
+        self._workers = _Workers(self._work, plan.threads - 1) if plan.threads > 1 else None
+        # Runs when the program is collected, or at exit while threads can still end.
+        self.close = weakref.finalize(self, self._workers.stop if self._workers else _nothing)
+
+    def _step_table(self, addresses: dict[str, int]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """The argument blocks, and for every step its kernel's address and the blocks' addresses."""
+        steps = self.plan.steps
+        longest = max((len(step.kernel.signature.fields) for step in steps), default=1)
+        blocks = np.zeros((len(steps), self.plan.threads, longest), dtype=np.int64)
+        table = np.zeros((len(steps), 1 + self.plan.threads), dtype=np.int64)
+        for i, step in enumerate(steps):
+            table[i, 0] = addresses[step.kernel.name]
+            for thread, part in enumerate(step.parts):
+                if part is not None:
+                    blocks[i, thread, : len(part)] = part
+                    table[i, 1 + thread] = blocks[i, thread].ctypes.data
+        return blocks, table
+
+    def _set_job(self, **fields: int) -> None:
+        for name, value in fields.items():
+            self._job[JOB.fields.index(name)] = value
+
+    def run(self, pointers: list[int], images: int) -> None:
+        """Run ``images`` images; ``pointers`` are the addresses of all inputs, then all outputs (dense, batch first)."""
+        with self._busy:
+            self._bases[2:] = pointers
+            self._set_job(images=images, ticks=0)
+            self._start()
+
+    def time_steps(self, pointers: list[int], rounds: int) -> npt.NDArray[np.float64]:
+        """Seconds of every step for one image, as a (rounds, steps) array."""
+        ticks = np.zeros((len(self.plan.steps) + 1, 2), dtype=np.int64)
+        seconds = np.zeros((rounds, len(self.plan.steps)))
+        with self._busy:
+            self._bases[2:] = pointers
+            self._set_job(images=1, ticks=ticks.ctypes.data)
+            for round_seconds in seconds:
+                self._start()
+                round_seconds[:] = np.diff(ticks[:, 0] + ticks[:, 1] * 1e-9)
+            self._set_job(ticks=0)
+        return seconds
+
+    def _start(self) -> None:
+        if self._workers is None:
+            self._run(self._job.ctypes.data, 0)
+        else:
+            self._submit(self._workers.address, self._job.ctypes.data)
+
+
+class _Workers:
+    """Threads that wait in native code, without the interpreter's lock, for the next job."""
+
+    def __init__(self, work: Callable[[int, int], None], count: int) -> None:
+        self._pool = np.zeros(len(POOL.fields), dtype=np.int64)
+        self._lock = np.zeros(128, dtype=np.uint8)
+        self._wake = np.zeros(128, dtype=np.uint8)
+        library = ctypes.CDLL(None)
+        library.pthread_mutex_init(ctypes.c_void_p(self._lock.ctypes.data), None)
+        library.pthread_cond_init(ctypes.c_void_p(self._wake.ctypes.data), None)
+        values = {"lock": self._lock.ctypes.data, "wake": self._wake.ctypes.data, "patience": 20_000}
+        for name in ("mutex_lock", "mutex_unlock", "cond_wait", "cond_broadcast"):
+            values[name] = _symbol(f"pthread_{name}")
+        for name, value in values.items():
+            self._pool[POOL.fields.index(name)] = value
+        self.address = self._pool.ctypes.data
+        self._library = library
+        self._threads = [
+            threading.Thread(target=_serve, args=(work, self._pool, thread), daemon=True) for thread in range(1, count + 1)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        lock = ctypes.c_void_p(self._lock.ctypes.data)
+        self._library.pthread_mutex_lock(lock)
+        self._pool[POOL.fields.index("stop")] = 1
+        self._pool[POOL.fields.index("generation")] += 1
+        self._library.pthread_cond_broadcast(ctypes.c_void_p(self._wake.ctypes.data))
+        self._library.pthread_mutex_unlock(lock)
+        for thread in self._threads:
+            thread.join()
+
+
+def _nothing() -> None:
+    """What closing a program without workers takes."""
+
+
+def _serve(work: Callable[[int, int], None], pool: npt.NDArray[np.int64], thread: int) -> None:
+    work(pool.ctypes.data, thread)
+
+
+def _compile(plan: Plan) -> tuple[Any, dict[str, int]]:
+    """Machine code for the plan's kernels and the runner: the engine that owns it, and addresses by name."""
+    kernels = plan.kernels()
+    with _LOCK:
+        machine = machine_for(plan.target, jit=True)
+        parsed = llvm.parse_assembly(str(module_for(kernels, plan.target, runner=True)))
+        parsed.verify()
+        engine = llvm.create_mcjit_compiler(parsed, machine)
+        engine.finalize_object()
+    names = [*(kernel.name for kernel in kernels), "run", "submit", "work"]
+    return engine, {name: engine.get_function_address(name) for name in names}
+
+
+def aligned(size: int) -> npt.NDArray[np.uint8]:
+    """``size`` zero bytes that start on a page."""
+    page = 4096
+    memory = np.zeros(size + page, dtype=np.uint8)
+    start = -memory.ctypes.data % page
+    return memory[start : start + size]
+
+
+def _symbol(name: str) -> int:
+    """The address of a function of the C library."""
+    function = getattr(ctypes.CDLL(None if os.name == "posix" else "msvcrt"), name)
+    address = ctypes.cast(function, ctypes.c_void_p).value
+    if address is None:
+        raise FlexgroupError(f"the C library of this system has no {name}; flexgroup's engine needs a POSIX system")
+    return address

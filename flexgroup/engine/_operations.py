@@ -1,0 +1,129 @@
+"""A network as operations on planes: what the layout needs to know before addresses exist.
+
+Each operation names the kernel family that will run it, the values it reads and writes, and its numbers. `emit` turns
+operations into steps once every plane has an address.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from flexgroup.engine._layout import External, Image, PlaneRef, Vector
+from flexgroup.graph.ir import Clamp
+
+Array: TypeAlias = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Tap:
+    """One column of a weight matrix: a plane, displaced by rows and columns."""
+
+    plane: PlaneRef
+    row: int
+    column: int
+
+
+@dataclass(frozen=True, eq=False)
+class ConvOp:
+    """``out = clamp(matrix @ taps + bias + residual)``; one (matrix, taps) pair for every convolution group."""
+
+    name: str
+    matrices: tuple[Array, ...]
+    taps: tuple[tuple[Tap, ...], ...]
+    bias: Array
+    clamp: Clamp
+    reads: tuple[Image, ...]
+    out: Image
+    residual: Image | None
+
+
+@dataclass(frozen=True)
+class PoolOp:
+    """Max or mean over ``taps[channel]``; ``inside`` and ``counts`` tell which taps are pixels, at every output."""
+
+    name: str
+    form: str
+    taps: tuple[tuple[Tap, ...], ...]
+    inside: npt.NDArray[np.bool_]  # (taps, height, width)
+    counts: npt.NDArray[np.float32]  # (height, width): what a mean divides by
+    reads: tuple[Image, ...]
+    out: Image
+
+
+@dataclass(frozen=True)
+class MeanOp:
+    name: str
+    image: Image
+    out: Vector
+
+
+@dataclass(frozen=True, eq=False)
+class LinearOp:
+    name: str
+    weight: Array
+    bias: Array
+    clamp: Clamp
+    x: Vector
+    out: Vector
+
+
+@dataclass(frozen=True, eq=False)
+class ElementwiseOp:
+    """``clamp(a + b)`` or ``clamp(scale * a + shift)``; vectors are one plane."""
+
+    name: str
+    a: Image | Vector
+    b: Image | Vector | None
+    scale: Array | None
+    shift: Array | None
+    clamp: Clamp
+    out: Image | Vector
+
+
+@dataclass(frozen=True)
+class CopyOp:
+    """Rectangles from ``source`` to ``target``: planes ``source_planes[i]`` to ``target_planes[i]``.
+
+    Element (row, column) comes from (row_start + row * row_step, column_start + column * column_step) and goes to
+    (row + target_row, column + target_column). Vectors are planes of one row.
+    """
+
+    name: str
+    source: Image | Vector | External
+    target: Image | Vector | External
+    source_planes: tuple[int, ...]
+    target_planes: tuple[int, ...]
+    rows: int
+    columns: int
+    start: tuple[int, int] = (0, 0)
+    step: tuple[int, int] = (1, 1)
+    target_start: tuple[int, int] = (0, 0)
+
+
+Operation: TypeAlias = ConvOp | PoolOp | MeanOp | LinearOp | ElementwiseOp | CopyOp
+
+
+def buffers_of(operation: Operation) -> set[int]:
+    """The buffers that an operation reads or writes."""
+    values: list[object] = []
+    if isinstance(operation, ConvOp | PoolOp):
+        values = [*operation.reads, operation.out]
+    elif isinstance(operation, MeanOp):
+        values = [operation.image, operation.out]
+    elif isinstance(operation, LinearOp):
+        values = [operation.x, operation.out]
+    elif isinstance(operation, ElementwiseOp):
+        values = [operation.a, operation.b, operation.out]
+    else:
+        values = [operation.source, operation.target]
+    used: set[int] = set()
+    for value in values:
+        if isinstance(value, Image):
+            used |= {ref.buffer for ref in value.planes}
+        elif isinstance(value, Vector):
+            used.add(value.buffer)
+    return used

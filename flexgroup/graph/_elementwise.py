@@ -1,0 +1,131 @@
+"""Operators that work on every number alone: clamps, arithmetic, and those that do nothing in eval mode."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from flexgroup.graph import ir
+from flexgroup.graph._call import Call, Rule, Unsupported, Value
+
+
+def _identity(call: Call) -> Value:
+    return call.viewed("input" if "input" in call.arguments else "self")
+
+
+def _dropout(call: Call) -> Value:
+    if call["train"] is not False and call["p"] != 0:
+        raise Unsupported("dropout is active in eval mode; pass training=self.training, or use nn.Dropout")
+    return call.viewed("input")
+
+
+def _clamp(low: str | float, high: str | float) -> Rule:
+    """A rule that clamps to two bounds, each a number or the name of the argument that holds it."""
+
+    def rule(call: Call) -> Value:
+        bounds = [_bound(call, low, -ir.INF), _bound(call, high, ir.INF)]
+        return call.emit(ir.Clamp(*bounds), call.activation("self"))
+
+    return rule
+
+
+def _bound(call: Call, bound: str | float, otherwise: float) -> float:
+    number = call[bound] if isinstance(bound, str) else bound
+    if isinstance(number, torch.Tensor) and number.numel() == 1:
+        number = number.item()
+    if not (number is None or isinstance(number, int | float)):
+        raise Unsupported("its bounds are tensors; clamp to numbers")
+    return otherwise if number is None else float(number)
+
+
+def _add(call: Call) -> Value:
+    return _weighted_sum(call, 1.0, float(call.get("alpha", 1)))
+
+
+def _sub(call: Call) -> Value:
+    return _weighted_sum(call, 1.0, -float(call.get("alpha", 1)))
+
+
+def _rsub(call: Call) -> Value:
+    return _weighted_sum(call, -float(call["alpha"]), 1.0)
+
+
+def _weighted_sum(call: Call, first: float, second: float) -> Value:
+    """``first * self + second * other``, either of which may be a constant."""
+    a, b = call["self"], call["other"]
+    if isinstance(a, Value) and isinstance(b, Value):
+        a, b = call.activation("self"), call.activation("other")
+        if a.shape != b.shape:
+            raise Unsupported(f"it broadcasts {a.shape} and {b.shape} (without batch); add equal shapes")
+        return call.emit(ir.Add(), _scaled(call, a, first), _scaled(call, b, second))
+    if isinstance(a, Value):
+        return _affine(call, call.activation("self"), first, np.multiply(second, _per_channel(call, b, a)))
+    return _affine(call, call.activation("other"), second, np.multiply(first, _per_channel(call, a, b)))
+
+
+def _scaled(call: Call, value: Value, factor: float) -> Value:
+    return value if factor == 1 else _affine(call, value, factor, 0.0)
+
+
+def _mul(call: Call) -> Value:
+    a, b = call["self"], call["other"]
+    if isinstance(a, Value) and isinstance(b, Value):
+        raise Unsupported("products of activations (gates, squeeze-and-excite) are not compiled")
+    name, constant = ("self", b) if isinstance(a, Value) else ("other", a)
+    value = call.activation(name)
+    return _affine(call, value, _per_channel(call, constant, value), 0.0)
+
+
+def _div(call: Call) -> Value:
+    if not isinstance(call["self"], Value) or isinstance(call["other"], Value):
+        raise Unsupported("division by an activation is not compiled; divide by constants")
+    if call.get("rounding_mode") is not None:
+        raise Unsupported("rounding divisions are not compiled")
+    value = call.activation("self")
+    return _affine(call, value, 1 / _per_channel(call, call["other"], value), 0.0)
+
+
+def _per_channel(call: Call, constant: Any, value: Value) -> Any:
+    """``constant`` as one float64 number a channel of ``value``."""
+    array = torch.as_tensor(constant).detach().to("cpu", torch.float64).numpy()
+    shape = (1,) * (len(value.shape) + 1 - array.ndim) + array.shape
+    channels = shape[1] if len(shape) == len(value.shape) + 1 else 0
+    if channels not in (1, value.shape[0]) or array.size != channels:
+        raise Unsupported(f"its constant of shape {tuple(array.shape)} is not one number, or one a channel")
+    return np.broadcast_to(array.reshape(-1), value.shape[:1])
+
+
+def _affine(call: Call, value: Value, scale: Any, shift: Any) -> Value:
+    scales, shifts = (torch.from_numpy(np.broadcast_to(x, value.shape[:1]).copy()) for x in (scale, shift))
+    return call.emit(ir.Affine(call.array("scale", scales), call.array("shift", shifts)), value)
+
+
+_IDENTITIES = (
+    *("alias", "alias_copy", "clone", "contiguous", "detach", "detach_copy", "positive"),
+    *("lift", "lift_fresh", "lift_fresh_copy", "_to_copy", "to", "type_as"),
+)
+
+RULES: Mapping[str, Rule] = {
+    **{f"aten.{name}": _identity for name in _IDENTITIES},
+    "aten.dropout": _dropout,
+    "aten.feature_dropout": _dropout,
+    "aten.native_dropout": _dropout,
+    "aten.relu": _clamp(0.0, ir.INF),
+    "aten.relu6": _clamp(0.0, 6.0),
+    "aten.hardtanh": _clamp("min_val", "max_val"),
+    "aten.clamp": _clamp("min", "max"),
+    "aten.clip": _clamp("min", "max"),
+    "aten.clamp_min": _clamp("min", ir.INF),
+    "aten.clamp_max": _clamp(-ir.INF, "max"),
+    "aten.add": _add,
+    "aten.sub": _sub,
+    "aten.subtract": _sub,
+    "aten.rsub": _rsub,
+    "aten.mul": _mul,
+    "aten.multiply": _mul,
+    "aten.div": _div,
+    "aten.divide": _div,
+}

@@ -1,0 +1,44 @@
+"""What to tell a user about an operator that the graph has no word for."""
+
+from __future__ import annotations
+
+SUPPORTED = (
+    "convolutions, linear layers, batch norm, clamps (relu, relu6, hardtanh), additions, arithmetic with "
+    "constants, pools, means over height and width, flattening, slices, zero padding and concatenation"
+)
+
+_FAMILIES = {
+    "use nn.ReLU, nn.ReLU6 or nn.Hardtanh, and fine-tune": (
+        "gelu, silu, elu, celu, selu, leaky_relu, prelu, rrelu, hardswish, hardsigmoid, sigmoid, tanh, mish, "
+        "softplus, softsign, threshold, log_sigmoid, abs, exp, pow, sqrt"
+    ),
+    "use nn.BatchNorm2d, whose statistics are fixed after training": (
+        "layer_norm, native_layer_norm, group_norm, native_group_norm, instance_norm, rms_norm, "
+        "local_response_norm, _native_batch_norm_legit, native_batch_norm"
+    ),
+    "end the model before it, and apply it to the compiled network's output": (
+        "softmax, _softmax, log_softmax, _log_softmax, argmax, topk, max, sort"
+    ),
+    "keep activations as (batch, channels, height, width), without moving axes": (
+        "permute, transpose, t, numpy_T, channel_shuffle, native_channel_shuffle, pixel_shuffle, "
+        "pixel_unshuffle, movedim"
+    ),
+    "products of activations, as in attention, are not compiled; compile the convolutional part alone": (
+        "bmm, einsum, baddbmm, scaled_dot_product_attention"
+    ),
+    "compile the parts of the model before and after the resizing separately": (
+        "upsample_nearest2d, upsample_bilinear2d, upsample_bicubic2d, grid_sampler_2d, conv_transpose2d"
+    ),
+    "use the 2-d layer instead": "conv1d, conv3d, max_pool1d, avg_pool1d, max_pool3d, avg_pool3d",
+    "use zero padding (padding_mode='zeros')": "reflection_pad2d, replication_pad2d, _pad_circular",
+    "remove random numbers from eval mode": "rand, rand_like, randn, randn_like, bernoulli",
+}
+
+_HINTS = {operator: hint for hint, operators in _FAMILIES.items() for operator in operators.split(", ")}
+
+_GENERAL = "replace it by supported operators, or compile only the part of the model without it"
+
+
+def hint_for(operator: str) -> str:
+    """What would help with ``operator``, written ``aten.gelu``."""
+    return _HINTS.get(operator.rpartition(".")[2], _GENERAL)

@@ -1,0 +1,244 @@
+"""The walk over an exported program: constants are computed, the rest becomes nodes or is listed."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.export.graph_signature import InputKind, OutputKind, TensorArgument
+
+from flexgroup._errors import FlexgroupError
+from flexgroup.graph import ir
+from flexgroup.graph._call import Call, Unknown, Unsupported, Value
+from flexgroup.graph._hints import SUPPORTED, hint_for
+from flexgroup.graph._names import LayerNames, source_line
+from flexgroup.graph._rules import RULES, SHAPE_ONLY
+from flexgroup.graph._validate import Shape, infer_shape
+
+
+class Lowering:
+    """The state of one walk over ``program``, the export of ``model``."""
+
+    def __init__(self, program: torch.export.ExportedProgram, model: torch.nn.Module) -> None:
+        self._program = program
+        self._model_name = type(model).__name__
+        self._names = LayerNames(model)
+        self._known: dict[torch.fx.Node, Any] = {}
+        self._nodes: list[ir.Node] = []
+        self._used_names: set[str] = set()
+        self._unsupported: list[str] = []
+        self._broken: list[str] = []
+        self._batch = 0
+        self.shapes: dict[str, Shape] = {}
+
+    def run(self) -> ir.Graph:
+        """Lower the whole program, or raise one `FlexgroupError` about everything that stands in the way."""
+        graph = self._program.graph
+        self._read_inputs([node for node in graph.nodes if node.op == "placeholder"])
+        inputs = tuple(self.shapes)
+        for node in graph.nodes:
+            if node.op == "call_function":
+                self._known[node] = self._lower(node)
+            elif node.op == "get_attr":
+                self._known[node] = Unknown()
+        outputs = self._read_outputs(next(node for node in graph.nodes if node.op == "output"))
+        self._raise_if_unsupported()
+        return ir.Graph(inputs, outputs, tuple(self._nodes), self.shapes)
+
+    def emit(self, node: torch.fx.Node, op: ir.Op, inputs: tuple[Value, ...], kind: str) -> Value:
+        """Append ``op`` under a name of its own; refuse it where the shapes do not fit."""
+        try:
+            shape = infer_shape(op, *(self.shapes[value.name] for value in inputs))
+        except FlexgroupError as error:
+            raise Unsupported(str(error)) from None
+        name = _unused(self._layer(node, kind or _kind(node)), self._used_names, "#")
+        output = _unused(name, set(self.shapes), ".")  # an input may be called like a layer
+        self._used_names.add(name)
+        self.shapes[output] = shape
+        self._nodes.append(
+            ir.Node(name, op, tuple(value.name for value in inputs), output, source_line(node))
+        )
+        return Value(output, shape)
+
+    def note_broken(self, node: torch.fx.Node, name: str, bad: int, size: int) -> None:
+        """Remember that ``bad`` of the ``size`` numbers in ``name`` of this layer are not finite."""
+        self._broken.append(f"layer {self._layer(node, _kind(node))!r} has {bad} of {size} in its {name}")
+
+    def _read_inputs(self, placeholders: list[torch.fx.Node]) -> None:
+        state = {**self._program.state_dict, **self._program.constants}
+        for node, spec in zip(placeholders, self._program.graph_signature.input_specs, strict=True):
+            if spec.kind == InputKind.USER_INPUT:
+                self._batch, *shape = node.meta["val"].shape
+                self.shapes[node.name] = tuple(shape)
+                self._known[node] = Value(node.name, tuple(shape))
+            else:
+                self._known[node] = state.get(str(spec.target), Unknown())
+
+    def _read_outputs(self, output: torch.fx.Node) -> tuple[str, ...]:
+        names = []
+        specs = self._program.graph_signature.output_specs
+        for result, spec in zip(output.args[0], specs, strict=True):  # type: ignore[arg-type]
+            if spec.kind != OutputKind.USER_OUTPUT:
+                self._note(
+                    "(model)",
+                    f"writes {spec.target!r}",
+                    "",
+                    "a compiled network keeps no state between calls",
+                )
+                continue
+            value = self._known[result] if isinstance(spec.arg, TensorArgument) else None
+            if isinstance(value, Value) and value.shape == self.shapes.get(value.name):
+                names.append(value.name)
+            elif isinstance(value, Value):
+                self._note("(output)", f"a view {value.shape}", "", "flatten it to (batch, features) instead")
+            elif not isinstance(value, Unknown):
+                self._note("(output)", str(spec.arg), "", "return only tensors that depend on the input")
+        return tuple(names)
+
+    def _lower(self, node: torch.fx.Node) -> Any:
+        result = node.meta.get("val")
+        if result is None and not node.users:
+            return None  # an assertion: it computes nothing
+        if isinstance(result, (bool, int, float)):
+            return result
+        arguments = _arguments(node, self._known)
+        operands = torch.utils._pytree.tree_leaves(list(arguments.values()))
+        if node.target is operator.getitem:
+            return self._item(node, *arguments.values())
+        if not any(isinstance(operand, (Value, Unknown)) for operand in operands) and _is_pure(node):
+            return _compute(node, self._known)
+        try:
+            return self._apply(node, arguments, operands)
+        except Unsupported as error:
+            self._note(self._names.path(node) or "(model)", str(node.target), source_line(node), str(error))
+            return self._stand_in(node)
+
+    def _apply(self, node: torch.fx.Node, arguments: Mapping[str, Any], operands: list[Any]) -> Any:
+        operator_name = _packet(node)
+        if operator_name in SHAPE_ONLY:
+            return _compute(node, self._known)
+        rule = RULES.get(operator_name)
+        if rule is None:
+            raise Unsupported(hint_for(operator_name))
+        if any(isinstance(operand, Unknown) for operand in operands):
+            return self._stand_in(node)
+        result = _result_shape(node)
+        if result is None or result[:1] != (self._batch,):
+            raise Unsupported("it changes the first axis, which is the batch; keep the batch apart and first")
+        _check_type(node)
+        value = rule(Call(self, node, arguments, result))
+        if value.shape != result[1:]:
+            raise Unsupported(
+                f"its result {result[1:]} (without batch) is not the {value.shape} of the graph"
+            )
+        return (value,) if isinstance(node.meta["val"], (tuple, list)) else value
+
+    def _item(self, node: torch.fx.Node, items: Any, index: int) -> Any:
+        if isinstance(items, Unknown):
+            return items if node.users else None
+        if isinstance(items, (tuple, list)) and index < len(items):
+            return items[index]
+        self._note(
+            self._names.path(node) or "(model)", str(node), source_line(node), "use only the first result"
+        )
+        return Unknown()
+
+    def _stand_in(self, node: torch.fx.Node) -> Any:
+        """Something of the right shape, so that what follows an unsupported operator can be judged too."""
+        shape = _result_shape(node)
+        if shape is None or len(shape) not in (2, 4) or shape[0] != self._batch:
+            return Unknown()
+        value = Value(_unused(f"unsupported {node.name}", set(self.shapes), "."), shape[1:])
+        self.shapes[value.name] = value.shape
+        results = node.meta["val"]
+        if not isinstance(results, (tuple, list)):
+            return value
+        return (value, *(Unknown() for _ in results[1:]))
+
+    def _layer(self, node: torch.fx.Node, kind: str) -> str:
+        path = self._names.path(node)
+        return path if self._names.is_torch_layer(path) and path else f"{path}.{kind}".lstrip(".")
+
+    def _note(self, layer: str, what: str, source: str, hint: str) -> None:
+        where = f" at {source}" if source else ""
+        self._unsupported.append(f"{layer}: {what}{where}: {hint}")
+
+    def _raise_if_unsupported(self) -> None:
+        lines = list(dict.fromkeys(self._unsupported))
+        if lines:
+            count = "1 operator that is" if len(lines) == 1 else f"{len(lines)} operators that are"
+            raise FlexgroupError(
+                f"{self._model_name} uses {count} not supported; supported are {SUPPORTED}"
+                + "".join(f"\n  {line}" for line in lines)
+            )
+        if self._broken:
+            raise FlexgroupError(
+                f"weights are NaN or infinite: {', '.join(self._broken)}; "
+                f"load weights from before the training diverged"
+            )
+
+
+def _unused(name: str, used: set[str], separator: str) -> str:
+    candidate, count = name, 1
+    while candidate in used:
+        count += 1
+        candidate = f"{name}{separator}{count}"
+    return candidate
+
+
+def _packet(node: torch.fx.Node) -> str:
+    """``aten.conv2d`` for ``aten.conv2d.padding``: overloads share a rule, which looks at their arguments."""
+    is_overload = isinstance(node.target, torch._ops.OpOverload)
+    return str(node.target).rpartition(".")[0] if is_overload else str(node.target)
+
+
+def _kind(node: torch.fx.Node) -> str:
+    return _packet(node).rpartition(".")[2].strip("_")
+
+
+def _result_shape(node: torch.fx.Node) -> Shape | None:
+    result = node.meta.get("val")
+    first = result[0] if isinstance(result, (tuple, list)) and result else result
+    return tuple(first.shape) if isinstance(first, torch.Tensor) else None
+
+
+def _check_type(node: torch.fx.Node) -> None:
+    result = node.meta["val"]
+    first = result[0] if isinstance(result, (tuple, list)) else result
+    if first.dtype != torch.float32:
+        raise Unsupported(
+            f"its result is {str(first.dtype).removeprefix('torch.')}; keep activations in float32"
+        )
+
+
+def _arguments(node: torch.fx.Node, known: Mapping[torch.fx.Node, Any]) -> dict[str, Any]:
+    """The arguments of ``node`` by the names in torch's schema, with defaults, and values for other nodes."""
+    args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: known[n])
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return {**{str(index): value for index, value in enumerate(args)}, **kwargs}
+    named = {}
+    for index, argument in enumerate(node.target._schema.arguments):
+        given = args[index] if index < len(args) else kwargs.get(argument.name, argument.default_value)
+        named[argument.name] = given
+    return named
+
+
+def _is_pure(node: torch.fx.Node) -> bool:
+    """Whether ``node`` gives the same result at any time: no random numbers, no writing, no nested graphs."""
+    target = node.target
+    if isinstance(target, torch._ops.OpOverload):
+        return not target._schema.is_mutable and torch.Tag.nondeterministic_seeded not in target.tags
+    return getattr(target, "__module__", "") in ("_operator", "math")
+
+
+def _compute(node: torch.fx.Node, known: Mapping[torch.fx.Node, Any]) -> Any:
+    """Run ``node`` on constants; of activations only the shape may matter to it."""
+
+    def concrete(argument: torch.fx.Node) -> Any:
+        value = known[argument]
+        return torch.empty(tuple(argument.meta["val"].shape)) if isinstance(value, Value) else value
+
+    args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), concrete)
+    return node.target(*args, **kwargs)  # type: ignore[operator]

@@ -1,0 +1,185 @@
+"""What shape every operator makes of its inputs, and whether a graph keeps its own rules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from flexgroup._errors import FlexgroupError
+from flexgroup.graph import ir
+
+Shape: TypeAlias = tuple[int, ...]
+
+
+def infer_shape(op: ir.Op, *inputs: Shape) -> Shape:
+    """The shape (without batch) of ``op`` applied to values of the shapes ``inputs``.
+
+    Raises `FlexgroupError` where they do not fit: the wrong number of inputs or of axes, other channels than
+    the weight has, a window that is larger than the padded image.
+    """
+    shape = _RULES[type(op)](op, inputs)
+    _require(all(size > 0 for size in shape), f"its output would be empty, of shape {shape}")
+    return shape
+
+
+def check(graph: ir.Graph) -> None:
+    """Recompute order, names and shapes of ``graph``; raise `FlexgroupError` at the first that is wrong.
+
+    Passes are tested with this: a graph that passes can be executed from the first node to the last.
+    """
+    known: dict[str, Shape] = {}
+    for value in graph.inputs:
+        _require(value in graph.shapes, f"input {value!r} has no shape")
+        known[value] = graph.shapes[value]
+    names: set[str] = set()
+    for node in graph.nodes:
+        try:
+            for value in node.inputs:
+                _require(value in known, f"it reads {value!r} before any node computes it")
+            _require(node.output not in known, f"it computes {node.output!r} a second time")
+            _require(node.name not in names, "another node has the same name")
+            _check_weights(node.op)
+            shape = infer_shape(node.op, *(known[value] for value in node.inputs))
+            noted = graph.shapes.get(node.output)
+            _require(noted == shape, f"its output is {shape}, but the graph notes {noted}")
+        except FlexgroupError as error:
+            raise FlexgroupError(f"graph node {node.name!r} ({type(node.op).__name__}): {error}") from None
+        names.add(node.name)
+        known[node.output] = shape
+    for value in graph.outputs:
+        _require(value in known, f"no node computes the graph's output {value!r}")
+    _require(set(graph.shapes) == set(known), "the graph notes shapes of values that it does not compute")
+
+
+def _require(condition: bool, complaint: str) -> None:
+    if not condition:
+        raise FlexgroupError(complaint)
+
+
+def _check_weights(op: ir.Op) -> None:
+    for name in ("weight", "bias", "scale", "shift"):
+        array = getattr(op, name, None)
+        if array is not None:
+            _require(array.dtype == np.float32, f"its {name} is {array.dtype}, not float32")
+
+
+def _only(inputs: tuple[Shape, ...], axes: tuple[int, ...] = (1, 3)) -> Shape:
+    _require(len(inputs) == 1, f"it has {len(inputs)} inputs instead of one")
+    _require(len(inputs[0]) in axes, f"it cannot take a value of shape {inputs[0]}")
+    return inputs[0]
+
+
+def window_count(size: int, before: int, after: int, kernel: int, stride: int, dilation: int = 1) -> int:
+    """How many windows fit ``size`` positions with ``before`` and ``after`` more around them."""
+    return (size + before + after - dilation * (kernel - 1) - 1) // stride + 1
+
+
+def _windows(op: Any, shape: Shape, kernel: ir.Pair, dilation: ir.Pair) -> Shape:
+    top, bottom, left, right = op.padding
+    _require(min(op.padding) >= 0, f"its padding {op.padding} is negative")
+    height = window_count(shape[1], top, bottom, kernel[0], op.stride[0], dilation[0])
+    width = window_count(shape[2], left, right, kernel[1], op.stride[1], dilation[1])
+    return height, width
+
+
+def _conv2d(op: ir.Conv2d, inputs: tuple[Shape, ...]) -> Shape:
+    _require(len(inputs) in (1, 2), f"it has {len(inputs)} inputs instead of one, or two with a residual")
+    image = _only(inputs[:1], (3,))
+    rows, columns, kernel_h, kernel_w = op.weight.shape
+    _require(
+        image[0] == columns * op.groups, f"its weight takes {columns * op.groups} channels, not {image[0]}"
+    )
+    _require(rows % op.groups == 0, f"its {rows} output channels do not divide into {op.groups} groups")
+    _require(op.bias.shape == (rows,), f"its bias is {op.bias.shape}, not {(rows,)}")
+    shape = (rows, *_windows(op, image, (kernel_h, kernel_w), op.dilation))
+    _require(len(inputs) == 1 or inputs[1] == shape, f"its residual is {inputs[-1]}, its output {shape}")
+    return shape
+
+
+def _linear(op: ir.Linear, inputs: tuple[Shape, ...]) -> Shape:
+    (features,) = _only(inputs, (1,))
+    rows, columns = op.weight.shape
+    _require(features == columns, f"its weight takes {columns} features, not {features}")
+    _require(op.bias.shape == (rows,), f"its bias is {op.bias.shape}, not {(rows,)}")
+    return (rows,)
+
+
+def _affine(op: ir.Affine, inputs: tuple[Shape, ...]) -> Shape:
+    shape = _only(inputs)
+    _require(
+        op.scale.shape == op.shift.shape == shape[:1],
+        f"it has {op.scale.shape} scales for {shape[0]} channels",
+    )
+    return shape
+
+
+def _add(op: ir.Add, inputs: tuple[Shape, ...]) -> Shape:
+    _require(len(inputs) == 2, f"it has {len(inputs)} inputs instead of two")
+    _require(inputs[0] == inputs[1], f"its inputs differ in shape: {inputs[0]} and {inputs[1]}")
+    return inputs[0]
+
+
+def _clamp(op: ir.Clamp, inputs: tuple[Shape, ...]) -> Shape:
+    return _only(inputs)
+
+
+def _max_pool2d(op: ir.MaxPool2d, inputs: tuple[Shape, ...]) -> Shape:
+    shape = _only(inputs, (3,))
+    return (shape[0], *_windows(op, shape, op.kernel, op.dilation))
+
+
+def _avg_pool2d(op: ir.AvgPool2d, inputs: tuple[Shape, ...]) -> Shape:
+    shape = _only(inputs, (3,))
+    return (shape[0], *_windows(op, shape, op.kernel, (1, 1)))
+
+
+def _global_mean(op: ir.GlobalMean, inputs: tuple[Shape, ...]) -> Shape:
+    return _only(inputs, (3,))[:1]
+
+
+def _flatten(op: ir.Flatten, inputs: tuple[Shape, ...]) -> Shape:
+    return (math.prod(_only(inputs)),)
+
+
+def _slice(op: ir.Slice, inputs: tuple[Shape, ...]) -> Shape:
+    shape = _only(inputs)
+    _require(0 <= op.axis < len(shape), f"its axis {op.axis} is not one of {shape}")
+    inside = 0 <= op.start <= op.stop <= shape[op.axis] and op.step > 0
+    _require(inside, f"it takes {op.start}:{op.stop}:{op.step} of {shape[op.axis]}")
+    size = len(range(op.start, op.stop, op.step))
+    return (*shape[: op.axis], size, *shape[op.axis + 1 :])
+
+
+def _pad(op: ir.Pad, inputs: tuple[Shape, ...]) -> Shape:
+    shape = _only(inputs, (3,))
+    _require(min(min(pair) for pair in op.amounts) >= 0, f"its amounts {op.amounts} are negative")
+    return tuple(size + before + after for size, (before, after) in zip(shape, op.amounts, strict=True))
+
+
+def _concat(op: ir.Concat, inputs: tuple[Shape, ...]) -> Shape:
+    _require(len(inputs) > 0, "it has no inputs")
+    first = _only(inputs[:1])
+    _require(0 <= op.axis < len(first), f"its axis {op.axis} is not one of {first}")
+    around = [(*shape[: op.axis], *shape[op.axis + 1 :]) for shape in inputs]
+    _require(len(set(around)) == 1, f"its inputs differ beside axis {op.axis}: {', '.join(map(str, inputs))}")
+    size = sum(shape[op.axis] for shape in inputs)
+    return (*first[: op.axis], size, *first[op.axis + 1 :])
+
+
+_RULES: Mapping[type, Callable[[Any, tuple[Shape, ...]], Shape]] = {
+    ir.Conv2d: _conv2d,
+    ir.Linear: _linear,
+    ir.Affine: _affine,
+    ir.Add: _add,
+    ir.Clamp: _clamp,
+    ir.MaxPool2d: _max_pool2d,
+    ir.AvgPool2d: _avg_pool2d,
+    ir.GlobalMean: _global_mean,
+    ir.Flatten: _flatten,
+    ir.Slice: _slice,
+    ir.Pad: _pad,
+    ir.Concat: _concat,
+}

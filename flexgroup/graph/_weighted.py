@@ -1,0 +1,110 @@
+"""Layers with weights: convolution, linear, batch norm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from flexgroup.graph import ir
+from flexgroup.graph._call import Call, Rule, Unsupported, Value
+
+
+def pair(numbers: Any) -> ir.Pair:
+    """torch's ``[2]``, ``[2, 3]`` or ``2`` as (height, width)."""
+    values = [numbers] if isinstance(numbers, int) else list(numbers)
+    return int(values[0]), int(values[-1])
+
+
+def _conv2d(call: Call) -> Value:
+    if call.get("transposed"):
+        raise Unsupported("transposed convolutions are not compiled; resize outside of the compiled network")
+    weight = call.constant("weight")
+    if weight.ndim != 4:
+        raise Unsupported("only 2-d convolutions are compiled; use nn.Conv2d")
+    dilation = pair(call["dilation"])
+    op = ir.Conv2d(
+        weight=call.array("weight", weight),
+        bias=_bias(call, len(weight)),
+        stride=pair(call["stride"]),
+        padding=_conv_padding(call["padding"], (weight.shape[2], weight.shape[3]), dilation),
+        dilation=dilation,
+        groups=int(call["groups"]),
+    )
+    return call.emit(op, call.image("input"), kind="conv2d")
+
+
+def _bias(call: Call, size: int) -> ir.Array:
+    return np.zeros(size, np.float32) if call["bias"] is None else call.array("bias", call.constant("bias"))
+
+
+def _conv_padding(padding: Any, kernel: ir.Pair, dilation: ir.Pair) -> tuple[int, int, int, int]:
+    if padding == "valid":
+        return 0, 0, 0, 0
+    if padding == "same":
+        # Where the total is odd, torch puts the one more at the bottom and at the right.
+        vertical, horizontal = (step * (size - 1) for step, size in zip(dilation, kernel, strict=True))
+        return vertical // 2, vertical - vertical // 2, horizontal // 2, horizontal - horizontal // 2
+    rows, columns = pair(padding)
+    return rows, rows, columns, columns
+
+
+def _linear(call: Call) -> Value:
+    weight = call.constant("weight")
+    op = ir.Linear(call.array("weight", weight), _bias(call, len(weight)))
+    return call.emit(op, _vector(call, "input"), kind="linear")
+
+
+def _vector(call: Call, name: str) -> Value:
+    value = call.activation(name)
+    if len(value.shape) != 1:
+        raise Unsupported("it works on the last axis of an image; flatten to (batch, features) before it")
+    return value
+
+
+def _addmm(call: Call) -> Value:
+    weight = call.constant("mat2").T * call["alpha"]
+    bias = (call.constant("self") * call["beta"]).expand(1, len(weight))[0]
+    op = ir.Linear(call.array("weight", weight), call.array("bias", bias))
+    return call.emit(op, _vector(call, "mat1"), kind="linear")
+
+
+def _matmul(call: Call) -> Value:
+    weight = call.constant("mat2" if "mat2" in call.arguments else "other")
+    if weight.ndim != 2:
+        raise Unsupported("only products with a constant matrix are compiled; use nn.Linear")
+    op = ir.Linear(call.array("weight", weight.T), np.zeros(weight.shape[1], np.float32))
+    return call.emit(op, _vector(call, "self"), kind="linear")
+
+
+def _batch_norm(call: Call) -> Value:
+    value = call.activation("input")
+    if call.get("training") or call["running_mean"] is None:
+        raise Unsupported("it normalises by the batch it sees; use track_running_stats=True and eval mode")
+    mean, variance = (_float64(call, name) for name in ("running_mean", "running_var"))
+    scale: Any = 1 / np.sqrt(variance + call["eps"])
+    if call["weight"] is not None:
+        scale = scale * _float64(call, "weight")
+    shift = -mean * scale
+    if call["bias"] is not None:
+        shift = shift + _float64(call, "bias")
+    return call.emit(ir.Affine(scale.astype(np.float32), shift.astype(np.float32)), value, kind="batch_norm")
+
+
+def _float64(call: Call, name: str) -> Any:
+    array = call.array(name, call.constant(name)).astype(np.float64)
+    # Numbers that are not finite have been noted by now, and need not spread.
+    return np.nan_to_num(array, nan=1.0, posinf=1.0, neginf=1.0)
+
+
+RULES: Mapping[str, Rule] = {
+    "aten.conv2d": _conv2d,
+    "aten.convolution": _conv2d,
+    "aten.linear": _linear,
+    "aten.addmm": _addmm,
+    "aten.mm": _matmul,
+    "aten.matmul": _matmul,
+    "aten.batch_norm": _batch_norm,
+    "aten._native_batch_norm_legit_no_training": _batch_norm,
+}

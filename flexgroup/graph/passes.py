@@ -1,0 +1,207 @@
+"""Small graphs from large ones: pure passes, each a function from a graph to a graph that means the same.
+
+A pass that finds nothing to do returns the very graph it was given; `optimize` repeats them all until that is
+so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from flexgroup.graph import ir
+
+Rule: TypeAlias = Callable[[ir.Node, ir.Node], "ir.Op | None"]
+
+
+def optimize(graph: ir.Graph) -> ir.Graph:
+    """Apply every pass of this module until none changes the graph any more.
+
+    The result computes the same up to rounding, with batch norm, clamps, residual additions and zero padding
+    inside the convolutions wherever these can take them.
+    """
+    while True:
+        before = graph
+        for change in (
+            eliminate_dead_code,
+            drop_identities,
+            use_global_mean,
+            fold_padding,
+            fold_affine,
+            fuse_clamp,
+            fuse_add,
+        ):
+            graph = change(graph)
+        if graph is before:
+            return graph
+
+
+def eliminate_dead_code(graph: ir.Graph) -> ir.Graph:
+    """Drop every node whose output nobody reads."""
+    needed = set(graph.outputs)
+    kept: list[ir.Node] = []
+    for node in reversed(graph.nodes):
+        if node.output in needed:
+            kept.append(node)
+            needed.update(node.inputs)
+    return graph if len(kept) == len(graph.nodes) else _with_nodes(graph, reversed(kept))
+
+
+def drop_identities(graph: ir.Graph) -> ir.Graph:
+    """Drop nodes that pass on their input as it is: full slices, padding by nothing, boundless clamps, ..."""
+    same: dict[str, str] = {}
+    kept: list[ir.Node] = []
+    for node in graph.nodes:
+        inputs = tuple(same.get(value, value) for value in node.inputs)
+        if _is_identity(node.op, graph.shapes[node.inputs[0]]):
+            same[node.output] = inputs[0]
+        else:
+            kept.append(replace(node, inputs=inputs))
+    if not same:
+        return graph
+    outputs = tuple(same.get(value, value) for value in graph.outputs)
+    return _with_nodes(replace(graph, outputs=outputs), kept)
+
+
+def use_global_mean(graph: ir.Graph) -> ir.Graph:
+    """Turn an average over the whole image, which only flattening reads, into `GlobalMean`."""
+    readers = graph.consumers()
+    shapes = dict(graph.shapes)
+    nodes: list[ir.Node] = []
+    for node in graph.nodes:
+        flattened = all(isinstance(reader.op, ir.Flatten) for reader in readers[node.output])
+        if flattened and node.output not in graph.outputs and _is_whole_mean(node.op, shapes[node.inputs[0]]):
+            node = replace(node, op=ir.GlobalMean())
+            shapes[node.output] = shapes[node.output][:1]
+        nodes.append(node)
+    if shapes == graph.shapes:
+        return graph
+    return _with_nodes(replace(graph, shapes=shapes), nodes)
+
+
+def fold_padding(graph: ir.Graph) -> ir.Graph:
+    """Let a convolution do the zero padding of height and width that comes before it."""
+
+    def rule(before: ir.Node, after: ir.Node) -> ir.Op | None:
+        pad, conv = before.op, after.op
+        if not (isinstance(pad, ir.Pad) and isinstance(conv, ir.Conv2d) and after.inputs[0] == before.output):
+            return None
+        channels, rows, columns = pad.amounts
+        if channels != (0, 0):
+            return None
+        top, bottom, left, right = conv.padding
+        around = (top + rows[0], bottom + rows[1], left + columns[0], right + columns[1])
+        return replace(conv, padding=around)
+
+    return _merge_pairs(graph, rule, keep="after")
+
+
+def fold_affine(graph: ir.Graph) -> ir.Graph:
+    """Fold a batch norm into the weights before it: ``s (W x + b) + t`` is ``(s W) x + (s b + t)``.
+
+    The products are taken in float64 and rounded once.
+    """
+
+    def rule(before: ir.Node, after: ir.Node) -> ir.Op | None:
+        first, affine = before.op, after.op
+        if not (isinstance(first, ir.Conv2d | ir.Linear | ir.Affine) and isinstance(affine, ir.Affine)):
+            return None
+        if len(before.inputs) > 1 or not first.clamp.is_identity:
+            return None
+        scale, shift = affine.scale.astype(np.float64), affine.shift.astype(np.float64)
+        if isinstance(first, ir.Affine):
+            both = _float32(scale * first.scale), _float32(scale * first.shift + shift)
+            return ir.Affine(*both, clamp=affine.clamp)
+        rows = scale.reshape(-1, *(1,) * (first.weight.ndim - 1))
+        weight, bias = _float32(rows * first.weight), _float32(scale * first.bias + shift)
+        return replace(first, weight=weight, bias=bias, clamp=affine.clamp)
+
+    return _merge_pairs(graph, rule)
+
+
+def fuse_clamp(graph: ir.Graph) -> ir.Graph:
+    """Let the operator that computes a value also clamp it."""
+
+    def rule(before: ir.Node, after: ir.Node) -> ir.Op | None:
+        if not isinstance(after.op, ir.Clamp):
+            return None
+        if isinstance(before.op, ir.Clamp):
+            return before.op.then(after.op)
+        if isinstance(before.op, ir.Conv2d | ir.Linear | ir.Affine | ir.Add):
+            return replace(before.op, clamp=before.op.clamp.then(after.op))
+        return None
+
+    return _merge_pairs(graph, rule)
+
+
+def fuse_add(graph: ir.Graph) -> ir.Graph:
+    """Let a convolution add the other operand of a sum, its residual.
+
+    Of two convolutions that could, the later one does. It moves to the place of the addition, where the
+    residual has been computed whatever the order was.
+    """
+
+    def rule(before: ir.Node, after: ir.Node) -> ir.Op | None:
+        conv, add = before.op, after.op
+        if not (isinstance(conv, ir.Conv2d) and isinstance(add, ir.Add)):
+            return None
+        free = conv.clamp.is_identity and len(before.inputs) == 1
+        return replace(conv, clamp=add.clamp) if free else None
+
+    return _merge_pairs(graph, rule)
+
+
+def _merge_pairs(graph: ir.Graph, rule: Rule, keep: str = "before") -> ir.Graph:
+    """Merge (before, after), where only ``after`` reads ``before``, if ``rule`` gives an operator for both.
+
+    The merged node stands where ``after`` stood, which is always late enough: nothing between them reads
+    ``before``. It reads what ``before`` read and then the other inputs of ``after``. ``keep`` says whose name
+    it carries.
+    """
+    readers = graph.consumers()
+    position = {node.output: index for index, node in enumerate(graph.nodes)}
+    done: dict[str, ir.Node] = {}
+    for node in graph.nodes:
+        for value in sorted(node.inputs, key=lambda name: position.get(name, -1), reverse=True):
+            before = done.get(value)
+            if before is None or len(readers[value]) != 1 or value in graph.outputs:
+                continue
+            op = rule(before, node)
+            if op is not None:
+                del done[value]
+                others = tuple(name for name in node.inputs if name != value)
+                named = before if keep == "before" else node
+                node = replace(named, op=op, inputs=before.inputs + others, output=node.output)
+                break
+        done[node.output] = node
+    return graph if len(done) == len(graph.nodes) else _with_nodes(graph, done.values())
+
+
+def _with_nodes(graph: ir.Graph, nodes: Iterable[ir.Node]) -> ir.Graph:
+    kept = tuple(nodes)
+    values = (*graph.inputs, *(node.output for node in kept))
+    return replace(graph, nodes=kept, shapes={value: graph.shapes[value] for value in values})
+
+
+def _is_identity(op: ir.Op, shape: tuple[int, ...]) -> bool:
+    if isinstance(op, ir.Clamp):
+        return op.is_identity
+    if isinstance(op, ir.Slice):
+        return (op.start, op.stop, op.step) == (0, shape[op.axis], 1)
+    if isinstance(op, ir.Pad):
+        return op.amounts == ((0, 0), (0, 0), (0, 0))
+    if isinstance(op, ir.MaxPool2d | ir.AvgPool2d):
+        return op.kernel == op.stride == (1, 1) and not any(op.padding)
+    return isinstance(op, ir.Flatten) and len(shape) == 1
+
+
+def _is_whole_mean(op: ir.Op, shape: tuple[int, ...]) -> bool:
+    return isinstance(op, ir.AvgPool2d) and op.kernel == shape[1:] and not any(op.padding)
+
+
+def _float32(array: npt.NDArray[Any]) -> ir.Array:
+    return np.ascontiguousarray(array, dtype=np.float32)

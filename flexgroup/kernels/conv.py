@@ -1,0 +1,221 @@
+"""Convolution as a sparse-times-dense product over linear planes: the ring, strip and dense kernels.
+
+A tile of `tile` vectors of output positions stays in registers for a strip of `rows` output rows. For every kept group the
+kernel loads the tile once from one input plane, displaced by the group's tap, and multiplies it into `rows` rows.
+
+- ``ring`` takes groups that start at any row. The accumulators are a ring of `rows` slots: all groups that start at row
+  r are consumed, then row r is complete, is stored, and its slot becomes row r + rows. The loop body is written out
+  for each of the `rows` rotations, so nothing moves between registers.
+- ``strip`` takes groups on the grid: all groups of a strip, then its rows are stored together.
+- ``dense`` is a strip whose groups are all there: the table of offsets is shared by all strips.
+
+Rows beyond the last one are stored to a scratch plane, so that any number of rows works.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from llvmlite import ir
+
+from flexgroup.groups import cover
+from flexgroup.kernels.emit import I32, I64, Kernel, Signature
+from flexgroup.kernels.target import F32, Element, Target
+
+SIGNATURE = Signature(
+    (
+        "ends",  # int32 a row (ring) or a strip (strip): index after its last group; dense: not read
+        "offsets",  # int32 a group: bytes from the arena's start to the tap's first position
+        "weights",  # `rows` numbers a group
+        "bias",  # a number a row
+        "outputs",  # int32 a row: bytes from the arena's start to the row's output plane
+        "residuals",  # int32 a row, likewise, for kernels with a residual
+        "mask",  # int32 a position: -1 inside the image, 0 on its border
+        "arena",
+        "row_count",  # a multiple of `rows`
+        "columns",  # dense: groups a strip
+        "first_tile",
+        "last_tile",
+        "last_start",  # vector at which the last tile starts: it overlaps the one before where tiles do not divide
+        "low",
+        "high",
+    )
+)
+
+
+@dataclass(frozen=True)
+class ConvKernel:
+    """Which convolution kernel: everything that is compiled in; all else is data."""
+
+    form: str  # "ring", "strip" or "dense"
+    rows: int
+    tile: int
+    residual: bool
+    element: Element = F32
+
+    @property
+    def name(self) -> str:
+        ending = "_add" if self.residual else ""
+        return f"conv_{self.element.name}_{self.form}_{self.rows}x1_t{self.tile}{ending}"
+
+    @property
+    def signature(self) -> Signature:
+        return SIGNATURE
+
+    def emit(self, module: ir.Module, target: Target) -> None:
+        """Add the kernel's function to ``module``."""
+        _Emitter(Kernel(module, self.name, target, self.element, SIGNATURE), self).emit()
+
+
+def largest_tile(rows: int, target: Target) -> int:
+    """The most vectors a tile can have: accumulators, one vector a weight row and one of activations fit the registers."""
+    return max(1, min(24, (target.vector_registers - rows - 1) // rows))
+
+
+class _Emitter:
+    def __init__(self, kernel: Kernel, spec: ConvKernel) -> None:
+        self.k = kernel
+        self.spec = spec
+        self.bytes = kernel.target.vector_bytes
+        self.ends, self.offsets, self.weights = (kernel.address(name) for name in ("ends", "offsets", "weights"))
+        self.bias, self.outputs = kernel.address("bias"), kernel.address("outputs")
+        self.mask, self.arena = kernel.address("mask"), kernel.address("arena")
+        self.residuals = kernel.address("residuals") if spec.residual else None
+        self.low, self.high = kernel.splat(kernel.scalar("low")), kernel.splat(kernel.scalar("high"))
+        self.row_count, self.columns = kernel.arg("row_count"), kernel.arg("columns")
+
+    def emit(self) -> None:
+        k, spec = self.k, self.spec
+        b = k.builder
+        last_start = k.arg("last_start")
+        with k.loop(k.arg("first_tile"), k.arg("last_tile")) as tiles:
+            start = b.mul(tiles.index, ir.Constant(I64, spec.tile))
+            start = b.select(b.icmp_signed("<", start, last_start), start, last_start)
+            self.tile = b.mul(start, ir.Constant(I64, self.bytes))
+            self.inputs = k.at(self.arena, self.tile)
+            if spec.form == "ring":
+                self._ring()
+            else:
+                self._strips()
+        b.ret_void()
+
+    def _ring(self) -> None:
+        k, rows, tile = self.k, self.spec.rows, self.spec.tile
+        b = k.builder
+        ring = [vector for row in range(rows) for vector in self._biases(ir.Constant(I64, row))]
+        with k.loop(0, self.row_count, rows, [ir.Constant(I64, 0), *ring]) as strips:
+            group, accumulators = strips.values[0], strips.values[1:]
+            for phase in range(rows):
+                row = b.add(strips.index, ir.Constant(I64, phase))
+                end = k.load_index(self.ends, row)
+                order = [(phase + i) % rows for i in range(rows)]
+                turned = [accumulators[slot * tile + t] for slot in order for t in range(tile)]
+                with k.loop(group, end, 1, turned) as groups:
+                    groups.next = self._multiply(groups.index, groups.index, groups.values)
+                group = end
+                self._store(row, groups.results[:tile])
+                refilled = self._biases(b.add(row, ir.Constant(I64, rows)))
+                for i, slot in enumerate(order):
+                    fresh = refilled if i == 0 else groups.results[i * tile : (i + 1) * tile]
+                    accumulators[slot * tile : (slot + 1) * tile] = fresh
+            strips.next = [group, *accumulators]
+
+    def _strips(self) -> None:
+        k, rows, tile = self.k, self.spec.rows, self.spec.tile
+        b = k.builder
+        zero = ir.Constant(I64, 0)
+        with k.loop(0, self.row_count, rows, [zero, zero]) as strips:
+            group, strip = strips.values
+            dense = self.spec.form == "dense"
+            end = b.add(group, self.columns) if dense else k.load_index(self.ends, strip)
+            biases = [self._biases(b.add(strips.index, ir.Constant(I64, row))) for row in range(rows)]
+            with k.loop(group, end, 1, [vector for row in biases for vector in row]) as groups:
+                column = b.sub(groups.index, group) if dense else groups.index
+                groups.next = self._multiply(groups.index, column, groups.values)
+            for row in range(rows):
+                results = groups.results[row * tile : (row + 1) * tile]
+                self._store(b.add(strips.index, ir.Constant(I64, row)), results)
+            strips.next = [end, b.add(strip, ir.Constant(I64, 1))]
+
+    def _biases(self, row: ir.Value) -> list[ir.Value]:
+        k = self.k
+        bias = k.load(self.bias, k.element.ir, k.element.bytes, self._scaled(row, k.element.bytes))
+        return [k.splat(bias)] * self.spec.tile
+
+    def _multiply(self, group: ir.Value, column: ir.Value, accumulators: list[ir.Value]) -> list[ir.Value]:
+        """One group: ``accumulators[i][t] += weight[i] * plane[t]``."""
+        k, rows, tile = self.k, self.spec.rows, self.spec.tile
+        size = k.element.bytes
+        plane = k.at(self.inputs, k.load_index(self.offsets, column))
+        weights = k.at(self.weights, self._scaled(group, rows * size))
+        factors = [k.splat(k.load(weights, k.element.ir, size, i * size)) for i in range(rows)]
+        sums = list(accumulators)
+        for t in range(tile):
+            x = k.load(plane, k.vector, size, t * self.bytes)
+            for i in range(rows):
+                sums[i * tile + t] = k.fma(factors[i], x, sums[i * tile + t])
+        return sums
+
+    def _store(self, row: ir.Value, values: list[ir.Value]) -> None:
+        """Residual, clamp and border mask, then the row's tile goes to its output plane."""
+        k = self.k
+        b = k.builder
+        output = k.at(k.at(self.arena, k.load_index(self.outputs, row)), self.tile)
+        if self.residuals is not None:
+            residual = k.at(k.at(self.arena, k.load_index(self.residuals, row)), self.tile)
+        bits = ir.VectorType(I32, k.lanes)
+        for t, value in enumerate(values):
+            if self.residuals is not None:
+                value = b.fadd(value, k.load(residual, k.vector, self.bytes, t * self.bytes))
+            value = k.clamp(value, self.low, self.high)
+            inside = k.load(k.at(self.mask, self.tile), bits, self.bytes, t * self.bytes)
+            value = b.bitcast(b.and_(b.bitcast(value, bits), inside), k.vector)
+            k.store(value, output, self.bytes, t * self.bytes)
+
+    def _scaled(self, index: ir.Value, size: int) -> ir.Value:
+        return self.k.builder.mul(index, ir.Constant(I64, size))
+
+
+@dataclass(frozen=True, eq=False)
+class PackedRows:
+    """The kept groups of a band of rows in the order in which a kernel reads them."""
+
+    ends: npt.NDArray[np.int32]
+    columns: npt.NDArray[np.int64]  # of every group; the caller turns them into offsets
+    weights: npt.NDArray[np.float32]  # (groups, rows)
+
+    @property
+    def groups(self) -> int:
+        return len(self.columns)
+
+
+def pack(
+    matrix: npt.NDArray[np.float32], pattern: npt.NDArray[np.bool_], form: str, rows: int
+) -> PackedRows:
+    """The groups that cover ``pattern`` (the non-zeros of ``matrix``, M x K), in the order of a kernel of this form."""
+    height, width = matrix.shape
+    strips = -(-height // rows)
+    padded = np.zeros(((strips + 1) * rows, width), dtype=np.float32)
+    padded[:height] = np.where(pattern, matrix, 0)
+    if form == "dense":
+        weights = padded[:-rows].reshape(strips, rows, width).transpose(0, 2, 1).reshape(-1, rows)
+        return PackedRows(np.zeros(0, np.int32), np.arange(width), np.ascontiguousarray(weights))
+    first_rows, columns = np.nonzero(group_starts(pattern, form, rows))
+    stops = np.arange(1, strips * rows + 1) if form == "ring" else np.arange(1, strips + 1) * rows
+    ends = np.searchsorted(first_rows, stops)
+    weights = padded[first_rows[:, None] + np.arange(rows), columns[:, None]]
+    return PackedRows(ends.astype(np.int32), columns, np.ascontiguousarray(weights))
+
+
+def group_starts(pattern: npt.NDArray[np.bool_], form: str, rows: int) -> npt.NDArray[np.bool_]:
+    """Where groups begin: an (M x K) mask of their first rows (``form`` "ring" or "strip")."""
+    if form == "ring":
+        return cover(pattern, rows)
+    height, width = pattern.shape
+    padded = np.zeros((-(-height // rows) * rows, width), dtype=np.bool_)
+    padded[:height] = pattern
+    starts = np.zeros_like(padded)
+    starts[::rows] = padded.reshape(-1, rows, width).any(axis=1)
+    return starts[:height]

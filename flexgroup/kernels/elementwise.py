@@ -1,0 +1,77 @@
+"""Sums, clamps and per-channel scales that no convolution could absorb."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llvmlite import ir
+
+from flexgroup.kernels.emit import I32, I64, Kernel, Signature
+from flexgroup.kernels.target import F32, Element, Target
+
+SIGNATURE = Signature(
+    (
+        "first_inputs",  # int32 a plane: bytes from the arena's start
+        "second_inputs",  # likewise, for "add"
+        "outputs",
+        "scale",  # "affine": a number a plane; "scale": a number a position
+        "shift",
+        "mask",
+        "arena",
+        "vectors",  # a plane
+        "first",
+        "last",
+        "low",
+        "high",
+    )
+)
+
+
+@dataclass(frozen=True)
+class ElementwiseKernel:
+    """``clamp(f(x))`` over whole planes, zero on the border.
+
+    ``form`` is "add" (x + y), "affine" (scale[plane] * x + shift[plane]) or "scale" (scale[position] * x +
+    shift[position], for vectors, which are one plane).
+    """
+
+    form: str
+    element: Element = F32
+
+    @property
+    def name(self) -> str:
+        return f"elementwise_{self.element.name}_{self.form}"
+
+    @property
+    def signature(self) -> Signature:
+        return SIGNATURE
+
+    def emit(self, module: ir.Module, target: Target) -> None:
+        """Add the kernel's function to ``module``."""
+        k = Kernel(module, self.name, target, self.element, SIGNATURE)
+        b, size = k.builder, self.element.bytes
+        arena, mask, scale, shift = (k.address(name) for name in ("arena", "mask", "scale", "shift"))
+        tables = [k.address(name) for name in ("first_inputs", "second_inputs", "outputs")]
+        low, high = k.splat(k.scalar("low")), k.splat(k.scalar("high"))
+        vectors, width = k.arg("vectors"), k.target.vector_bytes
+        bits = ir.VectorType(I32, k.lanes)
+        with k.loop(k.arg("first"), k.arg("last")) as planes:
+            x, y, out = (k.at(arena, k.load_index(table, planes.index)) for table in tables)
+            if self.form == "affine":
+                plane = b.mul(planes.index, ir.Constant(I64, size))
+                factor = k.splat(k.load(scale, self.element.ir, size, plane))
+                offset = k.splat(k.load(shift, self.element.ir, size, plane))
+            with k.loop(0, vectors) as positions:
+                at = b.mul(positions.index, ir.Constant(I64, width))
+                value = k.load(x, k.vector, width, at)
+                if self.form == "add":
+                    value = b.fadd(value, k.load(y, k.vector, width, at))
+                else:
+                    if self.form == "scale":
+                        factor, offset = k.load(scale, k.vector, width, at), k.load(shift, k.vector, width, at)
+                    value = k.fma(factor, value, offset)
+                value = k.clamp(value, low, high)
+                inside = k.load(mask, bits, width, at)
+                value = b.bitcast(b.and_(b.bitcast(value, bits), inside), k.vector)
+                k.store(value, out, width, at)
+        b.ret_void()

@@ -1,0 +1,193 @@
+"""Small helpers for writing LLVM IR: loops, vectors, typed access to kernel arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from llvmlite import ir
+
+from flexgroup.kernels.target import Element, Target
+
+I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+POINTER = I8.as_pointer()
+
+BASE_SHIFT = 40  # a reference is (base << BASE_SHIFT) | byte offset
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The arguments of a kernel: names of 64-bit fields, in order. Floats are stored in the low 32 bits."""
+
+    fields: tuple[str, ...]
+
+    def pack(self, values: dict[str, int]) -> list[int]:
+        """The fields' values in order; missing or unknown names raise `KeyError`."""
+        if set(values) != set(self.fields):
+            raise KeyError(f"fields {sorted(set(values) ^ set(self.fields))} do not fit {self.fields}")
+        return [values[name] for name in self.fields]
+
+
+class Code:
+    """A function under construction whose numbers come from an array of 64-bit fields, its argument ``fields``."""
+
+    def __init__(
+        self,
+        module: ir.Module,
+        name: str,
+        target: Target,
+        signature: Signature,
+        arguments: Sequence[ir.Type],
+        fields: int = 0,
+    ) -> None:
+        self.function = ir.Function(module, ir.FunctionType(ir.VoidType(), arguments), name)
+        self.function.attributes.add("nounwind")
+        self.builder: Any = ir.IRBuilder(self.function.append_basic_block("entry"))
+        self.target = target
+        self._signature = signature
+        self._args = self.function.args[fields]
+
+    def field(self, name: str) -> ir.Value:
+        """The address of the argument field ``name``."""
+        return self.builder.gep(self._args, [ir.Constant(I64, self._signature.fields.index(name))])
+
+    def arg(self, name: str) -> ir.Value:
+        """The 64-bit argument field ``name``."""
+        return self.builder.load(self.field(name), name=name)
+
+    def pointer(self, name: str, kind: ir.Type = I8) -> ir.Value:
+        """The argument field ``name`` as the address of a ``kind``."""
+        b = self.builder
+        return b.load(b.bitcast(self.field(name), kind.as_pointer().as_pointer()), name=name)
+
+    @contextmanager
+    def loop(
+        self, start: ir.Value | int, stop: ir.Value | int, step: int = 1, carried: Sequence[ir.Value] = ()
+    ) -> Iterator[Loop]:
+        """``for index in range(start, stop, step)``; yields the index and the values carried around the loop.
+
+        Set ``loop.next`` to the values that the next round starts with; after the block they are ``loop.results``.
+        The test stands at the bottom, with a guard before the loop, so that a round costs one branch.
+        """
+        b = self.builder
+        start = ir.Constant(I64, start) if isinstance(start, int) else start
+        stop = ir.Constant(I64, stop) if isinstance(stop, int) else stop
+        before = b.block
+        body = b.append_basic_block("body")
+        done = b.append_basic_block("done")
+        b.cbranch(b.icmp_signed("<", start, stop), body, done)
+        b.position_at_end(body)
+        index = b.phi(I64)
+        index.add_incoming(start, before)
+        phis = [b.phi(value.type) for value in carried]
+        loop = Loop(index, list(phis), list(phis))
+        yield loop
+        following = b.add(index, ir.Constant(I64, step))
+        index.add_incoming(following, b.block)
+        for phi, first, value in zip(phis, carried, loop.next, strict=True):
+            phi.add_incoming(first, before)
+            phi.add_incoming(value, b.block)
+        last = b.block
+        b.cbranch(b.icmp_signed("<", following, stop), body, done)
+        b.position_at_end(done)
+        for first, value in zip(carried, loop.next, strict=True):
+            result = b.phi(value.type)
+            result.add_incoming(first, before)
+            result.add_incoming(value, last)
+            loop.results.append(result)
+
+
+class Kernel(Code):
+    """One kernel function under construction: ``void name(i8** bases, i64* args)``.
+
+    ``bases`` holds the addresses of the memory regions (constants, arena, inputs, outputs); a field that refers to
+    memory is a region's index and a byte offset in one number.
+    """
+
+    def __init__(
+        self, module: ir.Module, name: str, target: Target, element: Element, signature: Signature
+    ) -> None:
+        super().__init__(module, name, target, signature, [POINTER.as_pointer(), I64.as_pointer()], fields=1)
+        self.element = element
+        self.lanes = target.lanes(element)
+        self.vector = ir.VectorType(element.ir, self.lanes)
+        self._bases = self.function.args[0]
+
+    def scalar(self, name: str) -> ir.Value:
+        """The argument field ``name`` as a floating-point number."""
+        b = self.builder
+        return b.bitcast(b.trunc(self.arg(name), I32), ir.FloatType())
+
+    def address(self, name: str) -> ir.Value:
+        """The address that field ``name`` refers to, as ``i8*``."""
+        b = self.builder
+        reference = self.arg(name)
+        base = b.load(b.gep(self._bases, [b.lshr(reference, ir.Constant(I64, BASE_SHIFT))]))
+        offset = b.and_(reference, ir.Constant(I64, (1 << BASE_SHIFT) - 1))
+        return b.gep(base, [offset])
+
+    def at(self, pointer: ir.Value, byte_offset: ir.Value | int) -> ir.Value:
+        """``pointer`` (any type) advanced by bytes, as ``i8*``."""
+        b = self.builder
+        if isinstance(byte_offset, int):
+            byte_offset = ir.Constant(I64, byte_offset)
+        return b.gep(b.bitcast(pointer, POINTER), [byte_offset])
+
+    def load(self, pointer: ir.Value, kind: ir.Type, align: int, byte_offset: ir.Value | int = 0) -> ir.Value:
+        address = self.builder.bitcast(self.at(pointer, byte_offset), kind.as_pointer())
+        return self.builder.load(address, align=align)
+
+    def store(self, value: ir.Value, pointer: ir.Value, align: int, byte_offset: ir.Value | int = 0) -> None:
+        address = self.builder.bitcast(self.at(pointer, byte_offset), value.type.as_pointer())
+        self.builder.store(value, address, align=align)
+
+    def load_index(self, table: ir.Value, index: ir.Value) -> ir.Value:
+        """Entry ``index`` of a table of 32-bit integers, widened to 64 bits."""
+        b = self.builder
+        entry = b.load(b.gep(b.bitcast(table, I32.as_pointer()), [index]))
+        return b.sext(entry, I64)
+
+    def splat(self, value: ir.Value) -> ir.Value:
+        """``value`` in every lane."""
+        b = self.builder
+        undefined = ir.Constant(self.vector, ir.Undefined)
+        first = b.insert_element(undefined, value, ir.Constant(I32, 0))
+        zeros = ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes)
+        return b.shuffle_vector(first, undefined, zeros)
+
+    def fma(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
+        """``a * b + c``, fused where the target can."""
+        operation = "fma" if self.target.has_fma else "fmuladd"
+        return self._intrinsic(operation, [a, b, c])
+
+    def clamp(self, value: ir.Value, low: ir.Value, high: ir.Value) -> ir.Value:
+        """``min(max(value, low), high)``; a NaN stays a NaN, as in torch."""
+        b = self.builder
+        raised = b.select(b.fcmp_ordered("<", value, low), low, value)
+        return b.select(b.fcmp_ordered(">", raised, high), high, raised)
+
+    def _intrinsic(self, operation: str, operands: Sequence[ir.Value]) -> ir.Value:
+        kind = operands[0].type
+        suffix = f"v{kind.count}{_type_name(kind.element)}" if isinstance(kind, ir.VectorType) else _type_name(kind)
+        module = self.function.module
+        name = f"llvm.{operation}.{suffix}"
+        declared = module.globals.get(name)
+        if declared is None:
+            declared = ir.Function(module, ir.FunctionType(kind, [kind] * len(operands)), name)
+        return self.builder.call(declared, operands)
+
+
+@dataclass
+class Loop:
+    """An open loop: its index, the values of this round, those for the next, and those after the last."""
+
+    index: ir.Value
+    values: list[ir.Value]
+    next: list[ir.Value]
+    results: list[ir.Value] = field(default_factory=list)
+
+
+def _type_name(kind: ir.Type) -> str:
+    return {"half": "f16", "float": "f32"}[str(kind)]

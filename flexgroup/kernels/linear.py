@@ -1,0 +1,88 @@
+"""A dense linear layer on one vector: the weights lie along the vector lanes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from llvmlite import ir
+
+from flexgroup.kernels.emit import I64, Kernel, Signature
+from flexgroup.kernels.target import F32, Element, Target
+
+SIGNATURE = Signature(
+    (
+        "input",
+        "weights",  # block by block of `tile` vectors of rows; in a block column by column
+        "bias",
+        "output",
+        "columns",  # a multiple of `UNROLL`
+        "first",  # blocks
+        "last",
+        "low",
+        "high",
+    )
+)
+
+UNROLL = 4  # columns a round: independent sums hide the latency of the multiply-add
+
+
+@dataclass(frozen=True)
+class LinearKernel:
+    """``output = clamp(weights @ input + bias)`` for blocks of ``tile`` vectors of rows."""
+
+    tile: int
+    element: Element = F32
+
+    @property
+    def name(self) -> str:
+        return f"linear_{self.element.name}_t{self.tile}"
+
+    @property
+    def signature(self) -> Signature:
+        return SIGNATURE
+
+    def emit(self, module: ir.Module, target: Target) -> None:
+        """Add the kernel's function to ``module``."""
+        k = Kernel(module, self.name, target, self.element, SIGNATURE)
+        b, width, size, tile = k.builder, k.target.vector_bytes, self.element.bytes, self.tile
+        names = ("input", "weights", "bias", "output")
+        x, weights, bias, output = (k.address(name) for name in names)
+        low, high, columns = k.splat(k.scalar("low")), k.splat(k.scalar("high")), k.arg("columns")
+        column_bytes = ir.Constant(I64, tile * width)
+        with k.loop(k.arg("first"), k.arg("last")) as blocks:
+            rows = b.mul(blocks.index, column_bytes)
+            block = k.at(weights, b.mul(b.mul(blocks.index, columns), column_bytes))
+            zero = ir.Constant(k.vector, [0.0] * k.lanes)
+            start = [k.load(bias, k.vector, width, b.add(rows, ir.Constant(I64, t * width))) for t in range(tile)]
+            with k.loop(0, columns, UNROLL, [*start, *[zero] * tile * (UNROLL - 1)]) as rounds:
+                sums = list(rounds.values)
+                for u in range(UNROLL):
+                    column = b.add(rounds.index, ir.Constant(I64, u))
+                    factor = k.splat(k.load(x, self.element.ir, size, b.mul(column, ir.Constant(I64, size))))
+                    entries = k.at(block, b.mul(column, column_bytes))
+                    for t in range(tile):
+                        row = k.load(entries, k.vector, width, t * width)
+                        sums[u * tile + t] = k.fma(factor, row, sums[u * tile + t])
+                rounds.next = sums
+            for t in range(tile):
+                value = rounds.results[t]
+                for u in range(1, UNROLL):
+                    value = b.fadd(value, rounds.results[u * tile + t])
+                k.store(k.clamp(value, low, high), output, width, b.add(rows, ir.Constant(I64, t * width)))
+        b.ret_void()
+
+
+def pack_linear(
+    weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32], tile: int, lanes: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Weights and bias of a (rows, columns) layer in the kernel's order, padded with zeros to whole blocks."""
+    rows, columns = weight.shape
+    block = tile * lanes
+    padded = np.zeros((-(-rows // block) * block, -(-columns // UNROLL) * UNROLL), dtype=np.float32)
+    padded[:rows, :columns] = weight
+    packed = padded.reshape(-1, block, padded.shape[1]).transpose(0, 2, 1)
+    padded_bias = np.zeros(padded.shape[0], dtype=np.float32)
+    padded_bias[:rows] = bias
+    return np.ascontiguousarray(packed), padded_bias

@@ -1,0 +1,134 @@
+"""Pools over windows of positions, and the mean of whole planes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llvmlite import ir
+
+from flexgroup.kernels.emit import I32, I64, Kernel, Signature
+from flexgroup.kernels.target import F32, Element, Target
+
+POOL_SIGNATURE = Signature(
+    (
+        "taps",  # int32 a plane and tap: bytes from the arena's start to the tap's first position
+        "outputs",  # int32 a plane
+        "inside",  # max: int32 a tap and position, 0 where the tap falls on padding
+        "scale",  # mean: a number a position, 1 / (entries that count), 0 on the border
+        "mask",
+        "arena",
+        "tap_count",
+        "vectors",
+        "first",
+        "last",
+    )
+)
+
+
+@dataclass(frozen=True)
+class PoolKernel:
+    """``form`` "max" or "mean" over a window of taps around every position."""
+
+    form: str
+    element: Element = F32
+
+    @property
+    def name(self) -> str:
+        return f"pool_{self.element.name}_{self.form}"
+
+    @property
+    def signature(self) -> Signature:
+        return POOL_SIGNATURE
+
+    def emit(self, module: ir.Module, target: Target) -> None:
+        """Add the kernel's function to ``module``."""
+        k = Kernel(module, self.name, target, self.element, POOL_SIGNATURE)
+        b, width, size = k.builder, k.target.vector_bytes, self.element.bytes
+        names = ("taps", "outputs", "inside", "scale", "mask", "arena")
+        taps, outputs, inside, scale, mask, arena = (k.address(name) for name in names)
+        tap_count, vectors = k.arg("tap_count"), k.arg("vectors")
+        plane_bytes = b.mul(vectors, ir.Constant(I64, width))
+        bits = ir.VectorType(I32, k.lanes)
+        lowest = ir.Constant(k.vector, [float("-inf")] * k.lanes)
+        start = lowest if self.form == "max" else ir.Constant(k.vector, [0.0] * k.lanes)
+        with k.loop(k.arg("first"), k.arg("last")) as planes:
+            out = k.at(arena, k.load_index(outputs, planes.index))
+            first_tap = b.mul(planes.index, tap_count)
+            with k.loop(0, vectors) as positions:
+                at = b.mul(positions.index, ir.Constant(I64, width))
+                with k.loop(0, tap_count, 1, [start]) as window:
+                    plane = k.at(arena, k.load_index(taps, b.add(first_tap, window.index)))
+                    value, best = k.load(plane, k.vector, size, at), window.values[0]
+                    if self.form == "max":
+                        row = k.at(inside, b.mul(window.index, plane_bytes))
+                        here = b.icmp_signed("!=", k.load(row, bits, width, at), ir.Constant(bits, [0] * k.lanes))
+                        value = b.select(here, value, lowest)
+                        # The unordered comparison lets a NaN win, as in torch.
+                        window.next = [b.select(b.fcmp_unordered(">", value, best), value, best)]
+                    else:
+                        window.next = [b.fadd(best, value)]
+                value = window.results[0]
+                if self.form == "max":
+                    value = b.and_(b.bitcast(value, bits), k.load(mask, bits, width, at))
+                else:
+                    value = b.fmul(value, k.load(scale, k.vector, width, at))
+                k.store(b.bitcast(value, k.vector), out, width, at)
+        b.ret_void()
+
+
+MEAN_SIGNATURE = Signature(
+    (
+        "inputs",  # int32 a plane
+        "arena",
+        "output",  # a number a plane
+        "vectors",
+        "first",
+        "last",
+        "scale",
+    )
+)
+
+
+@dataclass(frozen=True)
+class MeanKernel:
+    """The sum of a whole plane (its border is zero) times ``scale``, as one number of a vector."""
+
+    element: Element = F32
+
+    @property
+    def name(self) -> str:
+        return f"mean_{self.element.name}"
+
+    @property
+    def signature(self) -> Signature:
+        return MEAN_SIGNATURE
+
+    def emit(self, module: ir.Module, target: Target) -> None:
+        """Add the kernel's function to ``module``."""
+        k = Kernel(module, self.name, target, self.element, MEAN_SIGNATURE)
+        b, width, size = k.builder, k.target.vector_bytes, self.element.bytes
+        inputs, arena, output = k.address("inputs"), k.address("arena"), k.address("output")
+        scale, vectors = k.scalar("scale"), k.arg("vectors")
+        with k.loop(k.arg("first"), k.arg("last")) as planes:
+            plane = k.at(arena, k.load_index(inputs, planes.index))
+            with k.loop(0, vectors, 1, [ir.Constant(k.vector, [0.0] * k.lanes)]) as positions:
+                value = k.load(plane, k.vector, width, b.mul(positions.index, ir.Constant(I64, width)))
+                positions.next = [b.fadd(positions.values[0], value)]
+            total = _sum_of_lanes(k, positions.results[0])
+            at = b.mul(planes.index, ir.Constant(I64, size))
+            k.store(b.fmul(total, scale), output, size, at)
+        b.ret_void()
+
+
+def _sum_of_lanes(k: Kernel, vector: ir.Value) -> ir.Value:
+    """The sum of all lanes, by halves."""
+    b = k.builder
+    lanes = k.lanes
+    while lanes > 1:
+        half = lanes // 2
+        parts = []
+        for first in (0, half):
+            mask = ir.Constant(ir.VectorType(I32, half), list(range(first, first + half)))
+            parts.append(b.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), mask))
+        vector, lanes = b.fadd(*parts), half
+    return b.extract_element(vector, ir.Constant(I32, 0))

@@ -1,0 +1,86 @@
+"""What a kernel may know of the machine it is compiled for: a handful of numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+
+from flexgroup._errors import FlexgroupError
+
+
+@dataclass(frozen=True)
+class Element:
+    """A floating-point type that activations and weights are stored and multiplied in."""
+
+    name: str
+    bytes: int
+
+    @property
+    def ir(self) -> ir.Type:
+        return ir.HalfType() if self.bytes == 2 else ir.FloatType()
+
+
+F32 = Element("f32", 4)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A processor: LLVM's names for it, and what decides how a kernel is cut."""
+
+    name: str
+    triple: str
+    cpu: str
+    features: str
+    vector_bytes: int
+    vector_registers: int
+    has_fma: bool
+
+    def lanes(self, element: Element) -> int:
+        return self.vector_bytes // element.bytes
+
+
+_X86_FEATURES = {
+    "x86-64-avx512": "+avx512f,+avx512vl,+avx512bw,+avx512dq,+avx2,+fma,+bmi2,-prefer-256-bit",
+    "x86-64-avx2": "+avx2,+fma,+bmi2",
+    "x86-64": "",
+}
+
+TARGETS: dict[str, Target] = {
+    target.name: target
+    for target in (
+        Target("x86-64-avx512", "x86_64-unknown-linux-gnu", "x86-64-v4", _X86_FEATURES["x86-64-avx512"], 64, 32, True),
+        Target("x86-64-avx2", "x86_64-unknown-linux-gnu", "x86-64-v3", _X86_FEATURES["x86-64-avx2"], 32, 16, True),
+        Target("x86-64", "x86_64-unknown-linux-gnu", "x86-64", "", 16, 16, False),
+        Target("aarch64-linux", "aarch64-unknown-linux-gnu", "cortex-a76", "+neon", 16, 32, True),
+        Target("aarch64-android", "aarch64-linux-android24", "cortex-a76", "+neon", 16, 32, True),
+    )
+}
+
+Features: TypeAlias = "dict[str, bool]"
+
+
+def target_named(name: str) -> Target:
+    """The target called ``name``; raises `FlexgroupError` with the known names for any other."""
+    if name not in TARGETS:
+        raise FlexgroupError(f"unknown target {name!r}; known targets: host, {', '.join(TARGETS)}")
+    return TARGETS[name]
+
+
+def host_target() -> Target:
+    """The best target for the machine at hand: AVX-512, AVX2, or portable 128-bit vectors."""
+    triple = llvm.get_process_triple()
+    if triple.startswith(("aarch64", "arm64")):
+        return Target("host-aarch64", triple, llvm.get_host_cpu_name(), "+neon", 16, 32, True)
+    if not triple.startswith("x86_64"):
+        return Target("host-portable", triple, llvm.get_host_cpu_name(), "", 16, 16, False)
+    features = llvm.get_host_cpu_features()
+    for name in ("x86-64-avx512", "x86-64-avx2", "x86-64"):
+        wanted = [flag[1:] for flag in _X86_FEATURES[name].split(",") if flag.startswith("+")]
+        if all(features.get(flag, False) for flag in wanted):
+            base = TARGETS[name]
+            break
+    cpu = llvm.get_host_cpu_name() if base.vector_bytes > 16 else base.cpu
+    return Target(base.name, triple, cpu, base.features, base.vector_bytes, base.vector_registers, base.has_fma)

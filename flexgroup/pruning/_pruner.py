@@ -1,0 +1,266 @@
+"""The pruner: keeps a pattern of groups on a model in training, and chooses it anew as the schedule says."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from flexgroup._errors import FlexgroupError
+from flexgroup.groups import Groups, select
+from flexgroup.groups._select import BUDGETS
+from flexgroup.pruning._criteria import Criterion, check_finite, find_criterion, score
+from flexgroup.pruning._mask import Mask, attach, dense_original, finalize, is_masked
+from flexgroup.pruning._schedules import OneShot, Schedule, check_sparsity
+from flexgroup.pruning._targets import as_matrix, check_layers, find_layers, listed
+
+
+class Pruner:
+    """Prune ``model`` in groups while it trains.
+
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3))
+    >>> pruner = Pruner(model, Groups("4x1", unaligned="rows"), sparsity=0.75)
+    >>> pruner
+    Pruner(4x1 unaligned rows, budget='global', sparsity 0.750 of 0.750 at step 0 of 0, 1 layer, 576 weights)
+    >>> pruner.finalize()
+    >>> int((model[2].weight == 0).sum())
+    432
+
+    The life cycle:
+
+    1. ``Pruner(...)`` masks the weights of the targeted layers, through ``torch.nn.utils.parametrize``. It is
+       step 0: what the schedule says for step 0 happens here, so the default ``OneShot(at=0)`` prunes at
+       once. Load weights, and move the model to its device, before. Optimizers may be made before or after.
+    2. ``step()`` after every ``optimizer.step()`` counts a step and, when the schedule says so, chooses the
+       groups to keep anew from the dense weights. Pruned weights get no gradient but are not forgotten: they
+       come back if they win a later choice. After ``schedule.last`` the pattern is frozen.
+    3. ``finalize()`` leaves plain parameters with exact zeros.
+
+    Where a layer's rows or columns are not a multiple of an aligned group's, the rest belongs to no group and
+    is pruned. Make averages (EMA) and other copies of the model after the pruner, with buffers copied and not
+    averaged (the default of ``torch.optim.swa_utils.AveragedModel``), and finalize them with
+    `flexgroup.pruning.finalize`.
+
+    Args:
+        model: changed in place. Its weights must be finite.
+        groups: the groups that are kept or pruned as a whole. They must fit every targeted layer.
+        sparsity: the share of the targeted weights that is pruned in the end, in [0, 1), met to half a group.
+        budget: over which weights: ``"global"`` (the network), ``"layer"``, or ``"line"`` (balanced). Each
+            convolution group of a grouped convolution counts as a layer.
+        schedule: when, and how far: `OneShot`, `Cubic`, or your own (`Schedule`).
+        criterion: ``"magnitude"``, ``"squared"``, or a function (weight, gradient or None) -> scores, all
+            matrices. The gradient is what ``backward()`` left in ``.grad``: 0 where the weight is pruned.
+        targets: glob patterns on layer names. Without: every `nn.Conv2d` and `nn.Linear` but the first
+            convolution, depthwise ones, and the last linear layer.
+        ignore: glob patterns of layers to leave dense.
+
+    Raises:
+        FlexgroupError: for all of the above, before anything is changed.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        groups: Groups,
+        sparsity: float,
+        *,
+        budget: str = "global",
+        schedule: Schedule | None = None,
+        criterion: str | Criterion = "magnitude",
+        targets: Sequence[str] | None = None,
+        ignore: Sequence[str] | None = None,
+    ) -> None:
+        if not isinstance(groups, Groups):
+            raise FlexgroupError(
+                f"groups={groups!r} is not a Groups; write for example Groups('4x1', unaligned='rows')"
+            )
+        if budget not in BUDGETS:
+            raise FlexgroupError(
+                f"budget={budget!r} is not known; use one of {', '.join(map(repr, BUDGETS))}"
+            )
+        self.model = model
+        self.groups = groups
+        self.budget = budget
+        self.schedule: Schedule = OneShot() if schedule is None else schedule
+        self.final_sparsity = check_sparsity(sparsity)
+        self.schedule.sparsity(0, self.final_sparsity)
+        self._criterion = find_criterion(criterion)
+        self._step = 0
+        self._layers = find_layers(model, targets, ignore)
+        check_layers(model, self._layers, groups)
+        for layer in self._layers:
+            check_finite(layer.module.weight, layer.name)
+        chosen = self._choose(0) if self.schedule.chooses(0) else self._keep_all()
+        self._masks: dict[str, Mask] = {
+            layer.name: attach(layer.module, chosen[layer.name]) for layer in self._layers
+        }
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The names of the targeted layers, in the model's order."""
+        return tuple(layer.name for layer in self._layers)
+
+    @property
+    def masks(self) -> dict[str, Tensor]:
+        """The pattern now: by layer name, a bool (M, K) tensor, true where a weight is kept (copies)."""
+        return {name: as_matrix(mask.kept).clone() for name, mask in self._masks.items()}
+
+    @property
+    def sparsity(self) -> float:
+        """The share of the targeted weights that is pruned now."""
+        total = sum(mask.kept.numel() for mask in self._masks.values())
+        return 1.0 - sum(int(mask.kept.sum()) for mask in self._masks.values()) / total
+
+    @property
+    def steps(self) -> int:
+        """How many times `step` has been called."""
+        return self._step
+
+    @property
+    def _finalized(self) -> bool:
+        return not is_masked(self._layers[0].module)
+
+    def step(self) -> None:
+        """Count a training step, and choose the groups anew where the schedule says so.
+
+        Raises `FlexgroupError`, and counts and changes nothing, if a weight is not finite at a choice.
+        """
+        self._check_open("step()")
+        step = self._step + 1
+        if step <= self.schedule.last and self.schedule.chooses(step):
+            self._put(self._choose(step))
+        self._step = step
+
+    def finalize(self) -> None:
+        """Leave plain parameters with exact zeros where weights are pruned; a second call does nothing.
+
+        The Parameter objects stay the same. The pruner still has ``masks`` and ``sparsity`` but cannot step.
+        """
+        finalize(self.model)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that `load_state_dict` needs to go on from here: plain values, and tensors on the CPU.
+
+        ``step``: int; ``groups``: str; ``shapes``: by layer name, [M, K]; ``masks``: by layer name, the bits
+        of the (M, K) mask, row by row, eight to a byte (uint8, the first in the highest bit). ``masks`` saves
+        as safetensors, the rest as JSON. The weights, dense originals included, are in the model's own
+        ``state_dict``.
+        """
+        matrices = {name: mask.cpu().numpy() for name, mask in self.masks.items()}
+        return {
+            "step": self._step,
+            "groups": str(self.groups),
+            "shapes": {name: list(matrix.shape) for name, matrix in matrices.items()},
+            "masks": {name: torch.from_numpy(np.packbits(matrix)) for name, matrix in matrices.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from where `state_dict` was taken. The model loads its own state, before or after.
+
+        Raises `FlexgroupError`, and changes nothing, if the state is of other layers, shapes or groups.
+        """
+        self._check_open("load_state_dict()")
+        missing = {"step", "groups", "shapes", "masks"} - set(state)
+        if missing:
+            raise FlexgroupError(f"this is not the state of a Pruner: it lacks {', '.join(sorted(missing))}")
+        if state["groups"] != str(self.groups):
+            raise FlexgroupError(f"the state is of groups {state['groups']}, this pruner's are {self.groups}")
+        odd = set(state["shapes"]).symmetric_difference(self.layers)
+        if odd or set(state["masks"]) != set(state["shapes"]):
+            odd |= set(state["masks"]).symmetric_difference(self.layers)
+            raise FlexgroupError(
+                f"the state is of other layers than this pruner's: they differ in {listed(sorted(odd))}; "
+                f"give the same model, targets and ignore"
+            )
+        masks = {}
+        for layer in self._layers:
+            shape, bits = tuple(state["shapes"][layer.name]), state["masks"][layer.name]
+            if shape != layer.shape:
+                raise FlexgroupError(
+                    f"layer {layer.name!r}: the state's mask is {'x'.join(map(str, shape))}, its weight "
+                    f"matrix is {layer.shape[0]}x{layer.shape[1]}; give the same model"
+                )
+            size = shape[0] * shape[1]
+            if not isinstance(bits, Tensor) or bits.dtype != torch.uint8 or bits.numel() != -(-size // 8):
+                raise FlexgroupError(
+                    f"layer {layer.name!r}: the state's mask is damaged; it must be {-(-size // 8)} bytes"
+                )
+            mask = np.unpackbits(bits.cpu().numpy(), count=size).astype(bool).reshape(shape)
+            masks[layer.name] = torch.from_numpy(mask)
+        self._put(masks)
+        self._step = int(state["step"])
+
+    def __repr__(self) -> str:
+        weights = sum(mask.kept.numel() for mask in self._masks.values())
+        count = len(self._layers)
+        return (
+            f"Pruner({self.groups}, budget={self.budget!r}, "
+            f"sparsity {self.sparsity:.3f} of {self.final_sparsity:.3f} "
+            f"at step {self._step} of {self.schedule.last}, "
+            f"{count} layer{'s' if count > 1 else ''}, {weights} weights"
+            f"{', finalized' if self._finalized else ''})"
+        )
+
+    def _choose(self, step: int) -> dict[str, Tensor]:
+        """Select the groups to keep at ``step``: an (M, K) mask a layer, on the CPU."""
+        scores: dict[str, npt.NDArray[Any]] = {}
+        for layer in self._layers:
+            weight = dense_original(layer.module)
+            gradient = None if weight.grad is None else as_matrix(weight.grad)
+            matrix = score(self._criterion, as_matrix(weight), gradient, layer.name)
+            scores |= {name: part.cpu().numpy() for name, part in layer.split(matrix).items()}
+        sparsity = self.schedule.sparsity(step, self.final_sparsity)
+        # Groups need not tile a matrix, so even all of them together may leave weights out.
+        if sparsity == 0.0:
+            return self._keep_all()
+        kept = select(scores, self.groups, keep=1.0 - sparsity, budget=self.budget).masks
+        masks = {
+            layer.name: torch.from_numpy(np.concatenate([kept[name] for name in layer.part_names]))
+            for layer in self._layers
+        }
+        if step == self.schedule.last:
+            _warn_if_emptied(masks)
+        return masks
+
+    def _keep_all(self) -> dict[str, Tensor]:
+        return {layer.name: torch.ones(layer.shape, dtype=torch.bool) for layer in self._layers}
+
+    def _put(self, masks: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, mask in self._masks.items():
+                mask.kept.copy_(masks[name].reshape(mask.kept.shape))
+
+    def _check_open(self, action: str) -> None:
+        if self._finalized:
+            raise FlexgroupError(f"{action} after finalize(): the weights are plain again; make a new Pruner")
+
+
+def prune(
+    model: nn.Module,
+    groups: Groups,
+    sparsity: float,
+    *,
+    budget: str = "global",
+    criterion: str | Criterion = "magnitude",
+    targets: Sequence[str] | None = None,
+    ignore: Sequence[str] | None = None,
+) -> None:
+    """Prune ``model`` once, in place, without training; see `Pruner` for the arguments and errors."""
+    Pruner(
+        model, groups, sparsity, budget=budget, criterion=criterion, targets=targets, ignore=ignore
+    ).finalize()
+
+
+def _warn_if_emptied(masks: Mapping[str, Tensor]) -> None:
+    empty = [name for name, mask in masks.items() if not bool(mask.any())]
+    if empty:
+        warnings.warn(
+            f"no weight is left in {listed(empty)}: their outputs no longer depend on their inputs; "
+            f"use a lower sparsity, budget='layer', or ignore",
+            stacklevel=4,
+        )
