@@ -35,7 +35,7 @@ _HOMES = {
     "export": "flexgroup.deploy",
 }
 
-__all__ = ["__version__", *sorted(_HOMES)]  # noqa: PLE0604 (the names are the keys above)
+__all__ = ["__version__", *sorted(_HOMES)]
 
 
 def __getattr__(name: str) -> Any:

@@ -20,9 +20,7 @@ WRONG_INPUT = 2
 INTERRUPTED = 130
 
 # Typer brings its own copy of click or uses the installed one, by version: only the ancestry tells which.
-USAGE_ERROR: type[Exception] = next(
-    kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
-)
+USAGE_ERROR: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from flexgroup._errors import FlexgroupError
@@ -138,9 +139,7 @@ def run_benchmark(
             timings = interleaved(calls, rounds=runs, progress=show_round)
         ours = timings[OURS].median_ms
         latencies += [
-            Latency(
-                name, count, **asdict(timing), ratio=timing.median_ms / ours, max_difference=differences[name]
-            )
+            Latency(name, count, **asdict(timing), ratio=timing.median_ms / ours, max_difference=differences[name])
             for name, timing in timings.items()
         ]
     shown = None if weights is None else str(weights)
@@ -148,9 +147,7 @@ def run_benchmark(
     return Benchmark(model, shown, shape, _sparsity(network), machine, tuple(latencies))
 
 
-def _engines(
-    network: nn.Module, x: Tensor, threads: int, with_onnxruntime: bool
-) -> dict[str, Callable[[], Tensor]]:
+def _engines(network: nn.Module, x: Tensor, threads: int, with_onnxruntime: bool) -> dict[str, Callable[[], Tensor]]:
     """A call of each engine on ``x``, by the engine's name."""
     import torch
 
@@ -173,9 +170,13 @@ def _sparsity(network: nn.Module) -> float:
     return 1.0 - sum(int(matrix.count_nonzero()) for matrix in matrices) / total if total else 0.0
 
 
+def _in_words(ratio: float) -> str:
+    return f"{ratio:.2f}x faster" if ratio >= 1 else f"{1 / ratio:.2f}x slower"
+
+
 def _print(result: Benchmark) -> None:
     shape = "x".join(map(str, result.input))
-    table = Table(title=f"{result.model}, {100 * result.sparsity:.1f} % zeros, input {shape}, fp32")
+    table = Table(title=f"{escape(result.model)}, {100 * result.sparsity:.1f} % zeros, input {shape}, fp32")
     for heading in ("engine", "threads", "median ms", "p10", "p90", "flexgroup is", "differs by"):
         table.add_column(heading, justify="left" if heading == "engine" else "right")
     threads = None
@@ -183,13 +184,11 @@ def _print(result: Benchmark) -> None:
         if row.threads != threads and threads is not None:
             table.add_section()
         threads = row.threads
-        ratio = "" if row.engine == OURS else f"{row.ratio:.2f}x faster"
+        ratio = "" if row.engine == OURS else _in_words(row.ratio)
         times = (f"{value:.3f}" for value in (row.median_ms, row.p10_ms, row.p90_ms))
         table.add_row(row.engine, str(row.threads), *times, ratio, f"{row.max_difference:.1e}")
     console = stdout_console()
     console.print(table)
     machine = result.machine
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    console.print(
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}; {versions}", highlight=False
-    )
+    console.print(f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}; {versions}", highlight=False)

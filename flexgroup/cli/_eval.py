@@ -71,8 +71,7 @@ def evaluate(
     )
     if result.torch_accuracy is not None:
         print(
-            f"PyTorch: {result.torch_accuracy:.2f} %; largest difference of a logit: "
-            f"{result.max_logit_difference:.2g}"
+            f"PyTorch: {result.torch_accuracy:.2f} %; largest difference of a logit: {result.max_logit_difference:.2g}"
         )
 
 

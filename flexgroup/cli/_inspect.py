@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from flexgroup._errors import FlexgroupError
@@ -62,9 +63,7 @@ class Summary:
 
 
 def inspect(
-    path: Annotated[
-        Path, typer.Argument(help="Weights: .safetensors or a PyTorch checkpoint.", metavar="FILE")
-    ],
+    path: Annotated[Path, typer.Argument(help="Weights: .safetensors or a PyTorch checkpoint.", metavar="FILE")],
     as_json: JsonOption = False,
 ) -> None:
     """Show each layer's zeros, and the groups that are found in them.
@@ -96,13 +95,9 @@ def run_inspection(path: Path) -> Summary:
         if tensor.ndim > 1 and tensor.is_floating_point() and tensor.numel()
     )
     if not layers:
-        raise FlexgroupError(
-            f"weights {path}: no tensor in it is a kernel or a matrix; give a network's weights"
-        )
+        raise FlexgroupError(f"weights {path}: no tensor in it is a kernel or a matrix; give a network's weights")
     layers = tuple(sorted(layers, key=lambda layer: _natural(layer.name)))
-    total, nonzeros = (
-        sum(values) for values in zip(*((r.rows * r.columns, r.nonzeros) for r in layers), strict=True)
-    )
+    total, nonzeros = (sum(values) for values in zip(*((r.rows * r.columns, r.nonzeros) for r in layers), strict=True))
     pruned = [layer for layer in layers if layer.windows]
     in_windows = sum(layer.nonzeros for layer in pruned)
     windows = tuple(
@@ -110,9 +105,7 @@ def run_inspection(path: Path) -> Summary:
         for i, height in enumerate(HEIGHTS)
         if pruned
     )
-    return Summary(
-        str(path), zoo.read_metadata(path), layers, total, nonzeros, 1.0 - nonzeros / total, windows
-    )
+    return Summary(str(path), zoo.read_metadata(path), layers, total, nonzeros, 1.0 - nonzeros / total, windows)
 
 
 def _summarise(name: str, shape: tuple[int, ...], matrix: npt.NDArray[np.float32]) -> LayerSummary:
@@ -138,7 +131,7 @@ def _natural(name: str) -> list[tuple[bool, int, str]]:
 
 def _print(result: Summary) -> None:
     table = Table(
-        title=result.path, caption="windows that cover the non-zeros (share of them that is non-zero)"
+        title=escape(result.path), caption="windows that cover the non-zeros (share of them that is non-zero)"
     )
     for heading in ("layer", "shape", "weights", "zeros", *(f"{height}x1 windows" for height in HEIGHTS)):
         table.add_column(heading, justify="left" if heading == "layer" else "right", no_wrap=True)
@@ -146,7 +139,7 @@ def _print(result: Summary) -> None:
         shape = "x".join(map(str, layer.shape))
         weights = layer.rows * layer.columns
         table.add_row(
-            layer.name, shape, f"{weights:,}", f"{100 * layer.sparsity:.1f} %", *_cells(layer.windows)
+            escape(layer.name), shape, f"{weights:,}", f"{100 * layer.sparsity:.1f} %", *_cells(layer.windows)
         )
     table.add_section()
     zeros = f"{100 * result.sparsity:.1f} %"
@@ -154,7 +147,7 @@ def _print(result: Summary) -> None:
     console = stdout_console()
     console.print(table)
     if result.metadata:
-        about = ", ".join(f"{key}: {value}" for key, value in result.metadata.items())
+        about = ", ".join(f"{key}: {value}" for key, value in sorted(result.metadata.items()))
         console.print(about, highlight=False, markup=False)
 
 

@@ -30,8 +30,7 @@ def parse_numbers(text: str, option: str, example: str) -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise FlexgroupError(
-            f"{option} {text!r} is not a list of whole numbers of at least 1; write for example {option} "
-            f"{example}"
+            f"{option} {text!r} is not a list of whole numbers of at least 1; write for example {option} {example}"
         )
     return tuple(int(part) for part in parts)
 

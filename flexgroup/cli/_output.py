@@ -29,14 +29,15 @@ class Progress:
         self._task = self._bar.add_task("", total=None, visible=False)
 
     def __enter__(self) -> Progress:
-        if self._bar.console.is_terminal:
+        if self._bar.console.is_terminal:  # elsewhere, the bar would leave empty lines
             self._bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        if self._bar.console.is_terminal:
+            self._bar.stop()
 
     def stage(self, text: str) -> None:
         """Begin something of unknown length."""

@@ -21,17 +21,11 @@ def prune(
     unaligned: Annotated[
         str, typer.Option("--unaligned", help="Axis along which groups start anywhere: rows, cols or none.")
     ] = "none",
-    sparsity: Annotated[
-        float, typer.Option("--sparsity", help="Share of the weights to prune, 0 to 1.")
-    ] = 0.9,
+    sparsity: Annotated[float, typer.Option("--sparsity", help="Share of the weights to prune, 0 to 1.")] = 0.9,
     budget: Annotated[str, typer.Option("--budget", help="Spread over: global, layer or line.")] = "global",
     criterion: Annotated[str, typer.Option("--criterion", help="What a weight is worth.")] = "magnitude",
-    target: Annotated[
-        list[str] | None, typer.Option("--target", help="Only layers like this; repeatable.")
-    ] = None,
-    ignore: Annotated[
-        list[str] | None, typer.Option("--ignore", help="No layer like this; repeatable.")
-    ] = None,
+    target: Annotated[list[str] | None, typer.Option("--target", help="Only layers like this; repeatable.")] = None,
+    ignore: Annotated[list[str] | None, typer.Option("--ignore", help="No layer like this; repeatable.")] = None,
     epochs: Annotated[int, typer.Option("--epochs", help="Epochs of fine-tuning; 0: prune only.")] = 0,
     schedule: Annotated[
         str,
@@ -87,10 +81,7 @@ def prune(
 
 def _print(record: dict[str, Any], out: Path) -> None:
     accuracy, sparsity = record["accuracy"], record["sparsity"]
-    print(
-        f"{100 * sparsity['targeted']:.2f} % of the targeted weights are zero ({100 * sparsity['all']:.2f} % "
-        "of all)"
-    )
+    print(f"{100 * sparsity['targeted']:.2f} % of the targeted weights are zero ({100 * sparsity['all']:.2f} % of all)")
     named = {
         "dense": "before",
         "pruned": "after pruning",

@@ -31,8 +31,7 @@ def check_free(out: Path, force: bool) -> Path:
     foreign = sorted(entry.name for entry in out.iterdir() if entry.name not in FILES)
     if foreign:
         raise FlexgroupError(
-            f"--out {out} holds {foreign[0]!r}, which is not part of a run; it is not replaced: name another "
-            "folder"
+            f"--out {out} holds {foreign[0]!r}, which is not part of a run; it is not replaced: name another folder"
         )
     return out
 

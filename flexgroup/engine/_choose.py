@@ -1,4 +1,4 @@
-"""Which kernel a convolution gets: a small model of what every form would cost, in cycles for vectors of one tile."""
+"""Which kernel a convolution gets: a small model of what every form would cost, and the cheapest."""
 
 from __future__ import annotations
 
@@ -21,8 +21,28 @@ STORE_SLOTS = 3.0  # bias, clamp, mask and store of one vector
 
 
 @dataclass(frozen=True)
+class Layer:
+    """What the choice depends on: non-zeros (M x K), vectors a plane, and whether taps differ in position."""
+
+    pattern: npt.NDArray[np.bool_]
+    vectors: int
+    displaced: bool
+
+
+@dataclass(frozen=True, order=True)
+class Candidate:
+    """One way to run a layer, ordered by its predicted cost."""
+
+    slots: float
+    form: str
+    rows: int
+    tile: int
+    groups: int
+
+
+@dataclass(frozen=True)
 class Choice:
-    """A kernel for a layer, with what was predicted for it and for dense code (slots of one multiply-add)."""
+    """The kernel form for a layer, with what was predicted for it and for dense code."""
 
     form: str
     rows: int
@@ -36,62 +56,49 @@ class Choice:
     @property
     def reason(self) -> str:
         """One sentence for `explain`."""
-        speedup = self.dense_slots / max(self.slots, 1e-9)
         if self.form == "dense":
-            return "too few zeros, or zeros too scattered, to be faster than dense" if self.zeros else "no zeros to skip"
-        return (
-            f"{self.groups} groups of {self.rows}x1, {self.fill:.0%} full: predicted {speedup:.1f}x faster than dense"
-        )
+            return (
+                "too few zeros, or zeros too scattered, to be faster than dense" if self.zeros else "no zeros to skip"
+            )
+        speedup = self.dense_slots / max(self.slots, 1e-9)
+        groups = f"{self.groups} groups of {self.rows}x1, {self.fill:.0%} full"
+        return f"{groups}: predicted {speedup:.1f}x faster than dense"
+
+    def kernel(self, residual: bool, element: Element) -> ConvKernel:
+        """The kernel value of this choice."""
+        return ConvKernel(self.form, self.rows, self.tile, residual, element)
+
+
+def choose(layer: Layer, target: Target, *, sparse: bool, heights: tuple[int, ...] = HEIGHTS) -> Choice:
+    """The cheapest kernel for one layer, of those whose groups have one of ``heights``.
+
+    ``sparse=False`` disregards zeros: the baseline that a speed-up is measured against.
+    """
+    height, width = layer.pattern.shape
+    dense = [_candidate("dense", rows, -(-height // rows) * width, layer, target) for rows in heights]
+    candidates = list(dense)
+    for rows in heights if sparse else ():
+        for form in ("strip", "ring") if rows > 1 else ("ring",):
+            groups = int(group_starts(layer.pattern, form, rows).sum())
+            candidates.append(_candidate(form, rows, groups, layer, target))
+    best = min(candidates)
+    fill = float(layer.pattern.sum()) / max(1, best.groups * best.rows)
+    zeros = not layer.pattern.all()
+    return Choice(best.form, best.rows, best.tile, best.slots, min(dense).slots, best.groups, fill, zeros)
+
+
+def _candidate(form: str, rows: int, groups: int, layer: Layer, target: Target) -> Candidate:
+    tile = best_tile(rows, layer.vectors, target)
+    load = DISPLACED_LOAD if layer.displaced else ALIGNED_LOAD
+    group = max(rows * tile, load * tile + rows) + GROUP_OVERHEAD
+    height = layer.pattern.shape[0]
+    loops = height if form == "ring" else -(-height // rows)
+    tiles = -(-layer.vectors // tile)
+    slots = tiles * (groups * group + height * tile * STORE_SLOTS + loops * ROW_OVERHEAD)
+    return Candidate(slots, form, rows, tile, groups)
 
 
 def best_tile(rows: int, vectors: int, target: Target) -> int:
-    """The tile height that covers ``vectors`` with the least work."""
-
-    def slots(tile: int) -> float:
-        return -(-vectors // tile) * (tile * rows + rows + 2.0)
-
-    return min(range(1, min(largest_tile(rows, target), vectors) + 1), key=lambda tile: (slots(tile), -tile))
-
-
-def _slots(form: str, rows: int, tile: int, vectors: int, groups: int, height: int, load: float) -> float:
-    group = max(rows * tile, load * tile + rows) + GROUP_OVERHEAD
-    loops = height if form == "ring" else -(-height // rows)
-    tiles = -(-vectors // tile)
-    return tiles * (groups * group + height * tile * STORE_SLOTS + loops * ROW_OVERHEAD)
-
-
-def choose(
-    pattern: npt.NDArray[np.bool_],
-    vectors: int,
-    target: Target,
-    *,
-    displaced: bool,
-    dense: bool,
-    heights: tuple[int, ...] = HEIGHTS,
-) -> Choice:
-    """The cheapest kernel for one layer's ``pattern`` of non-zeros (M x K) on images of ``vectors`` vectors a plane.
-
-    ``displaced`` says that taps differ in their positions (kernels larger than 1x1). ``dense`` disregards zeros: the baseline that a speed-up is measured against.
-    """
-    height, width = pattern.shape
-    load = DISPLACED_LOAD if displaced else ALIGNED_LOAD
-    candidates: list[tuple[float, str, int, int, int]] = []
-    for rows in [rows for rows in heights if rows in (1, 4, 8)] or list(heights):
-        tile = best_tile(rows, vectors, target)
-        groups = -(-height // rows) * width
-        candidates.append((_slots("dense", rows, tile, vectors, groups, height, load), "dense", rows, tile, groups))
-    dense_slots = min(candidates)[0]
-    if not dense:
-        for rows in heights:
-            tile = best_tile(rows, vectors, target)
-            for form in ("strip", "ring") if rows > 1 else ("ring",):
-                groups = int(group_starts(pattern, form, rows).sum())
-                candidates.append((_slots(form, rows, tile, vectors, groups, height, load), form, rows, tile, groups))
-    slots, form, rows, tile, groups = min(candidates)
-    fill = float(pattern.sum()) / max(1, groups * rows)
-    return Choice(form, rows, tile, slots, dense_slots, groups, fill, not pattern.all())
-
-
-def kernel_for(choice: Choice, residual: bool, element: Element) -> ConvKernel:
-    """The kernel value of a choice."""
-    return ConvKernel(choice.form, choice.rows, choice.tile, residual, element)
+    """The tile that covers ``vectors`` with the least work; the larger of two equals."""
+    largest = min(largest_tile(rows, target), vectors)
+    return min(range(1, largest + 1), key=lambda tile: (-(-vectors // tile) * (tile * rows + rows + 2), -tile))

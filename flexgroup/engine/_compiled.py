@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from flexgroup._errors import FlexgroupError
+from flexgroup.engine._calls import input_arrays, results_like
 from flexgroup.engine._emit import Emitter
 from flexgroup.engine._layout import Layout
 from flexgroup.engine._lower import Lowering
@@ -54,34 +55,7 @@ class CompiledModel:
 
     def __call__(self, *inputs: Any) -> Any:
         """Run the network on a batch; raises `FlexgroupError` for wrong shapes or element types."""
-        is_torch = bool(inputs) and not isinstance(inputs[0], np.ndarray)
-        results = self._run(self._arrays(inputs))
-        if is_torch:
-            import torch
-
-            results = [torch.from_numpy(result) for result in results]
-        return results[0] if len(results) == 1 else tuple(results)
-
-    def _arrays(self, inputs: Sequence[Any]) -> list[npt.NDArray[np.float32]]:
-        """The inputs as dense float32 arrays, once they are known to fit."""
-        ports = self.plan.inputs
-        if len(inputs) != len(ports):
-            raise FlexgroupError(f"the network takes {len(ports)} inputs, but {len(inputs)} were given")
-        arrays = []
-        for port, value in zip(ports, inputs, strict=True):
-            array = value if isinstance(value, np.ndarray) else value.detach().cpu().numpy()
-            if array.dtype != np.float32:
-                raise FlexgroupError(f"input {port.name!r} is {array.dtype}; convert it to float32")
-            if array.shape[1:] != port.shape or array.ndim == 0:
-                wanted = ("batch", *port.shape)
-                raise FlexgroupError(
-                    f"input {port.name!r} has shape {tuple(array.shape)}, but the network was compiled for "
-                    f"({', '.join(map(str, wanted))}); compile it again with an example of the new size"
-                )
-            arrays.append(np.ascontiguousarray(array))
-        if len({len(array) for array in arrays}) > 1:
-            raise FlexgroupError(f"inputs have different batch sizes: {', '.join(str(len(a)) for a in arrays)}")
-        return arrays
+        return results_like(inputs, self._run(input_arrays(self.plan.inputs, inputs)))
 
     def _run(self, arrays: list[npt.NDArray[np.float32]]) -> list[npt.NDArray[np.float32]]:
         images = len(arrays[0])
@@ -91,7 +65,7 @@ class CompiledModel:
 
     def profile(self, *inputs: Any, rounds: int = 50) -> Profile:
         """Time every step on the first image of ``inputs``: medians over ``rounds`` runs, in milliseconds."""
-        arrays = [array[:1] for array in self._arrays(inputs)]
+        arrays = [array[:1] for array in input_arrays(self.plan.inputs, inputs)]
         results = [np.empty((1, *port.shape), dtype=np.float32) for port in self.plan.outputs]
         pointers = [array.ctypes.data for array in (*arrays, *results)]
         self._program.time_steps(pointers, 3)
@@ -136,7 +110,7 @@ def compile(
     graph = optimize(from_torch(model, example))
     chosen = host_target() if target == "host" else target_named(target)
     compiled = CompiledModel(plan_graph(graph, chosen, threads=threads, sparse=sparse), 0.0)
-    compiled.error = _difference(model, compiled, example)
+    compiled.error = difference(model, compiled, example)
     if not compiled.error <= tolerance:
         compiled.close()
         raise FlexgroupError(
@@ -146,8 +120,8 @@ def compile(
     return compiled
 
 
-def _difference(model: Any, compiled: CompiledModel, example: tuple[Any, ...]) -> float:
-    """Largest absolute difference on the example over the largest absolute output of torch."""
+def difference(model: Any, compiled: Callable[..., Any], example: tuple[Any, ...]) -> float:
+    """Largest absolute difference to ``model`` in torch on the example, over torch's largest absolute output."""
     import torch
 
     training = model.training

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
-from flexgroup.engine._choose import HEIGHTS, Choice, choose, kernel_for
+from flexgroup.engine._choose import HEIGHTS, Choice, Layer, choose
 from flexgroup.engine._layout import SINK, External, Image, Layout, PlaneRef, Vector
 from flexgroup.engine._operations import (
     ConvOp,
@@ -84,14 +85,12 @@ class Emitter:
     def _mask(self, image: Image) -> int:
         return self.constants.add(self._positions(image, np.full((image.height, image.width), -1, np.int32)))
 
-    def _by_range(
-        self, name: str, kernel: KernelSpec, fields: Fields, count: int, dense_macs: int = 0
-    ) -> Step:
+    def _by_range(self, name: str, kernel: KernelSpec, fields: Fields, count: int, dense_macs: int = 0) -> Step:
         """A step whose items ``first..last`` are shared out evenly."""
         bounds = [count * part // self.threads for part in range(self.threads + 1)]
         parts = [
             tuple(kernel.signature.pack(fields | {"first": a, "last": b})) if b > a else None
-            for a, b in zip(bounds, bounds[1:], strict=False)
+            for a, b in pairwise(bounds)
         ]
         return Step(name, kernel, tuple(parts), dense_macs, dense_macs, dense_macs)
 
@@ -100,7 +99,7 @@ class Emitter:
         vectors = self.layout.vectors(op.out)
         displaced = len({(tap.row, tap.column) for tap in op.taps[0]}) > 1
         choice = self._choose(patterns, vectors, displaced)
-        kernel = kernel_for(choice, op.residual is not None, self.element)
+        kernel = choice.kernel(op.residual is not None, self.element)
         pixels = op.out.height * op.out.width
         tiles = -(-vectors // choice.tile)
         bands = [(0, len(op.bias))]
@@ -111,7 +110,9 @@ class Emitter:
         executed = 0
         for thread in range(self.threads):
             band = bands[thread] if by_rows else bands[0]
-            first, last = (0, tiles) if by_rows else (tiles * thread // self.threads, tiles * (thread + 1) // self.threads)
+            first, last = (
+                (0, tiles) if by_rows else (tiles * thread // self.threads, tiles * (thread + 1) // self.threads)
+            )
             if band[0] == band[1] or first == last:
                 parts.append(None)
                 continue
@@ -127,11 +128,11 @@ class Emitter:
     def _choose(self, patterns: list[npt.NDArray[np.bool_]], vectors: int, displaced: bool) -> Choice:
         """The kernel of a layer; a grouped convolution is a block-diagonal matrix, always run as groups."""
         if len(patterns) == 1:
-            return choose(patterns[0], vectors, self.target, displaced=displaced, dense=not self.sparse)
+            return choose(Layer(patterns[0], vectors, displaced), self.target, sparse=self.sparse)
         rows = patterns[0].shape[0]
         heights = tuple(height for height in HEIGHTS if rows % height == 0)
-        stacked = np.concatenate(patterns)
-        choice = choose(stacked, vectors, self.target, displaced=displaced, dense=False, heights=heights)
+        stacked = Layer(np.concatenate(patterns), vectors, displaced)
+        choice = choose(stacked, self.target, sparse=True, heights=heights)
         if choice.form != "dense":
             return choice
         return replace(choice, form="strip" if choice.rows > 1 else "ring")
@@ -165,8 +166,7 @@ class Emitter:
         packs: list[PackedRows] = []
         offsets: list[npt.NDArray[np.int64]] = []
         for matrix, pattern, taps in zip(op.matrices, patterns, op.taps, strict=True):
-            rows = slice(*band) if len(op.matrices) == 1 else slice(None)
-            packed = pack(matrix[rows], pattern[rows], choice.form, choice.rows)
+            packed = pack(matrix, pattern, choice.form, choice.rows, band if len(op.matrices) == 1 else None)
             addresses = np.array([self._tap(tap, pitch) for tap in taps], dtype=np.int64)
             packs.append(packed)
             offsets.append(addresses[packed.columns])
@@ -271,9 +271,7 @@ class Emitter:
 
     def _copy(self, op: CopyOp) -> Step:
         region, offsets, row = self._rectangle(op.source, op.source_planes, op.start, op.columns)
-        target_region, targets, target_row = self._rectangle(
-            op.target, op.target_planes, op.target_start, op.columns
-        )
+        target_region, targets, target_row = self._rectangle(op.target, op.target_planes, op.target_start, op.columns)
         fields = {
             "source": reference(region, 0),
             "target": reference(target_region, 0),

@@ -147,7 +147,15 @@ class Lowering:
                 numbers = tuple(range(channels))
                 self._append(
                     CopyOp(
-                        f"{name}/phase{a}{b}", source, image, numbers, numbers, image.height, image.width, (a, b), stride
+                        f"{name}/phase{a}{b}",
+                        source,
+                        image,
+                        numbers,
+                        numbers,
+                        image.height,
+                        image.width,
+                        (a, b),
+                        stride,
                     )
                 )
                 self._phases[key][a, b] = image
@@ -231,7 +239,9 @@ class Lowering:
         out = self._new_output(node)
         taps, reads = self._window(node.inputs[0], out, op.kernel, op.stride, dilation, op.padding)
         _, height, width = self.graph.shapes[node.inputs[0]]
-        rows, in_rows, padded_rows = _covered(op.kernel[0], op.stride[0], dilation[0], op.padding[:2], height, out.height)
+        rows, in_rows, padded_rows = _covered(
+            op.kernel[0], op.stride[0], dilation[0], op.padding[:2], height, out.height
+        )
         cols, in_cols, padded_cols = _covered(op.kernel[1], op.stride[1], dilation[1], op.padding[2:], width, out.width)
         inside = (rows[:, None, :, None] & cols[None, :, None, :]).reshape(-1, out.height, out.width)
         if isinstance(op, ir.AvgPool2d) and op.count_include_pad:
@@ -262,9 +272,7 @@ class Lowering:
         if len(shape) == 1:
             vector = self._vector(name)
             cut = self.layout.new_vector(self.graph.shapes[node.output][0])
-            self._append(
-                CopyOp(node.name, vector, cut, (0,), (0,), 1, cut.features, (0, op.start), (1, op.step))
-            )
+            self._append(CopyOp(node.name, vector, cut, (0,), (0,), 1, cut.features, (0, op.start), (1, op.step)))
             return cut
         if op.axis == 0:
             image = self._image(name)
@@ -343,4 +351,3 @@ def _covered(
     at = np.arange(out)[None, :] * stride + np.arange(kernel)[:, None] * dilation - padding[0]
     pixels = (at >= 0) & (at < size)
     return pixels, pixels.sum(axis=0), (at < size + padding[1]).sum(axis=0)
-

@@ -23,8 +23,16 @@ _LOCK = threading.Lock()  # LLVM's initialisation and code generation are not th
 
 
 def machine_for(target: Target, *, jit: bool) -> Any:
-    """LLVM's target machine for ``target``; raises `FlexgroupError` if this LLVM build lacks it."""
+    """LLVM's target machine for ``target``; raises `FlexgroupError` if this LLVM build lacks it.
+
+    With ``jit``, for code that runs here; then a target of another architecture is refused too.
+    """
     if jit:
+        wanted, here = (triple.split("-")[0] for triple in (target.triple, llvm.get_process_triple()))
+        if wanted != here:
+            raise FlexgroupError(
+                f"target {target.name} is {wanted} code, which this {here} machine cannot run; use flexgroup.export"
+            )
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
     else:
@@ -33,9 +41,16 @@ def machine_for(target: Target, *, jit: bool) -> Any:
     try:
         described = llvm.Target.from_triple(target.triple)
     except RuntimeError as error:
-        raise FlexgroupError(f"target {target.name}: this llvmlite cannot compile for {target.triple}: {error}") from None
+        raise FlexgroupError(
+            f"target {target.name}: this llvmlite cannot compile for {target.triple}: {error}"
+        ) from None
     return described.create_target_machine(
-        cpu=target.cpu, features=target.features, opt=3, reloc="pic", codemodel="jitdefault" if jit else "default", jit=jit
+        cpu=target.cpu,
+        features=target.features,
+        opt=3,
+        reloc="pic",
+        codemodel="jitdefault" if jit else "default",
+        jit=jit,
     )
 
 
@@ -48,6 +63,16 @@ def module_for(kernels: tuple[KernelSpec, ...], target: Target, *, runner: bool)
     if runner:
         emit_runner(module, target)
     return module
+
+
+def object_code(module: ir.Module, target: Target) -> bytes:
+    """``module`` as one relocatable object file; raises `FlexgroupError` if this LLVM build lacks the target."""
+    with _LOCK:
+        machine = machine_for(target, jit=False)
+        module.data_layout = str(machine.target_data)
+        parsed = llvm.parse_assembly(str(module))
+        parsed.verify()
+        return bytes(machine.emit_object(parsed))
 
 
 class Program:
@@ -65,7 +90,9 @@ class Program:
         self._blocks, self._steps = self._step_table(addresses)
         regions = 2 + len(plan.inputs) + len(plan.outputs)
         if regions > MAX_REGIONS:
-            raise FlexgroupError(f"{regions - 2} inputs and outputs are too many; at most {MAX_REGIONS - 2} are supported")
+            raise FlexgroupError(
+                f"{regions - 2} inputs and outputs are too many; at most {MAX_REGIONS - 2} are supported"
+            )
         self._bases = np.zeros(regions, dtype=np.int64)
         self._strides = np.zeros(regions, dtype=np.int64)
         self._bases[:2] = self._constants.ctypes.data, self._arena.ctypes.data
@@ -108,7 +135,7 @@ class Program:
             self._job[JOB.fields.index(name)] = value
 
     def run(self, pointers: list[int], images: int) -> None:
-        """Run ``images`` images; ``pointers`` are the addresses of all inputs, then all outputs (dense, batch first)."""
+        """Run ``images`` images; ``pointers``: the addresses of all inputs, then all outputs (dense, batch first)."""
         with self._busy:
             self._bases[2:] = pointers
             self._set_job(images=images, ticks=0)
@@ -152,7 +179,8 @@ class _Workers:
         self.address = self._pool.ctypes.data
         self._library = library
         self._threads = [
-            threading.Thread(target=_serve, args=(work, self._pool, thread), daemon=True) for thread in range(1, count + 1)
+            threading.Thread(target=_serve, args=(work, self._pool, thread), daemon=True)
+            for thread in range(1, count + 1)
         ]
         for thread in self._threads:
             thread.start()

@@ -1,8 +1,8 @@
 """The loop that runs a plan, as LLVM IR: steps in order, images in order, threads in step.
 
-``run(i64* job, i64 thread)`` is compiled once per process and target. A job is an array of 64-bit fields (`JOB`); every
-thread that takes part calls `run` with its own number, and a barrier after each step keeps them together. The code calls
-nothing by name: what it needs of the C library comes as addresses in the job.
+A job is an array of 64-bit fields (`JOB`). Every thread that takes part calls ``run(job, thread)`` with its own number,
+and a barrier after each step keeps them together. The code calls nothing by name: what it needs of the C library comes
+as addresses in the job.
 """
 
 from __future__ import annotations

@@ -40,9 +40,7 @@ class Unsupported(Exception):
 class Call:
     """One call of an operator: its arguments by the names in torch's schema, and a way to emit nodes."""
 
-    def __init__(
-        self, lowering: Lowering, node: torch.fx.Node, arguments: Mapping[str, Any], result: Shape
-    ) -> None:
+    def __init__(self, lowering: Lowering, node: torch.fx.Node, arguments: Mapping[str, Any], result: Shape) -> None:
         self._lowering = lowering
         self._node = node
         self.arguments = arguments

@@ -57,9 +57,7 @@ class Lowering:
         output = _unused(name, set(self.shapes), ".")  # an input may be called like a layer
         self._used_names.add(name)
         self.shapes[output] = shape
-        self._nodes.append(
-            ir.Node(name, op, tuple(value.name for value in inputs), output, source_line(node))
-        )
+        self._nodes.append(ir.Node(name, op, tuple(value.name for value in inputs), output, source_line(node)))
         return Value(output, shape)
 
     def note_broken(self, node: torch.fx.Node, name: str, bad: int, size: int) -> None:
@@ -81,12 +79,7 @@ class Lowering:
         specs = self._program.graph_signature.output_specs
         for result, spec in zip(output.args[0], specs, strict=True):  # type: ignore[arg-type]
             if spec.kind != OutputKind.USER_OUTPUT:
-                self._note(
-                    "(model)",
-                    f"writes {spec.target!r}",
-                    "",
-                    "a compiled network keeps no state between calls",
-                )
+                self._note("(model)", f"writes {spec.target!r}", "", "a compiled network keeps no state")
                 continue
             value = self._known[result] if isinstance(spec.arg, TensorArgument) else None
             if isinstance(value, Value) and value.shape == self.shapes.get(value.name):
@@ -94,7 +87,8 @@ class Lowering:
             elif isinstance(value, Value):
                 self._note("(output)", f"a view {value.shape}", "", "flatten it to (batch, features) instead")
             elif not isinstance(value, Unknown):
-                self._note("(output)", str(spec.arg), "", "return only tensors that depend on the input")
+                what = str(getattr(spec.arg, "value", "a constant tensor"))
+                self._note("(output)", what, "", "return only tensors that depend on the input")
         return tuple(names)
 
     def _lower(self, node: torch.fx.Node) -> Any:
@@ -117,22 +111,20 @@ class Lowering:
 
     def _apply(self, node: torch.fx.Node, arguments: Mapping[str, Any], operands: list[Any]) -> Any:
         operator_name = _packet(node)
-        if operator_name in SHAPE_ONLY:
-            return _compute(node, self._known)
         rule = RULES.get(operator_name)
-        if rule is None:
+        if rule is None and operator_name not in SHAPE_ONLY:
             raise Unsupported(hint_for(operator_name))
         if any(isinstance(operand, Unknown) for operand in operands):
             return self._stand_in(node)
+        if rule is None:
+            return _compute(node, self._known)
         result = _result_shape(node)
         if result is None or result[:1] != (self._batch,):
             raise Unsupported("it changes the first axis, which is the batch; keep the batch apart and first")
         _check_type(node)
         value = rule(Call(self, node, arguments, result))
         if value.shape != result[1:]:
-            raise Unsupported(
-                f"its result {result[1:]} (without batch) is not the {value.shape} of the graph"
-            )
+            raise Unsupported(f"its result {result[1:]} (without batch) is not the {value.shape} of the graph")
         return (value,) if isinstance(node.meta["val"], (tuple, list)) else value
 
     def _item(self, node: torch.fx.Node, items: Any, index: int) -> Any:
@@ -140,9 +132,7 @@ class Lowering:
             return items if node.users else None
         if isinstance(items, (tuple, list)) and index < len(items):
             return items[index]
-        self._note(
-            self._names.path(node) or "(model)", str(node), source_line(node), "use only the first result"
-        )
+        self._note(self._names.path(node) or "(model)", str(node), source_line(node), "use only the first result")
         return Unknown()
 
     def _stand_in(self, node: torch.fx.Node) -> Any:
@@ -208,9 +198,7 @@ def _check_type(node: torch.fx.Node) -> None:
     result = node.meta["val"]
     first = result[0] if isinstance(result, (tuple, list)) else result
     if first.dtype != torch.float32:
-        raise Unsupported(
-            f"its result is {str(first.dtype).removeprefix('torch.')}; keep activations in float32"
-        )
+        raise Unsupported(f"its result is {str(first.dtype).removeprefix('torch.')}; keep activations in float32")
 
 
 def _arguments(node: torch.fx.Node, known: Mapping[torch.fx.Node, Any]) -> dict[str, Any]:

@@ -27,9 +27,7 @@ def _slice(call: Call) -> Value:
     if axis < 0:
         if (call["start"] or 0) == 0 and (call["end"] is None or call["end"] >= torch.iinfo(torch.int64).max):
             return value
-        raise Unsupported(
-            "it slices the first axis, which is the batch; slice the batch outside of the model"
-        )
+        raise Unsupported("it slices the first axis, which is the batch; slice the batch outside of the model")
     start, stop, _ = slice(call["start"], call["end"]).indices(value.shape[axis])
     step = int(call["step"])
     if (start, stop, step) == (0, value.shape[axis], 1):
@@ -62,9 +60,7 @@ def _cat(call: Call) -> Value:
         return values[0] if len(parts) == 1 else call.emit(ir.Concat(axis), *values)
     zeros = all(isinstance(part, Value) or not part.any() for part in parts)
     if len(values) != 1 or not zeros or len(values[0].shape) != 3:
-        raise Unsupported(
-            "it concatenates constants; only images with zeros before or after them are compiled"
-        )
+        raise Unsupported("it concatenates constants; only images with zeros before or after them are compiled")
     here = next(index for index, part in enumerate(parts) if isinstance(part, Value))
     before, after = (sum(part.shape[axis + 1] for part in side) for side in (parts[:here], parts[here + 1 :]))
     amounts = [(0, 0), (0, 0), (0, 0)]

@@ -46,7 +46,7 @@ class LayerNames:
 def source_line(node: torch.fx.Node) -> str:
     """``file.py:42, in forward`` of the user's innermost frame, or the empty string where there is none."""
     frames = re.findall(r'File "([^"\n]+)", line (\d+), in (\S+)', node.meta.get("stack_trace") or "")
-    own = [frame for frame in frames if not frame[0].startswith(_TORCH_FOLDER)]
+    own = [frame for frame in frames if not frame[0].startswith((_TORCH_FOLDER, "<"))]
     if not own:
         return ""
     file, line, function = own[-1]

@@ -15,7 +15,6 @@ RULES: Mapping[str, Rule] = {
 }
 
 SHAPE_ONLY = frozenset(
-    f"aten.{name}"
-    for name in ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "sym_size")
+    f"aten.{name}" for name in ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "sym_size")
 )
 """Operators that read nothing of an activation but its shape, so that their results are constants."""

@@ -89,9 +89,7 @@ def _conv2d(op: ir.Conv2d, inputs: tuple[Shape, ...]) -> Shape:
     _require(len(inputs) in (1, 2), f"it has {len(inputs)} inputs instead of one, or two with a residual")
     image = _only(inputs[:1], (3,))
     rows, columns, kernel_h, kernel_w = op.weight.shape
-    _require(
-        image[0] == columns * op.groups, f"its weight takes {columns * op.groups} channels, not {image[0]}"
-    )
+    _require(image[0] == columns * op.groups, f"its weight takes {columns * op.groups} channels, not {image[0]}")
     _require(rows % op.groups == 0, f"its {rows} output channels do not divide into {op.groups} groups")
     _require(op.bias.shape == (rows,), f"its bias is {op.bias.shape}, not {(rows,)}")
     shape = (rows, *_windows(op, image, (kernel_h, kernel_w), op.dilation))

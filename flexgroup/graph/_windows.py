@@ -34,13 +34,9 @@ def _avg_pool2d(call: Call) -> Value:
     top, bottom, left, right = padding
     grown = (top, left) != (bottom, right)
     if grown and counts_border and (top or left):
-        raise Unsupported(
-            "ceil_mode with padding counts some of the border only; use count_include_pad=False"
-        )
+        raise Unsupported("ceil_mode with padding counts some of the border only; use count_include_pad=False")
     # torch never counts what ceil_mode adds.
-    return call.emit(
-        ir.AvgPool2d(kernel, stride, padding, counts_border and not grown), value, kind="avg_pool2d"
-    )
+    return call.emit(ir.AvgPool2d(kernel, stride, padding, counts_border and not grown), value, kind="avg_pool2d")
 
 
 def _padding(call: Call, value: Value, extent: ir.Pair, stride: ir.Pair) -> tuple[int, int, int, int]:
@@ -86,9 +82,7 @@ def _mean(call: Call) -> Value:
     axes = len(value.shape) + 1
     reduced = {axis % axes for axis in call.get("dim") or range(axes)}
     # Height and width may have been flattened into one axis before.
-    over_image = (
-        len(image) == 3 and axes > 2 and value.shape[0] == image[0] and reduced == set(range(2, axes))
-    )
+    over_image = len(image) == 3 and axes > 2 and value.shape[0] == image[0] and reduced == set(range(2, axes))
     if not over_image:
         raise Unsupported("only means over all of height and width are compiled: x.mean((2, 3))")
     whole = Value(value.name, image)

@@ -45,9 +45,7 @@ def from_torch(model: torch.nn.Module, example: tuple[torch.Tensor, ...]) -> ir.
 
 def _check_example(example: Any) -> None:
     if not (isinstance(example, tuple) and example and all(isinstance(x, torch.Tensor) for x in example)):
-        raise FlexgroupError(
-            "example is not a tuple of tensors; pass the model's positional inputs, for example (x,)"
-        )
+        raise FlexgroupError("example is not a tuple of tensors; pass the model's positional inputs, for example (x,)")
     for index, x in enumerate(example):
         shape = tuple(x.shape)
         if x.dtype != torch.float32:
@@ -73,13 +71,10 @@ def _check_weights(model: torch.nn.Module) -> None:
         if torch.nn.parameter.is_lazy(tensor):
             raise FlexgroupError(f"weight {name!r} has no shape yet; run the model once on an example before")
         if tensor.is_meta:
-            raise FlexgroupError(
-                f"weight {name!r} has no values (it is on the meta device); load the weights before"
-            )
+            raise FlexgroupError(f"weight {name!r} has no values (it is on the meta device); load the weights before")
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
             raise FlexgroupError(
-                f"weight {name!r} is {_name(tensor.dtype)}, and flexgroup compiles float32; "
-                f"convert with model.float()"
+                f"weight {name!r} is {_name(tensor.dtype)}, and flexgroup compiles float32; convert with model.float()"
             )
 
 
@@ -96,9 +91,7 @@ def _export(model: torch.nn.Module, example: tuple[torch.Tensor, ...]) -> torch.
             # With an empty table this only replaces in-place operators by those that return values.
             program = program.run_decompositions({})
     except Exception as error:  # whatever the user's forward or torch may raise, the user gets one line of it
-        reason = next(
-            (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
-        )
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise FlexgroupError(
             f"torch.export cannot export {type(model).__name__}: {reason.rstrip('.')}{_user_line(error)}; check "
             f"that model(*example) runs and that forward() does not branch on the values of tensors"
@@ -113,11 +106,7 @@ def _user_line(error: BaseException) -> str:
         for frame in traceback.extract_tb(error.__traceback__)
         if os.path.isfile(frame.filename) and not frame.filename.startswith((_TORCH_FOLDER, __file__))
     ]
-    return (
-        f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno}, in {frames[-1].name})"
-        if frames
-        else ""
-    )
+    return f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno}, in {frames[-1].name})" if frames else ""
 
 
 @contextlib.contextmanager

@@ -133,18 +133,7 @@ class Concat:
 
 
 Op: TypeAlias = (
-    Conv2d
-    | Linear
-    | Affine
-    | Add
-    | Clamp
-    | MaxPool2d
-    | AvgPool2d
-    | GlobalMean
-    | Flatten
-    | Slice
-    | Pad
-    | Concat
+    Conv2d | Linear | Affine | Add | Clamp | MaxPool2d | AvgPool2d | GlobalMean | Flatten | Slice | Pad | Concat
 )
 
 

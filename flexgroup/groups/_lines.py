@@ -20,8 +20,8 @@ Mask: TypeAlias = npt.NDArray[np.bool_]
 class Lines:
     """The 1-D selection problems inside one matrix.
 
-    Line ``l`` has ``positions`` entries; entry ``i`` is the sum of ``width`` scores (fewer in a short last line) at flat
-    offsets ``i * position_stride + l * line_stride + a * across_stride``. A group is ``window`` adjacent entries.
+    Line ``l`` has ``positions`` entries; entry ``i`` is the sum of ``width`` scores (fewer in a short last line) at
+    flat offsets ``i * position_stride + l * line_stride + a * across_stride``. A group is ``window`` adjacent entries.
     """
 
     scores: npt.NDArray[np.floating[Any]]  # 1-D, the matrix in row-major order
@@ -91,7 +91,7 @@ def expand_blocks(chosen: Mask, groups: Groups, shape: tuple[int, int]) -> Mask:
 class FixedPoint:
     """Scores as integers: ``round(score * scale) << count_bits``; the low bits count the groups of a solution.
 
-    With prices ``(p << count_bits) + 1`` a solution of k groups with score S is worth ``((S - k p) << count_bits) - k``:
+    With prices ``(p << count_bits) + 1`` a solution of k groups and score S is worth ``((S - k p) << count_bits) - k``:
     among equal values the one with the fewest groups wins, and k can be read off the low bits. ``- 1`` in place of
     ``+ 1`` prefers the most groups. All of it is integer arithmetic, so results do not depend on the order of
     additions: they are the same for any number of threads and on any machine.

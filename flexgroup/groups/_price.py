@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any, TypeAlias, TypeVar, cast
 
 import numba
@@ -29,9 +30,7 @@ def _compiled(function: F) -> F:
 
 
 @_compiled
-def _load_block(
-    scores: npt.NDArray[Any], geometry: Ints, scale: float, shift: int, block: int, out: Ints
-) -> None:
+def _load_block(scores: npt.NDArray[Any], geometry: Ints, scale: float, shift: int, block: int, out: Ints) -> None:
     """Fill ``out[:positions - window + 1]`` with the window scores of the block's lines; idle lanes get zeros."""
     n, lines, window, width, across, step, line_step, across_step = geometry
     first = block * LANES
@@ -245,7 +244,7 @@ def _in_threads(blocks: int, work: Callable[[int, int], None]) -> None:
         work(0, blocks)
         return
     with ThreadPoolExecutor(parts) as pool:
-        for done in [pool.submit(work, a, b) for a, b in zip(bounds, bounds[1:], strict=False)]:
+        for done in [pool.submit(work, a, b) for a, b in pairwise(bounds)]:
             done.result()
 
 
@@ -262,9 +261,7 @@ def count_kept(lines: Lines, point: FixedPoint, prices: Ints, *, sample: int = 1
     def work(first: int, last: int) -> None:
         part = np.zeros(prices.size, dtype=np.int64)
         first = -(-first // sample) * sample
-        _count_blocks(
-            lines.scores, geometry, point.scale, point.count_bits, prices, first, last, sample, part
-        )
+        _count_blocks(lines.scores, geometry, point.scale, point.count_bits, prices, first, last, sample, part)
         parts.append(part)
 
     _in_threads(_blocks(lines), work)
@@ -279,9 +276,7 @@ def kept_range(lines: Lines, point: FixedPoint, price: int) -> tuple[Ints, Ints]
     geometry = lines.geometry()
 
     def work(first: int, last: int) -> None:
-        _range_blocks(
-            lines.scores, geometry, point.scale, point.count_bits, price, first, last, fewest, most
-        )
+        _range_blocks(lines.scores, geometry, point.scale, point.count_bits, price, first, last, fewest, most)
 
     _in_threads(_blocks(lines), work)
     return fewest, most

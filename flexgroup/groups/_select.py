@@ -65,8 +65,10 @@ def select(
             raise FlexgroupError("a share for every layer needs budget='layer' or 'line'; 'global' takes one number")
     else:
         shares = dict.fromkeys(scores, float(keep))
+    largest = max((_largest(name, matrix) for name, matrix in scores.items()), default=0.0)
+    if groups.unaligned is None:
+        largest *= groups.weights  # the entries of aligned lines are sums over whole blocks
     problems = {name: lines_of(matrix, groups) for name, matrix in scores.items()}
-    largest = max((_largest(name, lines.scores) for name, lines in problems.items()), default=0.0)
     point = FixedPoint.covering(problems.values(), largest)
     wanted = {
         name: min(round(shares[name] * matrix.size / groups.weights), problems[name].most * problems[name].count)
@@ -143,9 +145,7 @@ def _search_price(problems: dict[str, Lines], point: FixedPoint, target: int) ->
     return _smallest_price(count, target, highest, fits, guess)
 
 
-def _smallest_price(
-    count: Callable[[Ints], Ints], target: int, highest: int, fits: int, guess: int | None
-) -> int:
+def _smallest_price(count: Callable[[Ints], Ints], target: int, highest: int, fits: int, guess: int | None) -> int:
     """The smallest price >= -1 where ``count(price) <= target``; ``count`` falls from ``fits`` below -1 to 0.
 
     Every round asks for several prices at once, because one pass over the scores costs more than one price: some

@@ -16,7 +16,7 @@ from flexgroup.kernels.elementwise import ElementwiseKernel
 from flexgroup.kernels.emit import BASE_SHIFT, Signature
 from flexgroup.kernels.linear import LinearKernel
 from flexgroup.kernels.pool import MeanKernel, PoolKernel
-from flexgroup.kernels.target import F32, Element, Target, host_target, target_named
+from flexgroup.kernels.target import F32, TARGETS, Element, Target, host_target, target_named
 
 
 class KernelSpec(Protocol):
@@ -34,6 +34,7 @@ class KernelSpec(Protocol):
 __all__ = [
     "BASE_SHIFT",
     "F32",
+    "TARGETS",
     "ConvKernel",
     "CopyKernel",
     "Element",

@@ -1,7 +1,7 @@
 """Convolution as a sparse-times-dense product over linear planes: the ring, strip and dense kernels.
 
-A tile of `tile` vectors of output positions stays in registers for a strip of `rows` output rows. For every kept group the
-kernel loads the tile once from one input plane, displaced by the group's tap, and multiplies it into `rows` rows.
+A tile of `tile` vectors of output positions stays in registers for a strip of `rows` output rows. For every kept group
+the kernel loads the tile once from one input plane, displaced by the group's tap, and multiplies it into `rows` rows.
 
 - ``ring`` takes groups that start at any row. The accumulators are a ring of `rows` slots: all groups that start at row
   r are consumed, then row r is complete, is stored, and its slot becomes row r + rows. The loop body is written out
@@ -70,7 +70,7 @@ class ConvKernel:
 
 
 def largest_tile(rows: int, target: Target) -> int:
-    """The most vectors a tile can have: accumulators, one vector a weight row and one of activations fit the registers."""
+    """The most vectors a tile can have: accumulators, a vector a weight row and one activation fit the registers."""
     return max(1, min(24, (target.vector_registers - rows - 1) // rows))
 
 
@@ -192,20 +192,36 @@ class PackedRows:
 
 
 def pack(
-    matrix: npt.NDArray[np.float32], pattern: npt.NDArray[np.bool_], form: str, rows: int
+    matrix: npt.NDArray[np.float32],
+    pattern: npt.NDArray[np.bool_],
+    form: str,
+    rows: int,
+    band: tuple[int, int] | None = None,
 ) -> PackedRows:
-    """The groups that cover ``pattern`` (the non-zeros of ``matrix``, M x K), in the order of a kernel of this form."""
+    """The groups that cover ``pattern`` (the non-zeros of ``matrix``, M x K), in the order of a kernel of this form.
+
+    ``band`` limits them to rows first..last. A group that starts above the band is cut, and comes before those that
+    start in it: every row sums its groups in the same order, however the rows are shared out.
+    """
     height, width = matrix.shape
-    strips = -(-height // rows)
-    padded = np.zeros(((strips + 1) * rows, width), dtype=np.float32)
+    first, last = band or (0, height)
+    strips = -(-(last - first) // rows)
+    padded = np.zeros((height + 2 * rows, width), dtype=np.float32)
     padded[:height] = np.where(pattern, matrix, 0)
     if form == "dense":
-        weights = padded[:-rows].reshape(strips, rows, width).transpose(0, 2, 1).reshape(-1, rows)
+        block = padded[first : first + strips * rows].copy()
+        block[last - first :] = 0
+        weights = block.reshape(strips, rows, width).transpose(0, 2, 1).reshape(-1, rows)
         return PackedRows(np.zeros(0, np.int32), np.arange(width), np.ascontiguousarray(weights))
-    first_rows, columns = np.nonzero(group_starts(pattern, form, rows))
+    starts, columns = np.nonzero(group_starts(pattern, form, rows))
+    chosen = (starts > first - rows) & (starts < last)
+    starts, columns = starts[chosen], columns[chosen]
+    cut = np.maximum(first - starts, 0)
+    reach = np.arange(rows) + cut[:, None]
+    weights = padded[starts[:, None] + reach, columns[:, None]]
+    weights[reach >= rows] = 0
     stops = np.arange(1, strips * rows + 1) if form == "ring" else np.arange(1, strips + 1) * rows
-    ends = np.searchsorted(first_rows, stops)
-    weights = padded[first_rows[:, None] + np.arange(rows), columns[:, None]]
+    ends = np.searchsorted(starts + cut - first, stops)
     return PackedRows(ends.astype(np.int32), columns, np.ascontiguousarray(weights))
 
 

@@ -106,9 +106,7 @@ class Kernel(Code):
     memory is a region's index and a byte offset in one number.
     """
 
-    def __init__(
-        self, module: ir.Module, name: str, target: Target, element: Element, signature: Signature
-    ) -> None:
+    def __init__(self, module: ir.Module, name: str, target: Target, element: Element, signature: Signature) -> None:
         super().__init__(module, name, target, signature, [POINTER.as_pointer(), I64.as_pointer()], fields=1)
         self.element = element
         self.lanes = target.lanes(element)

@@ -63,8 +63,9 @@ class PoolKernel:
                         row = k.at(inside, b.mul(window.index, plane_bytes))
                         here = b.icmp_signed("!=", k.load(row, bits, width, at), ir.Constant(bits, [0] * k.lanes))
                         value = b.select(here, value, lowest)
-                        # The unordered comparison lets a NaN win, as in torch.
-                        window.next = [b.select(b.fcmp_unordered(">", value, best), value, best)]
+                        # A NaN wins, and stays, as in torch.
+                        wins = b.or_(b.fcmp_ordered(">", value, best), b.fcmp_unordered("uno", value, value))
+                        window.next = [b.select(wins, value, best)]
                     else:
                         window.next = [b.fadd(best, value)]
                 value = window.results[0]

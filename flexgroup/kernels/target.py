@@ -56,6 +56,8 @@ TARGETS: dict[str, Target] = {
         Target("x86-64", "x86_64-unknown-linux-gnu", "x86-64", "", 16, 16, False),
         Target("aarch64-linux", "aarch64-unknown-linux-gnu", "cortex-a76", "+neon", 16, 32, True),
         Target("aarch64-android", "aarch64-linux-android24", "cortex-a76", "+neon", 16, 32, True),
+        Target("aarch64-ios", "arm64-apple-ios13.0", "apple-a12", "+neon", 16, 32, True),
+        Target("wasm32", "wasm32-unknown-unknown", "generic", "+simd128", 16, 16, False),
     )
 }
 

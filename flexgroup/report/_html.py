@@ -9,16 +9,16 @@ from pathlib import Path
 from flexgroup._errors import FlexgroupError
 from flexgroup.report._files import write_whole
 from flexgroup.report._headline import engine_name, headline
+from flexgroup.report._pictures import groups_in, layers_plot, mask_plot
 from flexgroup.report._plots import (
-    COLOURS,
     accuracy_plot,
-    groups_in,
     latency_plot,
-    layers_plot,
-    mask_plot,
+    magnitude_plot,
+    one_shot_plot,
     tradeoff_plot,
 )
 from flexgroup.report._results import MaskPicture, Report
+from flexgroup.report._style import COLOURS
 from flexgroup.report._tables import result_table
 
 
@@ -40,9 +40,7 @@ def write_report(report: Report, path: Path) -> None:
     try:
         write_whole(path, page)
     except OSError as error:
-        raise FlexgroupError(
-            f"cannot write the report to {path}: {error.strerror}; choose another"
-        ) from error
+        raise FlexgroupError(f"cannot write the report to {path}: {error.strerror}; choose another") from error
 
 
 def render(report: Report) -> str:
@@ -52,52 +50,71 @@ def render(report: Report) -> str:
     except ImportError as error:
         raise FlexgroupError("the HTML report needs jinja2: pip install 'flexgroup[demo]'") from error
     template = importlib.resources.files("flexgroup.report").joinpath("template.html.j2")
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     head = headline(report)
     return environment.from_string(template.read_text("utf-8")).render(
         report=report,
         headline=head,
         table=result_table(report, head.run if head else None),
-        plots=_plots(report),
+        plots=_results(report),
+        choices=_choices(report),
         masks=_masks(report),
         one_image=100 / report.test_images,
     )
 
 
-def _plots(report: Report) -> list[Picture]:
+def _results(report: Report) -> list[Picture]:
+    """What the runs cost and gain; without runs or profiles, the pictures that need them are left out."""
     pictures = []
     if report.runs:
-        pictures.append(
+        one_image = 100 / report.test_images
+        pictures = [
             Picture(
                 accuracy_plot(report),
                 "Accuracy against sparsity",
                 f"Share of the {report.test_images} test images classified correctly. One image is "
-                f"{100 / report.test_images:.2f} points, so small differences are chance.",
-            )
-        )
-        pictures.append(
+                f"{one_image:.2f} points; the grey band is where the dense network may really lie (95 % interval).",
+            ),
             Picture(
                 latency_plot(report),
                 "Latency against sparsity",
-                "Median time of one image. Dashed: the dense network in each engine. "
-                + _speedup_caption(report),
-            )
-        )
-        pictures.append(
+                "Median time of one image. Dashed: the dense network in each engine. " + _speedup_caption(report),
+            ),
             Picture(
                 tradeoff_plot(report),
                 "Accuracy against latency",
                 "Up and to the left is better. Crosses: the dense network in each engine.",
-            )
-        )
+            ),
+        ]
     if report.profiles:
         pictures.append(
             Picture(
                 layers_plot(report.profiles),
                 "Time in each layer",
                 "The dense and the pruned network, both compiled by flexgroup, layer by layer.",
+            )
+        )
+    return pictures
+
+
+def _choices(report: Report) -> list[Picture]:
+    """How good the choice of weights was, before training had a chance to make up for it."""
+    pictures = []
+    if any(run.magnitude_kept is not None for run in report.runs):
+        pictures.append(
+            Picture(
+                magnitude_plot(report),
+                "Magnitude kept",
+                "What is left of the sum of all |weights| of the pruned layers. Every choice is the best there "
+                "is for its pattern, so a bar shows what the pattern itself permits.",
+            )
+        )
+    if any(run.one_shot_accuracy is not None for run in report.runs):
+        pictures.append(
+            Picture(
+                one_shot_plot(report),
+                "Accuracy right after pruning",
+                "Before any fine-tuning, with batch-norm statistics measured again.",
             )
         )
     return pictures

@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 Array = npt.NDArray[np.float32]
 
 
-def onnxruntime_session(
-    model: torch.nn.Module, example: torch.Tensor, threads: int = 1
-) -> Callable[[Array], Array]:
+def onnxruntime_session(model: torch.nn.Module, example: torch.Tensor, threads: int = 1) -> Callable[[Array], Array]:
     """The network as ONNX Runtime runs it on the CPU: a callable of one float32 array of ``example``'s shape.
 
     The session uses ``threads`` threads and all of ONNX Runtime's graph optimizations. Its threads stop
@@ -35,8 +33,7 @@ def onnxruntime_session(
     """
     if not has_onnxruntime():
         raise FlexgroupError(
-            "cannot compare with ONNX Runtime: onnxruntime or onnx is not installed; "
-            "pip install 'flexgroup[bench]'"
+            "cannot compare with ONNX Runtime: onnxruntime or onnx is not installed; pip install 'flexgroup[bench]'"
         )
     import onnxruntime as ort
 

@@ -146,8 +146,7 @@ def from_json(text: str) -> Report:
     schema = document.pop("schema", None) if isinstance(document, dict) else None
     if schema != SCHEMA:
         raise FlexgroupError(
-            f"results have schema {schema!r}, this version reads {SCHEMA!r}; "
-            "make them again with flexgroup demo"
+            f"results have schema {schema!r}, this version reads {SCHEMA!r}; make them again with flexgroup demo"
         )
     try:
         return _report(document)
@@ -164,8 +163,7 @@ def _report(values: dict[str, Any]) -> Report:
         "dense": _run(values.pop("dense")),
         "runs": tuple(_run(run) for run in values.pop("runs")),
         "profiles": tuple(
-            Profile(label=p["label"], rows=tuple(LayerTime(**row) for row in p["rows"]))
-            for p in values.pop("profiles")
+            Profile(label=p["label"], rows=tuple(LayerTime(**row) for row in p["rows"])) for p in values.pop("profiles")
         ),
         "masks": tuple(
             MaskPicture(**{**mask, "shape": tuple(mask["shape"]), "rows": tuple(mask["rows"])})

@@ -70,13 +70,11 @@ def _read_batch(file: Path) -> Arrays:
         raise FlexgroupError(f"data file {file}: {error}") from error
     except Exception as error:  # pickle promises no particular one for a damaged file
         raise FlexgroupError(
-            f"data file {file}: not a complete CIFAR-10 batch ({type(error).__name__}: {error}); download it "
-            "again"
+            f"data file {file}: not a complete CIFAR-10 batch ({type(error).__name__}: {error}); download it again"
         ) from error
     if images.dtype != np.uint8 or images.ndim != 2 or images.shape[1] != 3 * SIDE * SIDE:
         raise FlexgroupError(
-            f"data file {file}: its images are {images.dtype} {images.shape}; CIFAR-10 has uint8 (images, "
-            "3072)"
+            f"data file {file}: its images are {images.dtype} {images.shape}; CIFAR-10 has uint8 (images, 3072)"
         )
     if labels.ndim != 1 or len(labels) != len(images) or labels.dtype.kind not in "iu":
         raise FlexgroupError(
@@ -135,8 +133,7 @@ class _DataOnlyUnpickler(pickle.Unpickler):
         }
         if (module, name) not in known:
             raise FlexgroupError(
-                f"it asks for {module}.{name}, which has no place in CIFAR-10; do not trust it, download the "
-                "set again"
+                f"it asks for {module}.{name}, which has no place in CIFAR-10; do not trust it, download the set again"
             )
         return known[module, name]
 
@@ -177,8 +174,7 @@ def _read_sheet(file: Path) -> Images:
     height, width, _ = sheet.shape
     if height % SIDE or width % SIDE:
         raise FlexgroupError(
-            f"data file {file}: {width}x{height} pixels do not divide into tiles of {SIDE}x{SIDE}; copy it "
-            "again"
+            f"data file {file}: {width}x{height} pixels do not divide into tiles of {SIDE}x{SIDE}; copy it again"
         )
     tiles = sheet.reshape(height // SIDE, SIDE, width // SIDE, SIDE, 3)
     return np.ascontiguousarray(tiles.transpose(0, 2, 4, 1, 3)).reshape(-1, 3, SIDE, SIDE)

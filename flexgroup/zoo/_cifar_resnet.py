@@ -63,14 +63,11 @@ class CifarResNet(nn.Module):
     and pad, as in the paper) or ``"B"`` (1x1 convolution).
     """
 
-    def __init__(
-        self, blocks: int, *, width: int = 16, num_classes: int = 10, shortcut: Shortcut = "A"
-    ) -> None:
+    def __init__(self, blocks: int, *, width: int = 16, num_classes: int = 10, shortcut: Shortcut = "A") -> None:
         super().__init__()
         if shortcut not in ("A", "B"):
             raise FlexgroupError(
-                f"shortcut {shortcut!r} is unknown; use 'A' (subsample, zero channels) or 'B' (1x1 "
-                "convolution)"
+                f"shortcut {shortcut!r} is unknown; use 'A' (subsample, zero channels) or 'B' (1x1 convolution)"
             )
         if min(blocks, width, num_classes) < 1:
             raise FlexgroupError(
@@ -94,9 +91,7 @@ class CifarResNet(nn.Module):
         return logits
 
 
-def _stage(
-    in_channels: int, out_channels: int, blocks: int, stride: int, shortcut: Shortcut
-) -> nn.Sequential:
+def _stage(in_channels: int, out_channels: int, blocks: int, stride: int, shortcut: Shortcut) -> nn.Sequential:
     first = BasicBlock(in_channels, out_channels, stride, shortcut)
     rest = [BasicBlock(out_channels, out_channels, 1, shortcut) for _ in range(blocks - 1)]
     return nn.Sequential(first, *rest)

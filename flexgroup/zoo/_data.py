@@ -47,8 +47,7 @@ class ImageData:
                 )
             if labels.shape != images.shape[:1]:
                 raise FlexgroupError(
-                    f"there are {len(images)} {split} images but {len(labels)} labels; the files do not "
-                    "belong together"
+                    f"there are {len(images)} {split} images but {len(labels)} labels; the files do not belong together"
                 )
             if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(self.classes):
                 raise FlexgroupError(
@@ -117,9 +116,7 @@ def _digits() -> ImageData:
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
     except ImportError as error:
-        raise FlexgroupError(
-            "data digits needs scikit-learn; install it: pip install 'flexgroup[demo]'"
-        ) from error
+        raise FlexgroupError("data digits needs scikit-learn; install it: pip install 'flexgroup[demo]'") from error
     images, labels = load_digits().images.astype(np.uint8)[:, None], load_digits().target
     train_images, test_images, train_labels, test_labels = train_test_split(
         images, labels, test_size=DIGITS_TEST_IMAGES, stratify=labels, random_state=0

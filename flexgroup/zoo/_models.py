@@ -70,9 +70,7 @@ def input_shape(name: str) -> tuple[int, int, int]:
 def _build_external(name: str) -> nn.Module:
     module_name, _, attribute = name.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), attribute)):
-        raise FlexgroupError(
-            f"model {name!r} is not package.module:function; write for example mynets.small:make_net"
-        )
+        raise FlexgroupError(f"model {name!r} is not package.module:function; write for example mynets.small:make_net")
     with _current_folder_importable():
         try:
             module = importlib.import_module(module_name)
@@ -84,8 +82,7 @@ def _build_external(name: str) -> nn.Module:
         function = getattr(module, attribute, None)
         if function is None:
             raise FlexgroupError(
-                f"model {name!r}: module {module_name} has no "
-                f"{attribute!r}{_nearest(attribute, vars(module))}"
+                f"model {name!r}: module {module_name} has no {attribute!r}{_nearest(attribute, vars(module))}"
             )
         if isinstance(function, nn.Module) or not callable(function):
             raise FlexgroupError(

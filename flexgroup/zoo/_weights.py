@@ -59,8 +59,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     ]
     if foreign:
         raise FlexgroupError(
-            f"weights {path}: {_first_few(foreign)} not of the model's kind of number; give floating-point "
-            "weights"
+            f"weights {path}: not of the model's kind of number: {_first_few(foreign)}; give floating-point weights"
         )
     check_finite(weights, f"weights {path}")
     model.load_state_dict(weights, strict=False)
@@ -80,8 +79,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if path.suffix in TORCH_SUFFIXES:
         return _read_checkpoint(path)
     raise FlexgroupError(
-        f"weights {path}: unknown file type {path.suffix!r}; give .safetensors or one of "
-        f"{', '.join(TORCH_SUFFIXES)}"
+        f"weights {path}: unknown file type {path.suffix!r}; give .safetensors or one of {', '.join(TORCH_SUFFIXES)}"
     )
 
 
@@ -109,14 +107,12 @@ def save_weights(model: nn.Module, path: str | Path, metadata: Mapping[str, str]
     unfinished = [key for key in state if "parametrizations." in key]
     if unfinished:
         raise FlexgroupError(
-            f"cannot save {path}: {_first_few(unfinished)} still under a parametrization; call "
-            "pruner.finalize() first"
+            f"cannot save {path}: {_first_few(unfinished)} still under a parametrization; call pruner.finalize() first"
         )
     if not path.parent.is_dir():
         raise FlexgroupError(f"cannot save {path}: the folder {path.parent} does not exist; make it first")
     tensors = {
-        key: tensor.detach().to("cpu").clone(memory_format=torch.contiguous_format)
-        for key, tensor in state.items()
+        key: tensor.detach().to("cpu").clone(memory_format=torch.contiguous_format) for key, tensor in state.items()
     }
     write_atomically(path, safetensors.torch.save(tensors, dict(metadata or {})))
 
@@ -137,14 +133,10 @@ def write_atomically(path: Path, content: bytes) -> None:
 def check_finite(weights: Mapping[str, Tensor], where: str) -> None:
     """Raise `FlexgroupError`, beginning with ``where``, if a floating-point tensor holds NaN or Inf."""
     bad = [
-        key
-        for key, tensor in weights.items()
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
+        key for key, tensor in weights.items() if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
     ]
     if bad:
-        raise FlexgroupError(
-            f"{where}: NaN or Inf in {_first_few(bad)}; the training diverged or the file is damaged"
-        )
+        raise FlexgroupError(f"{where}: NaN or Inf in {_first_few(bad)}; the training diverged or the file is damaged")
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -168,8 +160,7 @@ def _read_checkpoint(path: Path) -> dict[str, Tensor]:
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, ImportError) as error:
         raise FlexgroupError(
-            f"weights {path}: not a complete PyTorch checkpoint ({_first_line(error)}); copy or download it "
-            "again"
+            f"weights {path}: not a complete PyTorch checkpoint ({_first_line(error)}); copy or download it again"
         ) from error
     for nest in ("state_dict", "model_state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(nest), Mapping):

@@ -66,8 +66,9 @@ def settle(model: nn.Module) -> nn.Module:
         if isinstance(layer, nn.BatchNorm2d | nn.BatchNorm1d):
             layer.running_mean.normal_()
             layer.running_var.uniform_(0.5, 2.0)
-            nn.init.normal_(layer.weight)
-            nn.init.normal_(layer.bias)
+            if layer.affine:
+                nn.init.normal_(layer.weight)
+                nn.init.normal_(layer.bias)
     return model
 
 

@@ -12,9 +12,7 @@ from torch import nn
 from flexgroup.graph import Affine, AvgPool2d, from_torch
 
 # An export costs the same for one layer as for many: every example is a handful of layers side by side.
-side_by_side = settings(
-    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+side_by_side = settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 strides = st.tuples(st.integers(1, 3), st.integers(1, 3))
 
 
@@ -72,33 +70,40 @@ class SideBySide(nn.Module):
 
 
 @side_by_side
-@given(layers=st.lists(convolutions(), min_size=8, max_size=8), batch=st.integers(1, 2))
+@given(layers=st.lists(convolutions(), min_size=12, max_size=12), batch=st.integers(1, 2))
 def test_convolutions(same_as_torch, layers, batch):
     graph, _ = same_as_torch(SideBySide(layers), torch.randn(batch, 4, 11, 10))
     for layer, node in zip(layers, graph.nodes, strict=True):
-        assert (node.op.stride, node.op.dilation, node.op.groups) == (layer.stride, layer.dilation, layer.groups)
+        assert (node.op.stride, node.op.dilation, node.op.groups) == (
+            layer.stride,
+            layer.dilation,
+            layer.groups,
+        )
 
 
 @side_by_side
-@given(layers=st.lists(max_pools(), min_size=8, max_size=8))
+@given(layers=st.lists(max_pools(), min_size=12, max_size=12))
 def test_max_pools(same_as_torch, layers):
     same_as_torch(SideBySide(layers), torch.randn(1, 2, 13, 14))
 
 
 @side_by_side
-@given(layers=st.lists(average_pools(), min_size=8, max_size=8))
+@given(layers=st.lists(average_pools(), min_size=12, max_size=12))
 def test_average_pools(same_as_torch, layers):
     same_as_torch(SideBySide(layers), torch.randn(1, 2, 11, 12))
 
 
 @side_by_side
-@given(layers=st.lists(adaptive_pools(), min_size=8, max_size=8))
+@given(layers=st.lists(adaptive_pools(), min_size=12, max_size=12))
 def test_adaptive_pools_whose_output_divides_the_image(same_as_torch, layers):
     same_as_torch(SideBySide(layers), torch.randn(1, 2, 12, 12))
 
 
 def test_same_padding_of_an_even_kernel_has_the_one_more_at_the_end(same_as_torch):
-    layers = [nn.Conv2d(2, 3, (2, 4), padding="same"), nn.Conv2d(2, 3, (4, 3), padding="same", dilation=(1, 2))]
+    layers = [
+        nn.Conv2d(2, 3, (2, 4), padding="same"),
+        nn.Conv2d(2, 3, (4, 3), padding="same", dilation=(1, 2)),
+    ]
     graph, _ = same_as_torch(SideBySide(layers), torch.randn(1, 2, 8, 9))
     assert [node.op.padding for node in graph.nodes] == [(0, 1, 1, 2), (1, 2, 2, 2)]
 

@@ -66,6 +66,7 @@ def test_a_plain_network_with_every_kind_of_pool(same_as_torch):
         nn.ReLU(inplace=True),
         nn.MaxPool2d(3, 2, 1),
         nn.Conv2d(8, 12, 3, bias=False),
+        nn.BatchNorm2d(12, affine=False),
         nn.ReLU(inplace=True),
         nn.AvgPool2d(2, padding=1),
         nn.AdaptiveMaxPool2d(4),
@@ -113,7 +114,10 @@ def test_branches_that_are_concatenated(same_as_torch):
         return torch.cat([self.small(x), F.max_pool2d(x, 3, 1, 1), F.relu6(self.large(x))], dim=1)
 
     model = Net(
-        forward, stem=nn.Conv2d(3, 4, 3, 2), small=nn.Conv2d(4, 6, 1), large=nn.Conv2d(4, 2, 5, padding="same")
+        forward,
+        stem=nn.Conv2d(3, 4, 3, 2),
+        small=nn.Conv2d(4, 6, 1),
+        large=nn.Conv2d(4, 2, 5, padding="same"),
     )
     _, small = same_as_torch(model, torch.randn(1, 3, 15, 15))
     assert kinds(small) == {"Conv2d": 3, "MaxPool2d": 1, "Concat": 1}
@@ -194,6 +198,13 @@ def test_matrix_products_with_constants_are_linear_layers(same_as_torch):
 
     graph, _ = same_as_torch(Products(), torch.randn(2, 6))
     assert kinds(graph) == {"Linear": 3}
+
+
+def test_the_general_convolution_operator(same_as_torch):
+    weight, bias = torch.randn(4, 1, 3, 3), torch.randn(4)
+    model = Net(lambda self, x: torch.convolution(x, weight, bias, (2, 1), (1, 0), (1, 1), False, (0, 0), 4))
+    graph, _ = same_as_torch(model, torch.randn(1, 4, 8, 8))
+    assert graph.nodes[0].op.padding == (1, 1, 0, 0)
 
 
 def test_a_layer_that_runs_twice_has_two_names(same_as_torch):

@@ -45,9 +45,7 @@ class Small:
             }
             pickled = pickle.dumps(content, protocol=2)
             home = numpy_home.encode() + b".multiarray\n"
-            pickled = pickled.replace(b"numpy.core.multiarray\n", home).replace(
-                b"numpy._core.multiarray\n", home
-            )
+            pickled = pickled.replace(b"numpy.core.multiarray\n", home).replace(b"numpy._core.multiarray\n", home)
             (folder / name).write_bytes(pickled)
         return folder
 
@@ -57,9 +55,7 @@ class Small:
             tiles = images.reshape(2, -1, 32, 32, 3)
             sheet = tiles.transpose(0, 2, 1, 3, 4).reshape(64, -1, 3)
             Image.fromarray(sheet).save(folder / f"{name}.webp", lossless=True)
-        np.savez(
-            folder / "labels.npz", train=np.concatenate(self.labels[:3]).astype(np.uint8), test=self.labels[3]
-        )
+        np.savez(folder / "labels.npz", train=np.concatenate(self.labels[:3]).astype(np.uint8), test=self.labels[3])
         return folder
 
 
@@ -75,8 +71,8 @@ def refusal(folder: Path) -> str:
     return str(error.value)
 
 
-def test_the_decoded_images_are_the_published_ones(shared_data):
-    data = load_data(f"cifar10:{shared_data / 'cifar10'}")
+def test_the_decoded_images_are_the_published_ones(cifar10):
+    data = cifar10
     for images, digest in ((data.train_images, TRAIN), (data.test_images, TEST)):
         nhwc = images.permute(0, 2, 3, 1).contiguous().numpy()
         assert hashlib.sha256(nhwc.tobytes()).hexdigest() == digest
@@ -106,8 +102,7 @@ def test_a_pickle_from_python_2_is_read(small, tmp_path):
     data = np.arange(2 * 3072, dtype=np.uint8).tobytes()
     array = (
         b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntU\x01btR(I1\n(I2\nI3072\nt"
-        b"cnumpy\ndtype\n(U\x02u1I0\nI1\ntR(I3\nU\x01|NNNI-1\nI-1\nI0\ntbI00\nT"
-        + len(data).to_bytes(4, "little")
+        b"cnumpy\ndtype\n(U\x02u1I0\nI1\ntR(I3\nU\x01|NNNI-1\nI-1\nI0\ntbI00\nT" + len(data).to_bytes(4, "little")
     )
     batch = b"\x80\x02(dU\x04data" + array + data + b"tbsU\x06labels(lI7\naI1\nas."
     for name in ("data_batch_1", "test_batch"):
@@ -204,9 +199,7 @@ def test_digits_are_always_split_alike_with_classes_in_proportion():
 
 def test_digits_without_scikit_learn_name_the_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(
-        FlexgroupError, match=r"needs scikit-learn; install it: pip install 'flexgroup\[demo\]'"
-    ):
+    with pytest.raises(FlexgroupError, match=r"needs scikit-learn; install it: pip install 'flexgroup\[demo\]'"):
         load_data("digits")
 
 

@@ -79,9 +79,7 @@ def test_what_is_wrong_with_a_function_is_said(my_nets, function, message):
 
 
 def test_an_absent_module_is_named():
-    with pytest.raises(
-        FlexgroupError, match=r"cannot import no_such_thing.nets: no module named 'no_such_thing'"
-    ):
+    with pytest.raises(FlexgroupError, match=r"cannot import no_such_thing.nets: no module named 'no_such_thing'"):
         build("no_such_thing.nets:make")
 
 
@@ -92,7 +90,5 @@ def test_what_is_not_module_and_function_is_refused(name):
 
 
 def test_only_the_user_knows_the_input_of_the_users_network():
-    with pytest.raises(
-        FlexgroupError, match=r"input shape of model 'a:b' is not known; give it, for example --input"
-    ):
+    with pytest.raises(FlexgroupError, match=r"input shape of model 'a:b' is not known; give it, for example --input"):
         input_shape("a:b")

@@ -1,0 +1,90 @@
+"""``flexgroup export``: a network as an object file and a C header."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flexgroup.cli._network import load_network
+from flexgroup.cli._options import JsonOption, ModelOption, WeightsOption, parse_numbers
+from flexgroup.cli._output import Progress, print_json, working
+
+if TYPE_CHECKING:
+    from flexgroup.deploy import ExportedFiles
+
+
+def export(
+    model: ModelOption,
+    out: Annotated[Path, typer.Option("--out", help="Folder for NAME.o and NAME.h.")],
+    weights: WeightsOption = None,
+    target: Annotated[
+        str, typer.Option("--target", help="host, aarch64-android, aarch64-ios, x86-64-avx2, wasm32, ...")
+    ] = "host",
+    name: Annotated[str, typer.Option("--name", help="Prefix of the C functions; by default the model's name.")] = "",
+    input_shape: Annotated[
+        str, typer.Option("--input", help="Shape with batch; needed for package.module:function.")
+    ] = "",
+    force: Annotated[bool, typer.Option("--force", help="Write into a folder that is not empty.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compile a network into one object file and one C header, without a runtime library.
+
+    \b
+    Example:
+      flexgroup export --model resnet20 --weights RUN/model.safetensors
+          --target aarch64-android --out OUT
+    """
+    progress = Progress(shown=True)
+    with working(progress):
+        files = run_export(
+            model,
+            weights,
+            out,
+            target=target,
+            name=name or model.rpartition(":")[2],
+            shape=parse_numbers(input_shape, "--input", "1,3,224,224") if input_shape else None,
+            force=force,
+            progress=progress,
+        )
+    if as_json:
+        print_json(asdict(files) | {"object": str(files.object), "header": str(files.header)})
+    else:
+        _print(files)
+
+
+def run_export(
+    model: str,
+    weights: Path | None,
+    out: Path,
+    *,
+    target: str = "host",
+    name: str = "network",
+    shape: tuple[int, ...] | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> ExportedFiles:
+    """Export network ``model`` for inputs of ``shape`` (by default one image of the size it was made for).
+
+    Raises `FlexgroupError` for wrong input; then nothing is written.
+    """
+    import torch
+
+    from flexgroup import deploy, zoo
+
+    progress = progress or Progress()
+    shape = shape or (1, *zoo.input_shape(model))
+    network = load_network(model, weights)
+    progress.stage(f"compiling for {target}")
+    example = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+    return deploy.export(network, (example,), out, target=target, name=name, force=force)
+
+
+def _print(files: ExportedFiles) -> None:
+    print(f"{files.object}  constants {files.constant_bytes:,} bytes, workspace {files.workspace_bytes:,} bytes")
+    print(f"{files.header}  declares {files.name}_prepare and {files.name}_run")
+    ratio = files.dense_macs / max(1, files.macs)
+    print(f"{files.macs:,} multiply-accumulates an image, {ratio:.1f} times fewer than dense")
+    print(f"differs from torch by {files.error:.1e} of the largest output (run here, in this machine's instructions)")

@@ -1,0 +1,46 @@
+"""What compiled models take and give: the checks of their inputs, and results of the kind that came in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flexgroup._errors import FlexgroupError
+from flexgroup.engine._plan import Port
+
+
+def input_arrays(ports: Sequence[Port], inputs: Sequence[Any]) -> list[npt.NDArray[np.float32]]:
+    """The inputs (torch tensors or numpy arrays) as dense float32 arrays, once they are known to fit ``ports``.
+
+    Raises `FlexgroupError` for a wrong number of inputs, wrong shapes or element types, and different batch sizes.
+    """
+    if len(inputs) != len(ports):
+        raise FlexgroupError(f"the network takes {len(ports)} inputs, but {len(inputs)} were given")
+    arrays = []
+    for port, value in zip(ports, inputs, strict=True):
+        array = value if isinstance(value, np.ndarray) else value.detach().cpu().numpy()
+        if array.dtype != np.float32:
+            raise FlexgroupError(f"input {port.name!r} is {array.dtype}; convert it to float32")
+        if array.shape[1:] != port.shape or array.ndim == 0:
+            wanted = ("batch", *port.shape)
+            raise FlexgroupError(
+                f"input {port.name!r} has shape {tuple(array.shape)}, but the network was compiled for "
+                f"({', '.join(map(str, wanted))}); compile it again with an example of the new size"
+            )
+        arrays.append(np.ascontiguousarray(array))
+    if len({len(array) for array in arrays}) > 1:
+        raise FlexgroupError(f"inputs have different batch sizes: {', '.join(str(len(a)) for a in arrays)}")
+    return arrays
+
+
+def results_like(inputs: Sequence[Any], results: Sequence[npt.NDArray[np.float32]]) -> Any:
+    """One result or a tuple of them, as torch tensors unless ``inputs`` are numpy arrays."""
+    given: list[Any] = list(results)
+    if inputs and not isinstance(inputs[0], np.ndarray):
+        import torch
+
+        given = [torch.from_numpy(result) for result in results]
+    return given[0] if len(given) == 1 else tuple(given)

@@ -1,0 +1,130 @@
+"""How a step of a plan becomes one OpenCL call: which kernel, how it is built, its arguments and work-items."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from flexgroup.engine import Step
+from flexgroup.engine._plan import ARENA
+from flexgroup.kernels import (
+    BASE_SHIFT,
+    ConvKernel,
+    CopyKernel,
+    Element,
+    ElementwiseKernel,
+    LinearKernel,
+    MeanKernel,
+    PoolKernel,
+    Target,
+)
+
+# Sixteen bytes are the widest load of a GPU. The number of registers bounds a work-item's sums, rows x tile vectors.
+OPENCL = Target("opencl", triple="", cpu="", features="", vector_bytes=16, vector_registers=32, has_fma=True)
+
+SHORTEST_BAND = 2  # strips of a ring's band, which computes one strip more than it keeps
+
+_TYPES = {"f32": ("float", "int")}  # an element's names in OpenCL C: the number, and an integer of its size
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel call for a batch: ``items`` work-items an image; the arguments after constants and ``regions``."""
+
+    family: str
+    options: tuple[str, ...]
+    regions: tuple[int, ...]
+    arguments: tuple[int, ...]
+    items: int
+
+
+def launch(step: Step, parallelism: int) -> Launch:
+    """The OpenCL call that runs ``step`` of a plan for one thread on a device for ``parallelism`` work-items.
+
+    A kernel's arguments are the step's own fields, references reduced to the bytes into their region, followed by what
+    only OpenCL needs: how the work is cut.
+    """
+    kernel: Any = step.kernel
+    part = step.parts[0]
+    assert part is not None, "a plan for one thread has work in every step"
+    fields = dict(zip(kernel.signature.fields, part, strict=True))
+    number = {name: value & ((1 << BASE_SHIFT) - 1) for name, value in fields.items()}
+    cut = _CUTS[type(kernel)](kernel, number, parallelism)
+    regions = tuple(fields[name] >> BASE_SHIFT for name in ("source", "target") if name in fields) or (ARENA,)
+    arguments = (*number.values(), *cut.extra, cut.items)
+    return Launch(cut.family, (*_element(kernel.element), *cut.options), regions, arguments, cut.items)
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """What a family adds to a launch: its build options, its own arguments, and the work-items of an image."""
+
+    family: str
+    options: tuple[str, ...]
+    items: int
+    extra: tuple[int, ...] = ()
+
+
+def _element(element: Element) -> tuple[str, ...]:
+    number, condition = _TYPES[element.name]
+    return f"ELEMENT={number}", f"CONDITION={condition}", f"LANES={OPENCL.lanes(element)}"
+
+
+def _conv(kernel: ConvKernel, fields: dict[str, int], parallelism: int) -> _Cut:
+    """Tiles and bands: small enough to keep the device busy, and no smaller.
+
+    A larger tile multiplies more with every weight it loads; a longer band of a ring repeats fewer groups. The plan's
+    tile is the upper bound; any tile runs the same tables.
+    """
+    rows, row_count = kernel.rows, fields["row_count"]
+    vectors = fields["last_start"] + kernel.tile
+    strips = row_count // rows
+    tile = 1
+    while 2 * tile <= kernel.tile and -(-vectors // (2 * tile)) * strips >= parallelism:
+        tile *= 2
+    tiles = -(-vectors // tile)
+    strips_per_band = 1
+    if kernel.form == "ring" and rows > 1:
+        bands = max(1, min(parallelism // tiles, strips // SHORTEST_BAND))
+        strips_per_band = -(-strips // bands)
+    bands = -(-strips // strips_per_band)
+    # The table's fields say how the plan cuts tiles; here they are cut anew.
+    fields |= {"last_tile": tiles, "last_start": vectors - tile}
+    options = (f"FORM={kernel.form.upper()}", f"ROWS={rows}", f"TILE={tile}", f"RESIDUAL={int(kernel.residual)}")
+    return _Cut("conv", options, tiles * bands, (tiles, strips_per_band * rows))
+
+
+def _copy(kernel: CopyKernel, fields: dict[str, int], parallelism: int) -> _Cut:
+    chunks = -(-fields["columns"] // OPENCL.lanes(kernel.element))
+    return _Cut("copy", (f"STEP={kernel.step}",), _span(fields) * fields["rows"] * chunks, (chunks,))
+
+
+def _elementwise(kernel: ElementwiseKernel, fields: dict[str, int], parallelism: int) -> _Cut:
+    return _Cut("elementwise", (f"FORM={kernel.form.upper()}",), _span(fields) * fields["vectors"])
+
+
+def _pool(kernel: PoolKernel, fields: dict[str, int], parallelism: int) -> _Cut:
+    return _Cut("pool", (f"FORM={kernel.form.upper()}",), _span(fields) * fields["vectors"])
+
+
+def _mean(kernel: MeanKernel, fields: dict[str, int], parallelism: int) -> _Cut:
+    return _Cut("mean", (), _span(fields))
+
+
+def _linear(kernel: LinearKernel, fields: dict[str, int], parallelism: int) -> _Cut:
+    return _Cut("linear", (f"TILE={kernel.tile}",), _span(fields) * kernel.tile)
+
+
+def _span(fields: dict[str, int]) -> int:
+    return fields["last"] - fields["first"]
+
+
+_CUTS: dict[type, Callable[[Any, dict[str, int], int], _Cut]] = {
+    ConvKernel: _conv,
+    CopyKernel: _copy,
+    ElementwiseKernel: _elementwise,
+    LinearKernel: _linear,
+    MeanKernel: _mean,
+    PoolKernel: _pool,
+}

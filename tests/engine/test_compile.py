@@ -1,0 +1,174 @@
+"""Compiled networks agree with torch: any convolution, any small network, any pattern of zeros, threads and target."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import flexgroup
+from flexgroup import FlexgroupError
+from flexgroup.engine import plan_graph
+from flexgroup.graph import from_torch, optimize
+from flexgroup.kernels import TARGETS, host_target
+from flexgroup.zoo import build
+from tests.engine.networks import PATTERNS, Residual, convolutions, networks, prune, randomise
+from tests.engine.twins import run_plan
+
+HOST = host_target()
+NAMES = ["x86-64-avx512", "x86-64-avx2", "x86-64"]
+RUNNABLE = NAMES[NAMES.index(HOST.name) :] if HOST.name in NAMES else ["host"]
+
+
+def agree(model: nn.Module, compiled: flexgroup.CompiledModel, x: torch.Tensor) -> None:
+    with torch.no_grad():
+        expected = model(x)
+    given = compiled(x)
+    assert given.shape == expected.shape
+    scale = max(float(expected.abs().max()), 1e-3)
+    assert float((given - expected).abs().max()) <= 1e-4 * scale
+
+
+@settings(max_examples=60, deadline=None)
+@given(convolutions(), st.sampled_from(PATTERNS), st.sampled_from(RUNNABLE), st.integers(1, 3), st.integers(1, 3))
+def test_any_convolution_agrees_with_torch(case, pattern, target, threads, batch):
+    conv, shape = case
+    randomise(conv, 3)
+    prune(conv, pattern, 0.3)
+    compiled = flexgroup.compile(conv, (torch.randn(1, *shape),), target=target, threads=threads)
+    agree(conv, compiled, torch.randn(batch, *shape))
+
+
+@settings(max_examples=60, deadline=None)
+@given(networks(), st.sampled_from(PATTERNS), st.sampled_from(RUNNABLE), st.integers(1, 3), st.integers(1, 3))
+def test_any_network_agrees_with_torch_run_after_run(case, pattern, target, threads, batch):
+    model, shape = case
+    prune(model, pattern, 0.2)
+    compiled = flexgroup.compile(model, (torch.randn(2, *shape),), target=target, threads=threads)
+    for _ in range(2):
+        agree(model, compiled, torch.randn(batch, *shape))
+
+
+@settings(max_examples=25, deadline=None)
+@given(networks(), st.sampled_from(PATTERNS), st.sampled_from(sorted(TARGETS)), st.integers(1, 2))
+def test_the_plan_means_the_same_to_the_numpy_twins(case, pattern, target, threads):
+    model, shape = case
+    prune(model, pattern, 0.2)
+    x = torch.randn(1, *shape)
+    plan = plan_graph(optimize(from_torch(model, (x,))), TARGETS[target], threads=threads)
+    with torch.no_grad():
+        expected = model(x)[0].numpy()
+    (given,) = run_plan(plan, x[0].numpy())
+    np.testing.assert_allclose(given, expected, atol=1e-4 * max(1e-3, np.abs(expected).max()))
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_resnet20_agrees_with_torch_and_is_the_same_for_any_thread_count(pattern):
+    model = build("resnet20")
+    randomise(model, 0)
+    prune(model, pattern, 0.1)
+    x = torch.randn(3, 3, 32, 32)
+    outputs = []
+    for threads in (1, 2, 3):
+        compiled = flexgroup.compile(model, (x[:1],), threads=threads)
+        agree(model, compiled, x)
+        outputs.append(compiled(x))
+    assert all(torch.equal(outputs[0], other) for other in outputs[1:])
+
+
+def test_zeros_shorten_the_work_and_dense_code_ignores_them():
+    model = Residual(16, 16, 1, 3)
+    randomise(model, 0)
+    prune(model, "4x1 rows", 0.1)
+    x = torch.randn(1, 16, 12, 12)
+    sparse, dense = flexgroup.compile(model, (x,)), flexgroup.compile(model, (x,), sparse=False)
+    assert sum(layer.macs for layer in sparse.explain().layers) < 0.2 * sum(
+        layer.macs for layer in dense.explain().layers
+    )
+    assert all("ring_4x1" in layer.kernel and "4x1" in layer.reason for layer in sparse.explain().layers)
+    assert torch.allclose(sparse(x), dense(x), atol=1e-4)
+
+
+def test_numpy_in_gives_numpy_out():
+    conv = nn.Conv2d(3, 4, 3).eval()
+    compiled = flexgroup.compile(conv, (torch.zeros(1, 3, 8, 8),))
+    result = compiled(np.ones((2, 3, 8, 8), np.float32))
+    assert isinstance(result, np.ndarray)
+    np.testing.assert_allclose(result, conv(torch.ones(2, 3, 8, 8)).detach().numpy(), atol=1e-5)
+
+
+def test_several_inputs_and_outputs():
+    class Two(nn.Module):
+        def forward(self, a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return torch.relu(a + b), torch.cat([a, b], 1)
+
+    a, b = torch.randn(2, 3, 5, 5), torch.randn(2, 3, 5, 5)
+    compiled = flexgroup.compile(Two(), (a[:1], b[:1]))
+    total, joined = compiled(a, b)
+    assert torch.allclose(total, torch.relu(a + b))
+    assert torch.equal(joined, torch.cat([a, b], 1))
+
+
+def test_nan_passes_through_like_in_torch():
+    conv = nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU(), nn.MaxPool2d(2))
+    x = torch.zeros(1, 1, 4, 4)
+    compiled = flexgroup.compile(conv, (x,))
+    x[0, 0, 0, 0] = float("nan")
+    assert torch.equal(compiled(x).isnan(), conv(x).isnan())
+    x[0, 0, 0, 0] = 0.0
+    assert not compiled(x).isnan().any()
+
+
+def test_a_layer_without_any_weight_left_still_gives_its_bias():
+    conv = nn.Conv2d(4, 6, 3, padding=1)
+    with torch.no_grad():
+        conv.weight.zero_()
+    x = torch.randn(1, 4, 7, 7)
+    assert torch.allclose(flexgroup.compile(conv, (x,))(x), conv(x))
+
+
+def test_a_profile_accounts_for_every_step():
+    model = Residual(8, 8, 1, 3)
+    randomise(model, 0)
+    x = torch.randn(1, 8, 9, 9)
+    profile = flexgroup.compile(model, (x,)).profile(x, rounds=5)
+    assert [row.name for row in profile.rows if "conv" in row.kernel] == ["conv1", "conv2"]
+    assert all(row.ms >= 0 for row in profile.rows)
+    assert profile.rows[-1].cumulative == pytest.approx(1.0)
+    assert "cdf %" in str(profile)
+
+
+def test_training_mode_and_weights_are_left_as_they_were():
+    model = Residual(4, 4, 1, 3)
+    model.train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    flexgroup.compile(model, (torch.randn(1, 4, 6, 6),))
+    assert model.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_calls_that_do_not_fit_say_what_was_expected():
+    compiled = flexgroup.compile(nn.Conv2d(3, 4, 3), (torch.zeros(1, 3, 8, 8),))
+    with pytest.raises(FlexgroupError, match=r"has shape \(1, 3, 9, 8\), but the network was compiled for \(batch, 3, 8, 8"):
+        compiled(torch.zeros(1, 3, 9, 8))
+    with pytest.raises(FlexgroupError, match=r"is float64; convert it to float32"):
+        compiled(torch.zeros(1, 3, 8, 8, dtype=torch.float64))
+    with pytest.raises(FlexgroupError, match=r"takes 1 inputs, but 2 were given"):
+        compiled(torch.zeros(1, 3, 8, 8), torch.zeros(1))
+
+
+def test_bad_settings_are_refused():
+    conv, x = nn.Conv2d(3, 4, 3), torch.zeros(1, 3, 8, 8)
+    with pytest.raises(FlexgroupError, match=r"threads=0; give the number of cores"):
+        flexgroup.compile(conv, (x,), threads=0)
+    with pytest.raises(FlexgroupError, match=r"unknown target 'm4'; known targets: host, x86-64-avx512"):
+        flexgroup.compile(conv, (x,), target="m4")
+
+
+def test_a_result_beyond_tolerance_is_an_error():
+    model = nn.Conv2d(8, 8, 3)
+    with pytest.raises(FlexgroupError, match=r"differs from torch by .* more than tolerance=1e-12"):
+        flexgroup.compile(model, (torch.randn(1, 8, 9, 9),), tolerance=1e-12)

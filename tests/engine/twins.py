@@ -1,0 +1,141 @@
+"""Every kernel once more, slowly and readably, in numpy: what the generated code has to agree with."""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+
+from flexgroup.engine import Plan
+from flexgroup.kernels import ConvKernel, CopyKernel, ElementwiseKernel, LinearKernel, MeanKernel, PoolKernel
+from flexgroup.kernels.emit import BASE_SHIFT
+from flexgroup.kernels.linear import UNROLL
+
+
+class Memory:
+    """The regions a plan refers to, and typed views into them."""
+
+    def __init__(self, regions: list[np.ndarray]) -> None:
+        self.regions = regions
+
+    def view(self, reference: int, dtype=np.float32, count: int | None = None) -> np.ndarray:
+        """``count`` entries from a reference on (to the end of the region if not given)."""
+        region, offset = self.regions[reference >> BASE_SHIFT], reference & ((1 << BASE_SHIFT) - 1)
+        size = np.dtype(dtype).itemsize
+        stop = len(region) - (len(region) - offset) % size if count is None else offset + count * size
+        return region[offset:stop].view(dtype)
+
+
+def number(bits: int) -> np.float32:
+    return np.float32(struct.unpack("<f", struct.pack("<I", bits))[0])
+
+
+def run_plan(plan: Plan, *inputs: np.ndarray) -> list[np.ndarray]:
+    """Run ``plan`` on one image (inputs without batch)."""
+    outputs = [np.full(port.shape, np.nan, np.float32) for port in plan.outputs]
+    regions = [plan.constants, np.zeros(plan.arena_bytes, np.uint8)]
+    regions += [np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in inputs]
+    regions += [array.reshape(-1).view(np.uint8) for array in outputs]
+    memory = Memory(regions)
+    twins = {
+        ConvKernel: conv,
+        CopyKernel: copy,
+        ElementwiseKernel: elementwise,
+        LinearKernel: linear,
+        MeanKernel: mean,
+        PoolKernel: pool,
+    }
+    lanes = plan.target.lanes(plan.element)
+    for step in plan.steps:
+        for part in step.parts:
+            if part is not None:
+                fields = dict(zip(step.kernel.signature.fields, part, strict=True))
+                twins[type(step.kernel)](step.kernel, fields, memory, lanes)
+    return outputs
+
+
+def conv(kernel: ConvKernel, f: dict[str, int], memory: Memory, lanes: int) -> None:
+    width, rows = kernel.tile * lanes, kernel.rows
+    arena, bias = memory.view(f["arena"]), memory.view(f["bias"])
+    ends, offsets = memory.view(f["ends"], np.int32), memory.view(f["offsets"], np.int32)
+    outputs, residuals = memory.view(f["outputs"], np.int32), memory.view(f["residuals"], np.int32)
+    weights, mask = memory.view(f["weights"]), memory.view(f["mask"], np.int32)
+    loops = f["row_count"] if kernel.form == "ring" else f["row_count"] // rows
+    for tile in range(f["first_tile"], f["last_tile"]):
+        start = min(tile * kernel.tile, f["last_start"]) * lanes
+        sums = np.zeros((f["row_count"] + rows, width), np.float32)
+        group = 0
+        for loop in range(loops):
+            first_row = loop if kernel.form == "ring" else loop * rows
+            end = group + f["columns"] if kernel.form == "dense" else ends[loop]
+            for g in range(group, end):
+                tap = offsets[g - group if kernel.form == "dense" else g] // 4 + start
+                x = arena[tap : tap + width]
+                sums[first_row : first_row + rows] += weights[g * rows : (g + 1) * rows, None] * x
+            group = end
+        for row in range(f["row_count"]):
+            value = sums[row] + bias[row]
+            if kernel.residual:
+                value = value + arena[residuals[row] // 4 + start :][:width]
+            value = np.clip(value, number(f["low"]), number(f["high"]))
+            arena[outputs[row] // 4 + start :][:width] = np.where(mask[start : start + width], value, 0)
+
+
+def copy(kernel: CopyKernel, f: dict[str, int], memory: Memory, lanes: int) -> None:
+    source, target = memory.view(f["source"]), memory.view(f["target"])
+    sources, targets = memory.view(f["sources"], np.int32), memory.view(f["targets"], np.int32)
+    for plane in range(f["first"], f["last"]):
+        for row in range(f["rows"]):
+            read = (sources[plane] + row * f["source_row"]) // 4
+            write = (targets[plane] + row * f["target_row"]) // 4
+            for column in range(f["columns"]):
+                target[write + column] = source[read + column * kernel.step]
+
+
+def elementwise(kernel: ElementwiseKernel, f: dict[str, int], memory: Memory, lanes: int) -> None:
+    count = f["vectors"] * lanes
+    arena, mask = memory.view(f["arena"]), memory.view(f["mask"], np.int32, count)
+    tables = [memory.view(f[name], np.int32) // 4 for name in ("first_inputs", "second_inputs", "outputs")]
+    scale, shift = memory.view(f["scale"]), memory.view(f["shift"])
+    for plane in range(f["first"], f["last"]):
+        x, y = (arena[table[plane] :][:count] for table in tables[:2])
+        if kernel.form == "add":
+            value = x + y
+        elif kernel.form == "affine":
+            value = scale[plane] * x + shift[plane]
+        else:
+            value = scale[:count] * x + shift[:count]
+        value = np.clip(value, number(f["low"]), number(f["high"]))
+        arena[tables[2][plane] :][:count] = np.where(mask, value, 0)
+
+
+def linear(kernel: LinearKernel, f: dict[str, int], memory: Memory, lanes: int) -> None:
+    width, columns = kernel.tile * lanes, f["columns"]
+    assert columns % UNROLL == 0
+    x, weights = memory.view(f["input"])[:columns], memory.view(f["weights"])
+    for block in range(f["first"], f["last"]):
+        matrix = weights[block * columns * width :][: columns * width].reshape(columns, width)
+        value = x @ matrix + memory.view(f["bias"])[block * width :][:width]
+        value = np.clip(value, number(f["low"]), number(f["high"]))
+        memory.view(f["output"])[block * width :][:width] = value
+
+
+def mean(kernel: MeanKernel, f: dict[str, int], memory: Memory, lanes: int) -> None:
+    arena, planes = memory.view(f["arena"]), memory.view(f["inputs"], np.int32) // 4
+    for plane in range(f["first"], f["last"]):
+        total = arena[planes[plane] :][: f["vectors"] * lanes].sum(dtype=np.float64)
+        memory.view(f["output"])[plane] = total * number(f["scale"])
+
+
+def pool(kernel: PoolKernel, f: dict[str, int], memory: Memory, lanes: int) -> None:
+    count = f["vectors"] * lanes
+    arena, taps = memory.view(f["arena"]), memory.view(f["taps"], np.int32) // 4
+    outputs, mask = memory.view(f["outputs"], np.int32) // 4, memory.view(f["mask"], np.int32, count)
+    for plane in range(f["first"], f["last"]):
+        window = np.stack([arena[taps[plane * f["tap_count"] + t] :][:count] for t in range(f["tap_count"])])
+        if kernel.form == "max":
+            inside = memory.view(f["inside"], np.int32, f["tap_count"] * count).reshape(window.shape)
+            value = np.where(mask, np.where(inside, window, -np.inf).max(axis=0), 0)
+        else:
+            value = window.sum(axis=0) * memory.view(f["scale"], np.float32, count)
+        arena[outputs[plane] :][:count] = value
