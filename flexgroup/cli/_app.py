@@ -13,6 +13,7 @@ from flexgroup._errors import FlexgroupError
 from flexgroup.cli._bench import bench
 from flexgroup.cli._demo import demo
 from flexgroup.cli._eval import evaluate
+from flexgroup.cli._export import export
 from flexgroup.cli._inspect import inspect
 from flexgroup.cli._prune import prune
 
@@ -54,6 +55,7 @@ def _app() -> typer.Typer:
     app.command("eval")(evaluate)
     app.command("bench")(bench)
     app.command("inspect")(inspect)
+    app.command("export")(export)
     return app
 
 

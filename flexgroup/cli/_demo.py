@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -41,12 +41,12 @@ def demo(
       flexgroup demo --out demo
     """
     check_extras()
-    from flexgroup.cli._demo_run import DemoSettings, run_demo
+    from flexgroup.cli._demo_run import DemoSettings, run_demo, weights_files
     from flexgroup.report import to_json, write_report, write_whole
 
     settings = DemoSettings(seed=seed, threads=threads)
     progress = Progress(shown=True)
-    with working(progress), demo_folder(out, force) as folder:
+    with working(progress), demo_folder(out, force, weights_files(settings)) as folder:
         report = run_demo(settings.quick() if quick else settings, folder, progress)
         progress.stage("drawing")
         write_whole(folder / "results.json", to_json(report))
@@ -65,11 +65,12 @@ def check_extras() -> None:
 
 
 @contextlib.contextmanager
-def demo_folder(out: Path, force: bool) -> Iterator[Path]:
+def demo_folder(out: Path, force: bool, owned: Collection[str] = ()) -> Iterator[Path]:
     """A temporary folder beside ``out`` whose files appear in ``out`` at the end, or not at all.
 
-    With ``force`` they replace those of the same names; other files in ``out`` are left alone. Raises
-    `FlexgroupError` if ``out`` exists without ``force``, is not a folder, or cannot be made.
+    With ``force`` they replace those of the same names, and files of an earlier demo (``owned``) go; other files
+    in ``out`` are left alone. Raises `FlexgroupError` if ``out`` exists without ``force``, is not a folder, or
+    cannot be made.
     """
     out = out.absolute()
     if out.exists() and not out.is_dir():
@@ -84,8 +85,11 @@ def demo_folder(out: Path, force: bool) -> Iterator[Path]:
     try:
         yield folder
         out.mkdir(exist_ok=True)
-        for file in sorted(folder.iterdir()):
-            os.replace(file, out / file.name)
+        written = sorted(file.name for file in folder.iterdir())
+        for name in written:
+            os.replace(folder / name, out / name)
+        for name in set(owned) - set(written):
+            (out / name).unlink(missing_ok=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -76,7 +76,7 @@ def compile_and_verify(candidate: Candidate, data: ImageData, threads: int) -> C
             f"{candidate}: a logit of the compiled network differs from PyTorch's by {difference:.1e}, more than "
             f"{TOLERANCE:g}; please report this with the weights in {candidate.run.file}"
         )
-    right = 100.0 * float((logits.argmax(1) == labels).float().mean())
+    right = 100.0 * int((logits.argmax(1) == labels).sum()) / len(labels)
     run = replace(candidate.run, engine_accuracy=right, max_difference=difference)
     return Compiled(replace(candidate, run=run), fast)
 

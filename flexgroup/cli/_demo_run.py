@@ -110,6 +110,12 @@ def run_demo(settings: DemoSettings, folder: Path, progress: Progress) -> Report
     return replace(report, profiles=tuple(one.profile(example) for one in shown))
 
 
+def weights_files(settings: DemoSettings) -> frozenset[str]:
+    """The names of the weights files that `run_demo` writes."""
+    pruned = (_file(pattern, sparsity) for pattern in PATTERNS for sparsity in settings.sparsities)
+    return frozenset(("dense.safetensors", *pruned))
+
+
 def _train(settings: DemoSettings, data: ImageData, progress: Progress) -> Candidate:
     import torch
 

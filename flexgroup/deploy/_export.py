@@ -50,7 +50,7 @@ def export(
 ) -> ExportedFiles:
     """Compile ``model`` ahead of time into ``out/NAME.o`` and ``out/NAME.h``, using the zeros in its weights.
 
-    ``example`` is a tuple of float32 inputs, batch first: it fixes every shape; the compiled network takes one image a call.
+    ``example`` is a tuple of float32 inputs, batch first: it fixes every shape but the batch; a call runs one image.
     ``target`` is "host" or a name such as "aarch64-android". The object defines ``NAME_run`` and ``NAME_prepare``,
     which the header describes; it needs no library, allocates nothing and has no state. It runs on the caller's thread.
 

@@ -36,6 +36,14 @@ def input_arrays(ports: Sequence[Port], inputs: Sequence[Any]) -> list[npt.NDArr
     return arrays
 
 
+def first_image(ports: Sequence[Port], inputs: Sequence[Any]) -> list[npt.NDArray[np.float32]]:
+    """The first image of every input, as `input_arrays` gives them; raises `FlexgroupError` for an empty batch too."""
+    arrays = [array[:1] for array in input_arrays(ports, inputs)]
+    if any(not len(array) for array in arrays):
+        raise FlexgroupError("the batch is empty; give at least one image")
+    return arrays
+
+
 def results_like(inputs: Sequence[Any], results: Sequence[npt.NDArray[np.float32]]) -> Any:
     """One result or a tuple of them, as torch tensors unless ``inputs`` are numpy arrays."""
     given: list[Any] = list(results)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,12 @@ class Layer:
     pattern: npt.NDArray[np.bool_]
     vectors: int
     displaced: bool
+
+
+class Chooser(Protocol):
+    """What picks a kernel for a layer: `choose`, or a rule of a benchmark's own."""
+
+    def __call__(self, layer: Layer, target: Target, *, sparse: bool, heights: tuple[int, ...]) -> Choice: ...
 
 
 @dataclass(frozen=True, order=True)

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from flexgroup._errors import FlexgroupError
-from flexgroup.engine._calls import input_arrays, results_like
+from flexgroup.engine._calls import first_image, input_arrays, results_like
+from flexgroup.engine._choose import Chooser, choose
 from flexgroup.engine._emit import Emitter
 from flexgroup.engine._layout import Layout
 from flexgroup.engine._lower import Lowering
@@ -25,16 +26,19 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-4  # of the largest output: far above rounding, far below any mistake
 
 
-def plan_graph(graph: Graph, target: Target, *, threads: int = 1, sparse: bool = True) -> Plan:
+def plan_graph(
+    graph: Graph, target: Target, *, threads: int = 1, sparse: bool = True, chooser: Chooser = choose
+) -> Plan:
     """Lay out and pack a graph for a target: a plan, which is data only.
 
-    ``sparse=False`` runs every convolution as dense code, zeros or not: the baseline of a speed-up.
+    ``sparse=False`` runs every convolution as dense code, zeros or not: the baseline of a speed-up. ``chooser`` picks
+    the kernel of every convolution.
     """
     layout = Layout(target.lanes(F32), F32.bytes)
     lowering = Lowering(graph, layout)
     lowering.run()
     layout.place()
-    emitter = Emitter(layout, target, F32, threads, sparse, len(graph.inputs))
+    emitter = Emitter(layout, target, F32, threads=threads, sparse=sparse, inputs=len(graph.inputs), chooser=chooser)
     steps = tuple(emitter.emit(operation) for operation in lowering.operations)
     ports = [tuple(Port(name, graph.shapes[name]) for name in names) for names in (graph.inputs, graph.outputs)]
     return Plan(target, F32, threads, ports[0], ports[1], steps, emitter.constants.block(), layout.arena_bytes)
@@ -65,7 +69,7 @@ class CompiledModel:
 
     def profile(self, *inputs: Any, rounds: int = 50) -> Profile:
         """Time every step on the first image of ``inputs``: medians over ``rounds`` runs, in milliseconds."""
-        arrays = [array[:1] for array in input_arrays(self.plan.inputs, inputs)]
+        arrays = first_image(self.plan.inputs, inputs)
         results = [np.empty((1, *port.shape), dtype=np.float32) for port in self.plan.outputs]
         pointers = [array.ctypes.data for array in (*arrays, *results)]
         self._program.time_steps(pointers, 3)

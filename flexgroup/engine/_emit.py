@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from flexgroup.engine._choose import HEIGHTS, Choice, Layer, choose
+from flexgroup.engine._choose import HEIGHTS, Choice, Chooser, Layer
 from flexgroup.engine._layout import SINK, External, Image, Layout, PlaneRef, Vector
 from flexgroup.engine._operations import (
     ConvOp,
@@ -41,7 +41,17 @@ Fields = dict[str, int]
 class Emitter:
     """Turns placed operations into steps and collects their constants."""
 
-    def __init__(self, layout: Layout, target: Target, element: Element, threads: int, sparse: bool, inputs: int):
+    def __init__(
+        self,
+        layout: Layout,
+        target: Target,
+        element: Element,
+        *,
+        threads: int,
+        sparse: bool,
+        inputs: int,
+        chooser: Chooser,
+    ) -> None:
         self.layout = layout
         self.target = target
         self.element = element
@@ -49,6 +59,7 @@ class Emitter:
         self.sparse = sparse
         self.constants = Constants()
         self._inputs = inputs
+        self._chooser = chooser
 
     def emit(self, operation: Operation) -> Step:
         """The step that runs ``operation``."""
@@ -128,11 +139,13 @@ class Emitter:
     def _choose(self, patterns: list[npt.NDArray[np.bool_]], vectors: int, displaced: bool) -> Choice:
         """The kernel of a layer; a grouped convolution is a block-diagonal matrix, always run as groups."""
         if len(patterns) == 1:
-            return choose(Layer(patterns[0], vectors, displaced), self.target, sparse=self.sparse)
+            return self._chooser(
+                Layer(patterns[0], vectors, displaced), self.target, sparse=self.sparse, heights=HEIGHTS
+            )
         rows = patterns[0].shape[0]
         heights = tuple(height for height in HEIGHTS if rows % height == 0)
         stacked = Layer(np.concatenate(patterns), vectors, displaced)
-        choice = choose(stacked, self.target, sparse=True, heights=heights)
+        choice = self._chooser(stacked, self.target, sparse=True, heights=heights)
         if choice.form != "dense":
             return choice
         return replace(choice, form="strip" if choice.rows > 1 else "ring")

@@ -8,7 +8,7 @@ import numpy as np
 
 from flexgroup._errors import FlexgroupError
 from flexgroup.engine import Explanation, Plan, Profile, plan_graph
-from flexgroup.engine._calls import input_arrays, results_like
+from flexgroup.engine._calls import first_image, input_arrays, results_like
 from flexgroup.engine._compiled import TOLERANCE, difference
 from flexgroup.engine._profile import explain_plan, profile_rows
 from flexgroup.gpu._device import Device, find_device
@@ -42,7 +42,7 @@ class GpuModel:
 
     def profile(self, *inputs: Any, rounds: int = 50) -> Profile:
         """Time every step on the first image of ``inputs`` by the device's clock: medians over ``rounds`` runs."""
-        arrays = [array[:1] for array in input_arrays(self.plan.inputs, inputs)]
+        arrays = first_image(self.plan.inputs, inputs)
         self._program.time_steps(arrays, 3)
         return profile_rows(self.plan, self._program.time_steps(arrays, rounds))
 

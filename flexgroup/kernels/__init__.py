@@ -15,6 +15,7 @@ from flexgroup.kernels.copy import CopyKernel
 from flexgroup.kernels.elementwise import ElementwiseKernel
 from flexgroup.kernels.emit import BASE_SHIFT, Signature
 from flexgroup.kernels.linear import LinearKernel
+from flexgroup.kernels.peak import PeakKernel
 from flexgroup.kernels.pool import MeanKernel, PoolKernel
 from flexgroup.kernels.target import F32, TARGETS, Element, Target, host_target, target_named
 
@@ -42,6 +43,7 @@ __all__ = [
     "KernelSpec",
     "LinearKernel",
     "MeanKernel",
+    "PeakKernel",
     "PoolKernel",
     "Signature",
     "Target",

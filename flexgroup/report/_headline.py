@@ -32,7 +32,7 @@ class Headline:
 def headline(report: Report) -> Headline | None:
     """Speak of the featured pattern (or of any) where it is sparsest and loses at most one point.
 
-    Where every run loses more, of the one that loses least. None if no run was timed.
+    Where every run loses more, of the one that loses least. None if nothing was timed.
     """
     timed = [run for run in report.runs if report.engine in run.latency]
     timed = [run for run in timed if run.pattern == report.featured] or timed
@@ -42,6 +42,8 @@ def headline(report: Report) -> Headline | None:
     run = max(spare, key=lambda run: run.sparsity_asked) if spare else max(timed, key=report.points)
     gains = [(name, report.speedup(run, name)) for name in (*report.references, report.engine)]
     known = [(engine_name(name, report), gain) for name, gain in gains if gain is not None]
+    if not known:
+        return None
     cost = f"at {points(report.points(run))} points of accuracy"
     sentence = f"{times(known[0][1])} {_compared(known[0][1])} {known[0][0]} {cost}"
     figures = [Figure(times(gain), f"{_compared(gain)} {name}") for name, gain in known]

@@ -70,7 +70,7 @@ class SideBySide(nn.Module):
 
 
 @side_by_side
-@given(layers=st.lists(convolutions(), min_size=12, max_size=12), batch=st.integers(1, 2))
+@given(layers=st.lists(convolutions(), min_size=8, max_size=8), batch=st.integers(1, 2))
 def test_convolutions(same_as_torch, layers, batch):
     graph, _ = same_as_torch(SideBySide(layers), torch.randn(batch, 4, 11, 10))
     for layer, node in zip(layers, graph.nodes, strict=True):
@@ -82,19 +82,19 @@ def test_convolutions(same_as_torch, layers, batch):
 
 
 @side_by_side
-@given(layers=st.lists(max_pools(), min_size=12, max_size=12))
+@given(layers=st.lists(max_pools(), min_size=8, max_size=8))
 def test_max_pools(same_as_torch, layers):
     same_as_torch(SideBySide(layers), torch.randn(1, 2, 13, 14))
 
 
 @side_by_side
-@given(layers=st.lists(average_pools(), min_size=12, max_size=12))
+@given(layers=st.lists(average_pools(), min_size=8, max_size=8))
 def test_average_pools(same_as_torch, layers):
     same_as_torch(SideBySide(layers), torch.randn(1, 2, 11, 12))
 
 
 @side_by_side
-@given(layers=st.lists(adaptive_pools(), min_size=12, max_size=12))
+@given(layers=st.lists(adaptive_pools(), min_size=8, max_size=8))
 def test_adaptive_pools_whose_output_divides_the_image(same_as_torch, layers):
     same_as_torch(SideBySide(layers), torch.randn(1, 2, 12, 12))
 

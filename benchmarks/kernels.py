@@ -1,0 +1,177 @@
+"""GFLOP/s of the ring, strip and dense kernels on cache-resident shapes, beside the FMA peak of the same run.
+
+    python benchmarks/kernels.py [--out results/kernels.json] [--rounds 15]
+
+Weights are random; the kept groups are chosen from random scores, so that groups are spread as in no particular
+network. Kernels take turns, round by round, and the peak is measured in every round; medians are shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from flexgroup import Groups, select
+from flexgroup.engine import Plan, Program, Step, plan_graph
+from flexgroup.engine._choose import Choice, Chooser, Layer, best_tile
+from flexgroup.engine._plan import ARENA, Constants, reference
+from flexgroup.graph import Conv2d, Graph, Node
+from flexgroup.kernels import F32, PeakKernel, Target, host_target
+from flexgroup.report import this_machine
+
+SHAPES = {  # name: (out channels, in channels, image size, kernel size)
+    "256x256x56x56": (256, 256, 56, 1),
+    "512x512x28x28": (512, 512, 28, 1),
+    "1024x512x14x14": (512, 1024, 14, 1),
+    "64x64x56x56 3x3": (64, 64, 56, 3),
+    "256x256x14x14 3x3": (256, 256, 14, 3),
+}
+SPARSITIES = (0.8, 0.9, 0.95)
+HEIGHTS = (2, 4, 8)
+PEAK_ROUNDS = 20_000
+
+
+@dataclass(frozen=True)
+class Case:
+    """One bar of the benchmark."""
+
+    shape: str
+    sparsity: float
+    form: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """Median time and rate of a case; ``of_peak`` is relative to the peak measured in the same rounds."""
+
+    shape: str
+    sparsity: float
+    form: str
+    group: str
+    kernel: str
+    ms: float
+    gflops: float
+    of_peak: float
+
+
+def cases() -> Iterator[Case]:
+    """All cases, those to be compared next to each other."""
+    for shape in SHAPES:
+        yield Case(shape, 0.0, "dense", 4)
+        for sparsity in SPARSITIES:
+            for rows in HEIGHTS:
+                yield Case(shape, sparsity, "strip", rows)
+                yield Case(shape, sparsity, "ring", rows)
+
+
+def fixed(form: str, rows: int) -> Chooser:
+    """A chooser that always takes one kernel form."""
+
+    def choose(layer: Layer, target: Target, *, sparse: bool, heights: tuple[int, ...]) -> Choice:
+        tile = best_tile(rows, layer.vectors, target)
+        return Choice(form, rows, tile, 0.0, 0.0, 0, 1.0, sparse)
+
+    return choose
+
+
+def program(case: Case, target: Target) -> Program:
+    """A network of one convolution whose weights are pruned as the case says."""
+    out_channels, in_channels, size, kernel = SHAPES[case.shape]
+    rng = np.random.default_rng(0)
+    matrix = rng.standard_normal((out_channels, in_channels * kernel * kernel)).astype(np.float32)
+    if case.sparsity:
+        unaligned = "rows" if case.form == "ring" else None
+        groups = Groups(f"{case.rows}x1", unaligned=unaligned)
+        matrix *= select({"": rng.random(matrix.shape)}, groups, 1 - case.sparsity).masks[""]
+    pad = kernel // 2
+    op = Conv2d(
+        matrix.reshape(out_channels, in_channels, kernel, kernel),
+        np.zeros(out_channels, np.float32),
+        padding=(pad, pad, pad, pad),
+    )
+    shapes = {"x": (in_channels, size, size), "y": (out_channels, size, size)}
+    graph = Graph(("x",), ("y",), (Node("conv", op, ("x",), "y"),), shapes)
+    return Program(plan_graph(graph, target, chooser=fixed(case.form, case.rows)))
+
+
+def peak_program(target: Target) -> Program:
+    """The peak kernel as a plan of one step."""
+    kernel = PeakKernel.for_target(target)
+    arguments = tuple(kernel.signature.pack({"rounds": PEAK_ROUNDS, "arena": reference(ARENA, 0)}))
+    step = Step("peak", kernel, (arguments,), kernel.macs(PEAK_ROUNDS, target))
+    return Program(Plan(target, F32, 1, (), (), (step,), Constants().block(), 1 << 16))
+
+
+def measure(rounds: int, target: Target) -> tuple[list[Result], float]:
+    """All results, and the median peak in GFLOP/s."""
+    peak = peak_program(target)
+    programs = {case: program(case, target) for case in track(list(cases()), "compiling")}
+    seconds: dict[Case, list[float]] = {case: [] for case in programs}
+    rates: list[float] = []
+    for _ in track(range(rounds), "measuring"):
+        for case, compiled in programs.items():
+            ports = [*compiled.plan.inputs, *compiled.plan.outputs]
+            arrays = [np.ones(port.elements, np.float32) for port in ports]
+            times = compiled.time_steps([array.ctypes.data for array in arrays], 4)
+            step = next(i for i, s in enumerate(compiled.plan.steps) if s.name == "conv")
+            seconds[case] += times[1:, step].tolist()
+        (peak_step,) = peak.plan.steps
+        rates.append(2 * peak_step.macs / float(peak.time_steps([], 3)[1:].min()) / 1e9)
+    best = float(np.median(rates))
+    return [_result(case, programs[case], seconds[case], best) for case in programs], best
+
+
+def _result(case: Case, compiled: Program, seconds: list[float], peak: float) -> Result:
+    step = next(step for step in compiled.plan.steps if step.name == "conv")
+    median = float(np.median(seconds))
+    gflops = 2 * step.macs / median / 1e9
+    group = f"{case.rows}x1"
+    return Result(case.shape, case.sparsity, case.form, group, step.kernel.name, median * 1e3, gflops, gflops / peak)
+
+
+def show(results: list[Result], peak: float, target: Target) -> None:
+    """The table on the terminal."""
+    table = Table(title=f"GFLOP/s (share of the FMA peak, {peak:.0f} GFLOP/s), 1 thread, fp32, {target.name}")
+    table.add_column("shape")
+    table.add_column("zeros", justify="right")
+    columns = [f"{form} {rows}x1" for rows in HEIGHTS for form in ("strip", "ring")]
+    for column in ["dense 4x1", *columns]:
+        table.add_column(column, justify="right")
+    found = {(r.shape, r.sparsity, f"{r.form} {r.group}"): r for r in results}
+    for shape in SHAPES:
+        for sparsity in (0.0, *SPARSITIES):
+            cells = [found.get((shape, sparsity, column)) for column in ["dense 4x1", *columns]]
+            table.add_row(shape, f"{sparsity:.0%}", *(f"{r.gflops:.0f} ({r.of_peak:.0%})" if r else "" for r in cells))
+    Console().print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="write the results to this JSON file")
+    parser.add_argument("--rounds", type=int, default=15)
+    options = parser.parse_args()
+    target = host_target()
+    results, peak = measure(options.rounds, target)
+    show(results, peak, target)
+    if options.out:
+        document = {
+            "command": f"python benchmarks/kernels.py --rounds {options.rounds}",
+            "machine": asdict(this_machine()),
+            "target": target.name,
+            "peak_gflops": peak,
+            "results": [asdict(result) for result in results],
+        }
+        options.out.write_text(json.dumps(document, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
