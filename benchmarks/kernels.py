@@ -141,7 +141,7 @@ def _result(case: Case, compiled: Program, seconds: list[float], peak: float) ->
 def show(results: list[Result], peak: float, target: Target) -> None:
     """The table on the terminal."""
     table = Table(title=f"GFLOP/s (share of the FMA peak, {peak:.0f} GFLOP/s), 1 thread, fp32, {target.name}")
-    table.add_column("shape")
+    table.add_column("shape", no_wrap=True)
     table.add_column("zeros", justify="right")
     columns = [f"{form} {rows}x1" for rows in HEIGHTS for form in ("strip", "ring")]
     for column in ["dense 4x1", *columns]:

@@ -102,5 +102,5 @@ def _print(report: Report, out: Path) -> None:
     console.print(rich_table(result_table(report, head.run if head else None)))
     if head:
         console.print(head.sentence[0].upper() + head.sentence[1:], style="bold", highlight=False)
-        console.print(head.details, highlight=False)
+        console.print(head.details, highlight=False, soft_wrap=True)
     console.print(f"The report with plots: {out / 'report.html'}", highlight=False, soft_wrap=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from flexgroup.engine import Step
@@ -52,18 +52,19 @@ def launch(step: Step, parallelism: int) -> Launch:
     number = {name: value & ((1 << BASE_SHIFT) - 1) for name, value in fields.items()}
     cut = _CUTS[type(kernel)](kernel, number, parallelism)
     regions = tuple(fields[name] >> BASE_SHIFT for name in ("source", "target") if name in fields) or (ARENA,)
-    arguments = (*number.values(), *cut.extra, cut.items)
+    arguments = (*(number | cut.replaced).values(), *cut.extra, cut.items)
     return Launch(cut.family, (*_element(kernel.element), *cut.options), regions, arguments, cut.items)
 
 
 @dataclass(frozen=True)
 class _Cut:
-    """What a family adds to a launch: its build options, its own arguments, and the work-items of an image."""
+    """What a family adds to a launch: its build options, the work-items of an image, and arguments of its own."""
 
     family: str
     options: tuple[str, ...]
     items: int
     extra: tuple[int, ...] = ()
+    replaced: dict[str, int] = field(default_factory=dict)  # fields that say how the plan had cut the work
 
 
 def _element(element: Element) -> tuple[str, ...]:
@@ -89,10 +90,9 @@ def _conv(kernel: ConvKernel, fields: dict[str, int], parallelism: int) -> _Cut:
         bands = max(1, min(parallelism // tiles, strips // SHORTEST_BAND))
         strips_per_band = -(-strips // bands)
     bands = -(-strips // strips_per_band)
-    # The table's fields say how the plan cuts tiles; here they are cut anew.
-    fields |= {"last_tile": tiles, "last_start": vectors - tile}
     options = (f"FORM={kernel.form.upper()}", f"ROWS={rows}", f"TILE={tile}", f"RESIDUAL={int(kernel.residual)}")
-    return _Cut("conv", options, tiles * bands, (tiles, strips_per_band * rows))
+    replaced = {"last_tile": tiles, "last_start": vectors - tile}
+    return _Cut("conv", options, tiles * bands, (tiles, strips_per_band * rows), replaced)
 
 
 def _copy(kernel: CopyKernel, fields: dict[str, int], parallelism: int) -> _Cut:
