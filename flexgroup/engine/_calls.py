@@ -30,8 +30,8 @@ def input_arrays(ports: Sequence[Port], inputs: Sequence[Any]) -> list[npt.NDArr
                 f"input {port.name!r} has shape {tuple(array.shape)}, but the network was compiled for "
                 f"({', '.join(map(str, wanted))}); compile it again with an example of the new size"
             )
-        arrays.append(np.ascontiguousarray(array))
-    if len({len(array) for array in arrays}) > 1:
+        arrays.append(array if array.flags.c_contiguous else np.ascontiguousarray(array))
+    if len(arrays) > 1 and len({len(array) for array in arrays}) > 1:
         raise FlexgroupError(f"inputs have different batch sizes: {', '.join(str(len(a)) for a in arrays)}")
     return arrays
 

@@ -14,7 +14,7 @@ from flexgroup.engine._choose import Chooser, choose
 from flexgroup.engine._emit import Emitter
 from flexgroup.engine._layout import Layout
 from flexgroup.engine._lower import Lowering
-from flexgroup.engine._native import Program
+from flexgroup.engine._native import Program, address
 from flexgroup.engine._plan import Plan, Port
 from flexgroup.engine._profile import Explanation, Profile, explain_plan, profile_rows
 from flexgroup.graph.ir import Graph
@@ -64,14 +64,14 @@ class CompiledModel:
     def _run(self, arrays: list[npt.NDArray[np.float32]]) -> list[npt.NDArray[np.float32]]:
         images = len(arrays[0])
         results = [np.empty((images, *port.shape), dtype=np.float32) for port in self.plan.outputs]
-        self._program.run([array.ctypes.data for array in (*arrays, *results)], images)
+        self._program.run([address(array) for array in (*arrays, *results)], images)
         return results
 
     def profile(self, *inputs: Any, rounds: int = 50) -> Profile:
         """Time every step on the first image of ``inputs``: medians over ``rounds`` runs, in milliseconds."""
         arrays = first_image(self.plan.inputs, inputs)
         results = [np.empty((1, *port.shape), dtype=np.float32) for port in self.plan.outputs]
-        pointers = [array.ctypes.data for array in (*arrays, *results)]
+        pointers = [address(array) for array in (*arrays, *results)]
         self._program.time_steps(pointers, 3)
         return profile_rows(self.plan, self._program.time_steps(pointers, rounds))
 

@@ -283,34 +283,35 @@ class Emitter:
         return self._by_range(op.name, ElementwiseKernel(form, self.element), fields, planes)
 
     def _copy(self, op: CopyOp) -> Step:
-        region, offsets, row = self._rectangle(op.source, op.source_planes, op.start, op.columns)
-        target_region, targets, target_row = self._rectangle(op.target, op.target_planes, op.target_start, op.columns)
+        region, sources, row = self._rectangles(op.source, op, op.starts)
+        target_region, targets, target_row = self._rectangles(op.target, op, (op.target_start,))
         fields = {
             "source": reference(region, 0),
             "target": reference(target_region, 0),
-            "sources": self._table(offsets),
+            "sources": self._table(sources),
             "targets": self._table(targets),
             "source_row": row * op.step[0],
             "target_row": target_row,
             "rows": op.rows,
             "columns": op.columns,
         }
-        return self._by_range(op.name, CopyKernel(op.step[1], self.element), fields, len(offsets))
+        return self._by_range(op.name, CopyKernel(op.step[1], self.element), fields, len(sources))
 
-    def _rectangle(
-        self, value: Image | Vector | External, planes: tuple[int, ...], start: tuple[int, int], columns: int
+    def _rectangles(
+        self, value: Image | Vector | External, op: CopyOp, corners: Sequence[tuple[int, int]]
     ) -> tuple[int, list[int], int]:
-        """Where planes begin: (region, bytes to element ``start`` of each, bytes from a row to the next)."""
+        """Where rectangles begin: (region, bytes to ``corners`` in every plane, bytes from a row to the next)."""
         size = self.element.bytes
         if isinstance(value, Image):
-            pitch = self.layout.pitch(value)
-            corner = (start[0] * pitch + start[1]) * size
-            return ARENA, [self.layout.offset(value.planes[i]) + corner for i in planes], pitch * size
-        if isinstance(value, External):
-            height, width = value.shape[1:] if len(value.shape) == 3 else (1, value.shape[0])
-            corner = start[0] * width + start[1]
+            region, width = ARENA, self.layout.pitch(value)
+            planes = self._planes(value)
+        elif isinstance(value, External):
             region = FIRST_EXTERNAL + value.port + (self._inputs if value.output else 0)
-            return region, [(i * height * width + corner) * size for i in planes], width * size
-        first = self.layout.offset(PlaneRef(value.buffer, 0)) + start[1] * size
-        # A vector is the planes of a flattened image, one after another.
-        return ARENA, [first + i * value.features // len(planes) * size for i in planes], columns * size
+            height, width = value.shape[1:] if len(value.shape) == 3 else (1, value.shape[0])
+            planes = [i * height * width * size for i in range(op.planes)]
+        else:
+            # A vector is the rectangles of a flattened image, one after another.
+            region, width = ARENA, op.columns
+            first = self.layout.offset(PlaneRef(value.buffer, 0))
+            planes = [first + i * op.rows * op.columns * size for i in range(op.planes)]
+        return region, [plane + (y * width + x) * size for y, x in corners for plane in planes], width * size

@@ -73,9 +73,8 @@ class Lowering:
             shape = self.graph.shapes[name]
             target = External(port, shape, output=True)
             rows, columns = (shape[1], shape[2]) if len(shape) == 3 else (1, shape[0])
-            planes = tuple(range(shape[0] if len(shape) == 3 else 1))
             source = self._dense_or_planes(name) if len(shape) == 3 else self._vector(name)
-            self._append(CopyOp("output", source, target, planes, planes, rows, columns))
+            self._append(CopyOp("output", source, target, shape[0] if len(shape) == 3 else 1, rows, columns))
         for step, operation in enumerate(self.operations):
             self.layout.use(step, buffers_of(operation))
 
@@ -88,8 +87,7 @@ class Lowering:
         if isinstance(value, External):
             channels, height, width = value.shape
             image = self.layout.new_image(channels, height, width)
-            planes = tuple(range(channels))
-            self._append(CopyOp("input", value, image, planes, planes, height, width))
+            self._append(CopyOp("input", value, image, channels, height, width))
             self._values[name] = value = image
         if isinstance(value, Crop):
             self._values[name] = value = self._cropped(name, value)
@@ -106,8 +104,7 @@ class Lowering:
         source = self._dense_or_planes(crop.source)
         channels = self.graph.shapes[name][0]
         out = self.layout.new_image(channels, crop.height, crop.width)
-        planes = tuple(range(channels))
-        self._append(CopyOp(name, source, out, planes, planes, crop.height, crop.width, crop.start, crop.step))
+        self._append(CopyOp(name, source, out, channels, crop.height, crop.width, (crop.start,), crop.step))
         return out
 
     def _dense_or_planes(self, name: str) -> Image | External:
@@ -119,7 +116,7 @@ class Lowering:
         value = self._values[name]
         if isinstance(value, External) and len(value.shape) == 1:
             vector = self.layout.new_vector(value.shape[0])
-            self._append(CopyOp("input", value, vector, (0,), (0,), 1, value.shape[0]))
+            self._append(CopyOp("input", value, vector, 1, 1, value.shape[0]))
             self._values[name] = value = vector
         if not isinstance(value, Vector):
             raise FlexgroupError(f"value {name!r} is an image where a vector is needed; flatten it first")
@@ -140,25 +137,16 @@ class Lowering:
             phases = sorted(self._wanted_phases[key])
             # All phases live in one buffer, so they share a component and a life.
             whole = self.layout.new_image(channels * len(phases), rows, columns, f"phases {phases} of {height}x{width}")
-            self._phases[key] = {}
+            images = {}
+            by_size: dict[tuple[int, int], list[tuple[int, int]]] = {}
             for i, (a, b) in enumerate(phases):
-                planes = whole.planes[i * channels : (i + 1) * channels]
-                image = Image(planes, -(-(height - a) // stride[0]), -(-(width - b) // stride[1]))
-                numbers = tuple(range(channels))
-                self._append(
-                    CopyOp(
-                        f"{name}/phase{a}{b}",
-                        source,
-                        image,
-                        numbers,
-                        numbers,
-                        image.height,
-                        image.width,
-                        (a, b),
-                        stride,
-                    )
-                )
-                self._phases[key][a, b] = image
+                size = (-(-(height - a) // stride[0]), -(-(width - b) // stride[1]))
+                images[a, b] = Image(whole.planes[i * channels : (i + 1) * channels], *size)
+                by_size.setdefault(size, []).append((a, b))
+            for size, starts in by_size.items():
+                target = Image(tuple(plane for start in starts for plane in images[start].planes), *size)
+                self._append(CopyOp(f"{name}/phases", source, target, channels, *size, tuple(starts), stride))
+            self._phases[key] = images
         return self._phases[key]
 
     def _window(
@@ -261,9 +249,9 @@ class Lowering:
         if len(self.graph.shapes[node.inputs[0]]) == 1:
             return self._values[node.inputs[0]]
         image = self._image(node.inputs[0])
-        channels = tuple(range(len(image.planes)))
-        out = self.layout.new_vector(len(channels) * image.height * image.width)
-        self._append(CopyOp(node.name, image, out, channels, channels, image.height, image.width))
+        channels = len(image.planes)
+        out = self.layout.new_vector(channels * image.height * image.width)
+        self._append(CopyOp(node.name, image, out, channels, image.height, image.width))
         return out
 
     def _slice(self, node: ir.Node, op: ir.Slice) -> Value:
@@ -272,7 +260,7 @@ class Lowering:
         if len(shape) == 1:
             vector = self._vector(name)
             cut = self.layout.new_vector(self.graph.shapes[node.output][0])
-            self._append(CopyOp(node.name, vector, cut, (0,), (0,), 1, cut.features, (0, op.start), (1, op.step)))
+            self._append(CopyOp(node.name, vector, cut, 1, 1, cut.features, ((0, op.start),), (1, op.step)))
             return cut
         if op.axis == 0:
             image = self._image(name)
@@ -294,9 +282,8 @@ class Lowering:
             channels, height, width = len(image.planes), image.height + top + bottom, image.width + left + right
             footprint = f"{image.height}x{image.width} at {top}, {left}"
             padded = self.layout.new_image(channels, height, width, footprint)
-            planes = tuple(range(channels))
             self._append(
-                CopyOp(node.name, image, padded, planes, planes, image.height, image.width, target_start=(top, left))
+                CopyOp(node.name, image, padded, channels, image.height, image.width, target_start=(top, left))
             )
             image = padded
         zeros = PlaneRef(ZERO, 0)
@@ -312,12 +299,10 @@ class Lowering:
         out: Image | Vector = self.layout.new_vector(shape[0]) if len(shape) == 1 else self._new_output(node)
         at = 0
         for part in parts:
-            channels = range(shape[0] if isinstance(part, Image) else 1)
+            channels = shape[0] if isinstance(part, Image) else 1
             rows, columns = (part.height, part.width) if isinstance(part, Image) else (1, part.features)
             corner = (at, 0) if len(shape) == 3 and op.axis == 1 else (0, at)
-            self._append(
-                CopyOp(node.name, part, out, tuple(channels), tuple(channels), rows, columns, target_start=corner)
-            )
+            self._append(CopyOp(node.name, part, out, channels, rows, columns, target_start=corner))
             at += rows if len(shape) == 3 and op.axis == 1 else columns
         return out
 

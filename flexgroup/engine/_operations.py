@@ -86,20 +86,19 @@ class ElementwiseOp:
 
 @dataclass(frozen=True)
 class CopyOp:
-    """Rectangles from ``source`` to ``target``: planes ``source_planes[i]`` to ``target_planes[i]``.
+    """Rectangles of the ``planes`` planes of ``source``, one for every corner in ``starts``, to planes of ``target``.
 
-    Element (row, column) comes from (row_start + row * row_step, column_start + column * column_step) and goes to
-    (row + target_row, column + target_column). Vectors are planes of one row.
+    Element (row, column) of source plane i from corner j, ``starts[j] + (row, column) * step``, goes to
+    ``target_start + (row, column)`` of target plane ``j * planes + i``. Vectors are planes of one row.
     """
 
     name: str
     source: Image | Vector | External
     target: Image | Vector | External
-    source_planes: tuple[int, ...]
-    target_planes: tuple[int, ...]
+    planes: int
     rows: int
     columns: int
-    start: tuple[int, int] = (0, 0)
+    starts: tuple[tuple[int, int], ...] = ((0, 0),)
     step: tuple[int, int] = (1, 1)
     target_start: tuple[int, int] = (0, 0)
 

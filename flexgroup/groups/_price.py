@@ -20,6 +20,7 @@ import numpy.typing as npt
 from flexgroup.groups._lines import FixedPoint, Lines
 
 LANES = 32
+WORTH_A_THREAD = 200_000  # scores: below, handing work over takes longer than doing it
 
 Ints: TypeAlias = npt.NDArray[np.int64]
 F = TypeVar("F", bound=Callable[..., Any])
@@ -236,9 +237,10 @@ def _trace_blocks(
                             mask[t * step + (first + lane) * line_step + a * across_step] = True
 
 
-def _in_threads(blocks: int, work: Callable[[int, int], None]) -> None:
-    """Run ``work(first_block, last_block)`` over static parts of the blocks, one part a core."""
-    parts = min(os.cpu_count() or 1, blocks, 16)
+def _in_threads(lines: Lines, work: Callable[[int, int], None]) -> None:
+    """Run ``work(first_block, last_block)`` over static parts of the blocks, one part a core; small layers in one."""
+    blocks = _blocks(lines)
+    parts = min(os.cpu_count() or 1, blocks, 16) if lines.scores.size >= WORTH_A_THREAD else 1
     bounds = [blocks * part // parts for part in range(parts + 1)]
     if parts <= 1:
         work(0, blocks)
@@ -264,7 +266,7 @@ def count_kept(lines: Lines, point: FixedPoint, prices: Ints, *, sample: int = 1
         _count_blocks(lines.scores, geometry, point.scale, point.count_bits, prices, first, last, sample, part)
         parts.append(part)
 
-    _in_threads(_blocks(lines), work)
+    _in_threads(lines, work)
     for part in parts:
         totals += part
     return totals
@@ -278,7 +280,7 @@ def kept_range(lines: Lines, point: FixedPoint, price: int) -> tuple[Ints, Ints]
     def work(first: int, last: int) -> None:
         _range_blocks(lines.scores, geometry, point.scale, point.count_bits, price, first, last, fewest, most)
 
-    _in_threads(_blocks(lines), work)
+    _in_threads(lines, work)
     return fewest, most
 
 
@@ -290,7 +292,7 @@ def price_for(lines: Lines, point: FixedPoint, target: int) -> Ints:
     def work(first: int, last: int) -> None:
         _bisect_blocks(lines.scores, geometry, point.scale, point.count_bits, target, first, last, found)
 
-    _in_threads(_blocks(lines), work)
+    _in_threads(lines, work)
     return found
 
 
@@ -305,5 +307,5 @@ def trace(lines: Lines, point: FixedPoint, price: Ints, targets: Ints) -> tuple[
             lines.scores, geometry, point.scale, point.count_bits, price, targets, first, last, mask, kept_score
         )
 
-    _in_threads(_blocks(lines), work)
+    _in_threads(lines, work)
     return mask, sum(kept_score.tolist())

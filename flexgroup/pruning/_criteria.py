@@ -31,9 +31,7 @@ def find_criterion(criterion: str | Criterion) -> Criterion:
     """Return the criterion of that name, or the function itself; raise `FlexgroupError` if it is neither."""
     if isinstance(criterion, str):
         if criterion not in CRITERIA:
-            raise FlexgroupError(
-                f"criterion {criterion!r} is not known; use one of {sorted(CRITERIA)} or a function"
-            )
+            raise FlexgroupError(f"criterion {criterion!r} is not known; use one of {sorted(CRITERIA)} or a function")
         return CRITERIA[criterion]
     if not callable(criterion):
         raise FlexgroupError(

@@ -21,9 +21,7 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int =
     device = device_of(model)
     right = 0
     with in_mode(model, training=False), torch.inference_mode():
-        for batch, truth in zip(
-            torch.split(images, batch_size), torch.split(labels, batch_size), strict=True
-        ):
+        for batch, truth in zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True):
             right += int((model(batch.to(device)).argmax(1) == truth.to(device)).sum())
     return 100.0 * right / len(images)
 
@@ -36,9 +34,7 @@ def reestimate_batch_norm(model: nn.Module, images: Tensor, batch_size: int = 12
     Everything else (dropout, weights, momentum, modes) is as it was.
     """
     check_images(images)
-    norms = [
-        module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats
-    ]
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     momenta = [norm.momentum for norm in norms]
     device = device_of(model)
     with in_mode(model, training=False), torch.no_grad():
@@ -81,8 +77,7 @@ def check_images(images: Tensor, labels: Tensor | None = None) -> None:
     """Raise `FlexgroupError` unless these are floating-point (N, C, H, W) images with N integer labels."""
     if images.ndim != 4 or not len(images) or not images.is_floating_point():
         raise FlexgroupError(
-            f"images are {images.dtype} of shape {tuple(images.shape)}; "
-            f"give normalised floating-point (N, C, H, W)"
+            f"images are {images.dtype} of shape {tuple(images.shape)}; give normalised floating-point (N, C, H, W)"
         )
     if labels is not None and (labels.shape != images.shape[:1] or labels.is_floating_point()):
         raise FlexgroupError(

@@ -134,9 +134,7 @@ def finetune(
             seconds = time.perf_counter() - began
             mean_loss = float(loss_sum) / seen
             if not math.isfinite(mean_loss):
-                raise FlexgroupError(
-                    f"the loss became {mean_loss} in epoch {epoch}; use a lower lr than {lr}"
-                )
+                raise FlexgroupError(f"the loss became {mean_loss} in epoch {epoch}; use a lower lr than {lr}")
             record = Epoch(
                 epoch=epoch,
                 step=scheduler.last_epoch,

@@ -66,8 +66,7 @@ def finalize(model: nn.Module) -> None:
         entries = _parametrizations(module)
         if entries is not None and len(entries) > 1:
             raise FlexgroupError(
-                f"layer {name!r}: another parametrization lies on top of its mask; "
-                f"remove that one before finalize()"
+                f"layer {name!r}: another parametrization lies on top of its mask; remove that one before finalize()"
             )
     for _, module in masked:
         _detach(module)

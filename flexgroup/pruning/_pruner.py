@@ -80,9 +80,7 @@ class Pruner:
                 f"groups={groups!r} is not a Groups; write for example Groups('4x1', unaligned='rows')"
             )
         if budget not in BUDGETS:
-            raise FlexgroupError(
-                f"budget={budget!r} is not known; use one of {', '.join(map(repr, BUDGETS))}"
-            )
+            raise FlexgroupError(f"budget={budget!r} is not known; use one of {', '.join(map(repr, BUDGETS))}")
         self.model = model
         self.groups = groups
         self.budget = budget
@@ -96,9 +94,7 @@ class Pruner:
         for layer in self._layers:
             check_finite(layer.module.weight, layer.name)
         chosen = self._choose(0) if self.schedule.chooses(0) else self._keep_all()
-        self._masks: dict[str, Mask] = {
-            layer.name: attach(layer.module, chosen[layer.name]) for layer in self._layers
-        }
+        self._masks: dict[str, Mask] = {layer.name: attach(layer.module, chosen[layer.name]) for layer in self._layers}
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -251,9 +247,7 @@ def prune(
     ignore: Sequence[str] | None = None,
 ) -> None:
     """Prune ``model`` once, in place, without training; see `Pruner` for the arguments and errors."""
-    Pruner(
-        model, groups, sparsity, budget=budget, criterion=criterion, targets=targets, ignore=ignore
-    ).finalize()
+    Pruner(model, groups, sparsity, budget=budget, criterion=criterion, targets=targets, ignore=ignore).finalize()
 
 
 def _warn_if_emptied(masks: Mapping[str, Tensor]) -> None:

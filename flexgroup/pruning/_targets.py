@@ -71,13 +71,9 @@ def find_layers(
     these exceptions included. ``ignore`` is applied last. Raises `FlexgroupError` if a pattern matches no
     layer, or no layer is left.
     """
-    layers = {
-        name: module for name, module in model.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))
-    }
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))}
     if not layers:
-        raise FlexgroupError(
-            f"{type(model).__name__} has no nn.Conv2d or nn.Linear layer: there is nothing to prune"
-        )
+        raise FlexgroupError(f"{type(model).__name__} has no nn.Conv2d or nn.Linear layer: there is nothing to prune")
     chosen = set(layers) - _spared(layers) if targets is None else _match(targets, layers, "targets")
     chosen -= _match(ignore or (), layers, "ignore")
     if not chosen:

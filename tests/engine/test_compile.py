@@ -160,6 +160,15 @@ def test_calls_that_do_not_fit_say_what_was_expected():
         compiled(torch.zeros(1, 3, 8, 8), torch.zeros(1))
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_closed_network_says_so(threads):
+    compiled = flexgroup.compile(nn.Conv2d(3, 4, 3), (torch.zeros(1, 3, 8, 8),), threads=threads)
+    compiled.close()
+    compiled.close()
+    with pytest.raises(FlexgroupError, match=r"was closed; compile it again"):
+        compiled(torch.zeros(1, 3, 8, 8))
+
+
 def test_bad_settings_are_refused():
     conv, x = nn.Conv2d(3, 4, 3), torch.zeros(1, 3, 8, 8)
     with pytest.raises(FlexgroupError, match=r"threads=0; give the number of cores"):
