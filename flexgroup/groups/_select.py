@@ -118,7 +118,7 @@ def _solve_balanced(lines: Lines, point: FixedPoint, target: int) -> _Solved:
 
 
 def _search_price(problems: dict[str, Lines], point: FixedPoint, target: int) -> int:
-    """The smallest integer price at which at most ``target`` groups stay in all lines together."""
+    """A price at which exactly ``target`` groups of all lines together can be an optimum."""
     highest = 0
     fits = sampled_fits = 0
     samples = {}
@@ -141,16 +141,17 @@ def _search_price(problems: dict[str, Lines], point: FixedPoint, target: int) ->
 
     guess = None
     if max(samples.values(), default=1) > 1 and fits:
-        guess = _smallest_price(count_sample, round(target * sampled_fits / fits), highest, sampled_fits, None)
-    return _smallest_price(count, target, highest, fits, guess)
+        guess = _find_price(count_sample, round(target * sampled_fits / fits), highest, sampled_fits, None)
+    return _find_price(count, target, highest, fits, guess)
 
 
-def _smallest_price(count: Callable[[Ints], Ints], target: int, highest: int, fits: int, guess: int | None) -> int:
-    """The smallest price >= -1 where ``count(price) <= target``; ``count`` falls from ``fits`` below -1 to 0.
+def _find_price(count: Callable[[Ints], Ints], target: int, highest: int, fits: int, guess: int | None) -> int:
+    """A price at which exactly ``target`` groups stay, or, where ties jump over it, the price of those ties.
 
-    Every round asks for several prices at once, because one pass over the scores costs more than one price: some
-    around the straight line between the known counts (or around ``guess``), the others evenly spread, so that the
-    bracket shrinks at least fivefold a round and usually much faster.
+    ``count`` tells how many groups stay at prices, the fewest on ties; it falls from ``fits`` below price -1 to 0 at
+    ``highest``. Every round asks for several prices at once, because one pass over the scores costs more than one
+    price: some around the straight line between the known counts (or around ``guess``), the others evenly spread, so
+    that the bracket shrinks at least fivefold a round and usually much faster.
     """
     below, above = -2, highest
     at_below, at_above = fits, 0
@@ -160,10 +161,12 @@ def _smallest_price(count: Callable[[Ints], Ints], target: int, highest: int, fi
         if centre is None:
             ahead = (at_below - target) / max(1, at_below - at_above)
             centre, reach = below + int((above - below) * ahead), max(1, (above - below) >> 6)
-        near = [centre - reach, centre - 1, centre, centre + reach]
+        near = [centre - reach, centre, centre + reach]
         prices = sorted({price for price in spread + near if below < price < above})
         centre = None
         for price, kept in zip(prices, count(np.array(prices, dtype=np.int64)).tolist(), strict=True):
+            if kept == target:
+                return price
             if kept > target:
                 below, at_below = price, kept
             else:

@@ -25,9 +25,7 @@ def convolutions(draw) -> tuple[nn.Module, tuple[int, int, int]]:
     smallest = [max(1, (k - 1) * d + 1 - 2 * p) for k, d, p in zip(kernel, dilation, padding, strict=True)]
     height, width = (draw(st.integers(low, low + 11)) for low in smallest)
     bias = draw(st.booleans())
-    conv = nn.Conv2d(
-        in_channels, out_channels, kernel, stride, padding, dilation=dilation, groups=groups, bias=bias
-    )
+    conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, dilation=dilation, groups=groups, bias=bias)
     return conv, (in_channels, height, width)
 
 

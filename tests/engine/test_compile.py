@@ -152,7 +152,7 @@ def test_training_mode_and_weights_are_left_as_they_were():
 
 def test_calls_that_do_not_fit_say_what_was_expected():
     compiled = flexgroup.compile(nn.Conv2d(3, 4, 3), (torch.zeros(1, 3, 8, 8),))
-    with pytest.raises(FlexgroupError, match=r"has shape \(1, 3, 9, 8\), but the network was compiled for \(batch, 3, 8, 8"):
+    with pytest.raises(FlexgroupError, match=r"has shape \(1, 3, 9, 8\), but .* compiled for \(batch, 3, 8, 8"):
         compiled(torch.zeros(1, 3, 9, 8))
     with pytest.raises(FlexgroupError, match=r"is float64; convert it to float32"):
         compiled(torch.zeros(1, 3, 8, 8, dtype=torch.float64))

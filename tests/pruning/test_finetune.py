@@ -60,10 +60,7 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_torchs_random_state_alo
     assert torch.equal(state, torch.get_rng_state())
     torch.rand(3)
     again, other = trained(1), trained(2)
-    same = [
-        torch.equal(a, b)
-        for a, b in zip(first.state_dict().values(), again.state_dict().values(), strict=True)
-    ]
+    same = [torch.equal(a, b) for a, b in zip(first.state_dict().values(), again.state_dict().values(), strict=True)]
     assert all(same)
     assert not torch.equal(first[0].hidden.weight, other[0].hidden.weight)
 
@@ -128,26 +125,18 @@ def test_a_training_that_cannot_work_says_why(make_net, data, options: dict[str,
         finetune(make_net(), *data, **{"epochs": 1, "batch_size": 24, **options})
 
 
-def test_a_schedule_longer_than_the_training_is_refused_before_anything_is_written(
-    make_net, data, tmp_path
-) -> None:
+def test_a_schedule_longer_than_the_training_is_refused_before_anything_is_written(make_net, data, tmp_path) -> None:
     model = make_net()
     pruner = Pruner(model, Groups("1x1"), 0.5, schedule=OneShot(at=7))
-    with pytest.raises(
-        FlexgroupError, match=r"ends at step 7, but the training ends at step 6 \(2 epochs of 3\)"
-    ):
+    with pytest.raises(FlexgroupError, match=r"ends at step 7, but the training ends at step 6 \(2 epochs of 3\)"):
         finetune(model, *data, epochs=2, batch_size=48, pruner=pruner, metrics=tmp_path / "metrics.jsonl")
     assert not list(tmp_path.iterdir())
 
 
 def test_images_and_labels_of_the_wrong_kind_are_refused(make_net, data) -> None:
-    with pytest.raises(
-        FlexgroupError, match=r"images are torch.uint8 of shape \(144, 3, 8, 8\); give normalised"
-    ):
+    with pytest.raises(FlexgroupError, match=r"images are torch.uint8 of shape \(144, 3, 8, 8\); give normalised"):
         finetune(make_net(), data[0].to(torch.uint8), *data[1:], epochs=1)
-    with pytest.raises(
-        FlexgroupError, match=r"labels are torch.int64 of shape \(48,\); give one integer for each of"
-    ):
+    with pytest.raises(FlexgroupError, match=r"labels are torch.int64 of shape \(48,\); give one integer for each of"):
         accuracy(make_net(), data[0], data[3])
 
 
@@ -168,9 +157,7 @@ def test_crop_and_flip_shifts_and_mirrors_each_image(
     assert result.shape == images.shape
     for image, changed in zip(images, result, strict=True):
         padded = nn.functional.pad(image, (pad, pad, pad, pad))
-        crops = [
-            padded[:, y : y + height, x : x + width] for y in range(2 * pad + 1) for x in range(2 * pad + 1)
-        ]
+        crops = [padded[:, y : y + height, x : x + width] for y in range(2 * pad + 1) for x in range(2 * pad + 1)]
         assert any(torch.equal(changed, crop) or torch.equal(changed, crop.flip(2)) for crop in crops)
 
 

@@ -15,9 +15,7 @@ from flexgroup.pruning import finalize, weight_matrices
 Optimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
 OPTIMIZERS: dict[str, Optimizer] = {
-    "momentum and decay": lambda p: torch.optim.SGD(
-        p, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01
-    ),
+    "momentum and decay": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
     "Adam": lambda p: torch.optim.Adam(p, lr=0.01, weight_decay=0.01),
     "AdamW": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1),
 }
@@ -29,9 +27,7 @@ def test_pruned_weights_stay_zero_and_kept_ones_train(make_net, train, name: str
     model = make_net()
     if made == "before":
         optimizer = OPTIMIZERS[name](list(model.parameters()))
-    train(
-        model, optimizer if made == "before" else OPTIMIZERS[name](list(model.parameters())), 3
-    )  # gather momentum
+    train(model, optimizer if made == "before" else OPTIMIZERS[name](list(model.parameters())), 3)  # gather momentum
     pruner = Pruner(model, Groups("4x1", "rows"), 0.8, schedule=OneShot(at=2))
     if made == "after":
         optimizer = OPTIMIZERS[name](list(model.parameters()))

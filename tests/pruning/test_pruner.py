@@ -33,9 +33,7 @@ def made_of_groups(mask: Tensor, groups: Groups) -> bool:
         wide = matrix.shape[1] // cols * cols
         blocks = strips[:, 0, :wide].reshape(len(strips), -1, cols)
         return not strips[:, :, wide:].any() and bool((blocks.any(2) == blocks.all(2)).all())
-    runs = [
-        len(run) for strip in strips[:, 0] for run in "".join(".#"[int(kept)] for kept in strip).split(".")
-    ]
+    runs = [len(run) for strip in strips[:, 0] for run in "".join(".#"[int(kept)] for kept in strip).split(".")]
     return all(length % cols == 0 for length in runs)
 
 
@@ -195,9 +193,7 @@ def test_another_parametrization_on_top_of_a_mask_must_go_first(make_net) -> Non
     model = make_net()
     pruner = Pruner(model, Groups("1x1"), 0.5)
     nn.utils.parametrize.register_parametrization(model.hidden, "weight", nn.Identity())
-    with pytest.raises(
-        FlexgroupError, match=r"layer 'hidden': another parametrization lies on top of its mask"
-    ):
+    with pytest.raises(FlexgroupError, match=r"layer 'hidden': another parametrization lies on top of its mask"):
         pruner.finalize()
 
 
@@ -262,8 +258,7 @@ def test_a_layer_that_loses_everything_is_warned_about_by_name() -> None:
 def test_the_pruner_tells_where_it_stands(make_net) -> None:
     pruner = Pruner(make_net(), Groups("4x1", "rows"), 0.9, schedule=Cubic(0, 20, 5))
     assert repr(pruner) == (
-        "Pruner(4x1 unaligned rows, budget='global', sparsity 0.000 of 0.900 at step 0 of 20, "
-        "3 layers, 3360 weights)"
+        "Pruner(4x1 unaligned rows, budget='global', sparsity 0.000 of 0.900 at step 0 of 20, 3 layers, 3360 weights)"
     )
     pruner.finalize()
     assert repr(pruner).endswith("weights, finalized)")
@@ -276,9 +271,7 @@ def test_a_sparsity_outside_0_to_1_is_refused(make_net, sparsity: object) -> Non
 
 
 def test_a_sparsity_in_percent_is_refused_with_the_share_to_write(make_net) -> None:
-    with pytest.raises(
-        FlexgroupError, match=r"sparsity 95 is not in \[0, 1\); it is a share, write 0.95 for 95 %"
-    ):
+    with pytest.raises(FlexgroupError, match=r"sparsity 95 is not in \[0, 1\); it is a share, write 0.95 for 95 %"):
         Pruner(make_net(), Groups("4x1"), 95)
 
 
@@ -297,9 +290,7 @@ def test_a_sparsity_in_percent_is_refused_with_the_share_to_write(make_net) -> N
         ({"schedule": Cubic(0, 5, 1, initial=0.9)}, r"begins above the final sparsity 0.5"),
     ],
 )
-def test_bad_arguments_are_refused_and_change_nothing(
-    make_net, options: dict[str, object], text: str
-) -> None:
+def test_bad_arguments_are_refused_and_change_nothing(make_net, options: dict[str, object], text: str) -> None:
     model = make_net()
     with pytest.raises(FlexgroupError, match=text):
         Pruner(model, **{"groups": Groups("4x1"), "sparsity": 0.5, **options})

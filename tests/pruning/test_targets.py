@@ -46,16 +46,12 @@ def test_a_network_may_be_a_single_layer() -> None:
 def test_a_pattern_without_a_match_lists_the_nearest_names(make_net, option: str) -> None:
     with pytest.raises(FlexgroupError) as error:
         Pruner(make_net(), ONE, 0.5, **{option: ["gruped"]})
-    assert str(error.value).startswith(
-        f"{option}: 'gruped' matches no convolution or linear layer; the nearest"
-    )
+    assert str(error.value).startswith(f"{option}: 'gruped' matches no convolution or linear layer; the nearest")
     assert "names are 'grouped', " in str(error.value)
 
 
 def test_one_string_is_not_a_list_of_patterns(make_net) -> None:
-    with pytest.raises(
-        FlexgroupError, match=r"targets='stem' is one string; give a list of patterns, \['stem'\]"
-    ):
+    with pytest.raises(FlexgroupError, match=r"targets='stem' is one string; give a list of patterns, \['stem'\]"):
         Pruner(make_net(), ONE, 0.5, targets="stem")
 
 
@@ -68,9 +64,7 @@ def test_a_network_with_nothing_to_prune_says_so() -> None:
 
 def test_groups_that_do_not_fit_name_the_layer_and_change_nothing(make_net) -> None:
     model = make_net()
-    with pytest.raises(
-        FlexgroupError, match=r"layer 'grouped': groups of 16x1 do not fit its 12x72 weight matrix"
-    ):
+    with pytest.raises(FlexgroupError, match=r"layer 'grouped': groups of 16x1 do not fit its 12x72 weight matrix"):
         Pruner(model, Groups("16x1"), 0.5)
     assert type(model.body[0]) is nn.Conv2d
     assert not any("parametrizations" in name for name, _ in model.named_parameters())
