@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from flexgroup._errors import FlexgroupError
-from flexgroup.groups import Groups, select
-from flexgroup.groups._select import BUDGETS
+from flexgroup.groups import BUDGETS, Groups, select
 from flexgroup.pruning._criteria import Criterion, check_finite, find_criterion, score
 from flexgroup.pruning._mask import Mask, attach, dense_original, finalize, is_masked
 from flexgroup.pruning._schedules import OneShot, Schedule, check_sparsity
