@@ -12,79 +12,69 @@ import numpy.typing as npt
 
 from flexgroup.groups._spec import Groups
 
-FloatMatrix: TypeAlias = npt.NDArray[np.floating[Any]]
-Mask: TypeAlias = npt.NDArray[np.bool_]
+Ints: TypeAlias = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
 class Lines:
     """The 1-D selection problems inside one matrix.
 
-    Line ``l`` has ``positions`` entries; entry ``i`` is the sum of ``width`` scores (fewer in a short last line) at
-    flat offsets ``i * position_stride + l * line_stride + a * across_stride``. A group is ``window`` adjacent entries.
+    A line has ``positions`` entries; a group is ``window`` adjacent ones. Entry ``i`` of line ``l`` is the sum of up to
+    ``along * width`` scores: those at ``(i * along + t) * step + (l * width + a) * across_step`` for t < along and
+    a < width, as far as they lie in the matrix (``extent`` scores along the lines, ``across`` across them).
     """
 
     scores: npt.NDArray[np.floating[Any]]  # 1-D, the matrix in row-major order
-    positions: int
-    count: int
-    window: int
+    extent: int
+    along: int
+    step: int
+    across: int
     width: int
-    across: int  # extent of the axis that is cut into strips of `width`
-    position_stride: int
-    line_stride: int
-    across_stride: int
+    across_step: int
+    window: int
+
+    @property
+    def positions(self) -> int:
+        return -(-self.extent // self.along)
+
+    @property
+    def count(self) -> int:
+        return -(-self.across // self.width)
 
     @property
     def most(self) -> int:
         """Groups that fit one line."""
         return self.positions // self.window
 
-    def geometry(self) -> npt.NDArray[np.int64]:
+    @property
+    def fits(self) -> int:
+        """Groups that fit all lines."""
+        return self.most * self.count
+
+    def geometry(self) -> Ints:
         """The integers that the compiled loops read."""
-        return np.array(
-            [
-                self.positions,
-                self.count,
-                self.window,
-                self.width,
-                self.across,
-                self.position_stride,
-                self.line_stride,
-                self.across_stride,
-            ],
-            dtype=np.int64,
-        )
+        numbers = (self.extent, self.along, self.step, self.across, self.width, self.across_step, self.window)
+        return np.array([*numbers, self.positions, self.count], dtype=np.int64)
 
 
-def lines_of(matrix: FloatMatrix, groups: Groups) -> Lines:
-    """The lines of ``matrix`` (M x K): strips of columns, strips of rows, or, aligned, rows of whole blocks."""
+def lines_of(matrix: npt.NDArray[Any], groups: Groups, *, by_rows: bool = False) -> Lines:
+    """The lines of ``matrix`` (M x K): strips of columns for groups unaligned along rows, else strips of rows.
+
+    Aligned groups do not overlap, so their whole blocks are entries and windows have length 1; their lines run down the
+    columns, where neighbouring lines are neighbours in memory, or ``by_rows``, where lines have to be strips of rows.
+    """
     scores = np.ascontiguousarray(matrix)
     if scores.dtype not in (np.float32, np.float64):
-        scores = scores.astype(np.float32)
-    if groups.unaligned is None:
-        # Aligned groups do not overlap: with blocks as entries they are windows of length 1.
-        scores = _block_sums(scores, groups.rows, groups.cols)
-        rows, cols = scores.shape
-        return Lines(scores.ravel(), cols, rows, 1, 1, rows, 1, cols, cols)
+        scores = scores.astype(np.float64)
     rows, cols = scores.shape
+    flat = scores.reshape(-1)
+    if groups.unaligned is None and by_rows:
+        return Lines(flat, cols, groups.cols, 1, rows, groups.rows, cols, 1)
+    if groups.unaligned is None:
+        return Lines(flat, rows, groups.rows, cols, cols, groups.cols, 1, 1)
     if groups.unaligned == "rows":
-        width = groups.cols
-        return Lines(scores.ravel(), rows, -(-cols // width), groups.rows, width, cols, cols, width, 1)
-    width = groups.rows
-    return Lines(scores.ravel(), cols, -(-rows // width), groups.cols, width, rows, 1, width * cols, cols)
-
-
-def _block_sums(matrix: FloatMatrix, rows: int, cols: int) -> FloatMatrix:
-    if rows == cols == 1:
-        return matrix
-    by_rows = np.add.reduceat(matrix, np.arange(0, matrix.shape[0], rows), axis=0, dtype=np.float64)
-    return np.add.reduceat(by_rows, np.arange(0, matrix.shape[1], cols), axis=1)
-
-
-def expand_blocks(chosen: Mask, groups: Groups, shape: tuple[int, int]) -> Mask:
-    """A mask over blocks (aligned groups) as a mask over the ``shape`` weight matrix."""
-    mask = np.repeat(np.repeat(chosen, groups.rows, axis=0), groups.cols, axis=1)
-    return np.ascontiguousarray(mask[: shape[0], : shape[1]])
+        return Lines(flat, rows, 1, cols, cols, groups.cols, 1, groups.rows)
+    return Lines(flat, cols, 1, 1, rows, groups.rows, cols, groups.cols)
 
 
 @dataclass(frozen=True)
@@ -102,12 +92,12 @@ class FixedPoint:
 
     @classmethod
     def covering(cls, lines: Iterable[Lines], largest: float) -> FixedPoint:
-        """The finest power-of-two scale at which no line of ``lines`` overflows 62 bits."""
+        """The finest power-of-two scale at which no line of ``lines``, with scores up to ``largest``, overflows."""
         count_bits = 1
         terms = 1
         for line in lines:
             count_bits = max(count_bits, (line.most + 1).bit_length())
-            terms = max(terms, line.positions * line.width)
+            terms = max(terms, line.extent * line.width)
         score_bits = 61 - count_bits - terms.bit_length()
         exponent = score_bits - math.frexp(largest)[1] if largest > 0 else 0
         return cls(math.ldexp(1.0, min(exponent, 1000)), count_bits)

@@ -7,20 +7,14 @@ block's working set stays in cache. Every value is a `FixedPoint` integer, which
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from typing import Any, TypeAlias, TypeVar, cast
 
 import numba
 import numpy as np
 import numpy.typing as npt
 
-from flexgroup.groups._lines import FixedPoint, Lines
-
-LANES = 32
-WORTH_A_THREAD = 200_000  # scores: below, handing work over takes longer than doing it
+LANES = 64
 
 Ints: TypeAlias = npt.NDArray[np.int64]
 F = TypeVar("F", bound=Callable[..., Any])
@@ -31,26 +25,48 @@ def _compiled(function: F) -> F:
 
 
 @_compiled
-def _load_block(scores: npt.NDArray[Any], geometry: Ints, scale: float, shift: int, block: int, out: Ints) -> None:
-    """Fill ``out[:positions - window + 1]`` with the window scores of the block's lines; idle lanes get zeros."""
-    n, lines, window, width, across, step, line_step, across_step = geometry
+def _load_block(
+    scores: npt.NDArray[Any], geometry: Ints, scale: float, shift: int, block: int, windows: Ints, ring: Ints
+) -> None:
+    """Fill ``windows[:positions - window + 1]`` with the window scores of the block's lines; idle lanes get zeros."""
+    extent, along, step, across, width, across_step, window, n, lines = geometry
     first = block * LANES
     live = min(LANES, lines - first)
-    out[:, :] = 0
-    for i in range(n):
-        row = out[i]
-        base = i * step + first * line_step
-        for a in range(width):
+    windows[:, :] = 0
+    if width == 1 and across_step == 1:
+        # Lines lie next to each other in memory: a slice lets the conversion run in vector lanes.
+        for i in range(extent):
+            row = windows[i // along]
+            entries = scores[i * step + first : i * step + first + live]
             for lane in range(live):
-                if (first + lane) * width + a < across:
-                    score = scores[base + lane * line_step + a * across_step]
-                    row[lane] += np.int64(score * scale + 0.5) << shift
-    for i in range(n - window + 1):
-        row = out[i]
-        for t in range(1, window):
-            later = out[i + t]
-            for lane in range(LANES):
-                row[lane] += later[lane]
+                row[lane] += np.int64(entries[lane] * scale + 0.5) << shift
+    else:
+        for a in range(width):
+            full = min(live, (across - 1 - a) // width - first + 1)
+            for lane in range(full):
+                base = ((first + lane) * width + a) * across_step
+                for i in range(extent):
+                    windows[i // along, lane] += np.int64(scores[base + i * step] * scale + 0.5) << shift
+    if window > 1:
+        _sum_windows(windows, n, window, ring)
+
+
+@_compiled
+def _sum_windows(windows: Ints, n: int, window: int, ring: Ints) -> None:
+    """Turn entries into sums of ``window`` of them, in place: a running sum, with the last entries in a ring."""
+    total = np.zeros(LANES, dtype=np.int64)
+    ring[:, :] = 0
+    slot = 0
+    for i in range(n):
+        entries = windows[i]
+        oldest = ring[slot]
+        slot = slot + 1 if slot + 1 < window else 0
+        sums = windows[i - window + 1] if i >= window else windows[0]
+        for lane in range(LANES):
+            entry = entries[lane]
+            total[lane] += entry - oldest[lane]
+            oldest[lane] = entry
+            sums[lane] = total[lane]
 
 
 @_compiled
@@ -70,101 +86,97 @@ def _run_price(windows: Ints, n: int, window: int, price: Ints, ring: Ints) -> i
 
 
 @_compiled
-def _count_blocks(
+def count_blocks(
     scores: npt.NDArray[Any],
     geometry: Ints,
     scale: float,
     shift: int,
     prices: Ints,
-    first_block: int,
-    last_block: int,
-    block_step: int,
-    totals: Ints,
+    blocks: Ints,
+    first: int,
+    last: int,
+    kept: Ints,
 ) -> None:
-    """Add to ``totals[q]`` the groups that the blocks keep at ``prices[q]``, fewest groups on ties."""
-    n, lines, window = geometry[0], geometry[1], geometry[2]
+    """Write to ``kept[i, q]`` the groups that block ``blocks[i]`` keeps at ``prices[q]``, fewest groups on ties."""
+    window, n, lines = geometry[6], geometry[7], geometry[8]
     windows = np.empty((n, LANES), dtype=np.int64)
     ring = np.empty((window, LANES), dtype=np.int64)
     price = np.empty(LANES, dtype=np.int64)
     low = (np.int64(1) << shift) - 1
-    for block in range(first_block, last_block, block_step):
-        _load_block(scores, geometry, scale, shift, block, windows)
-        live = min(LANES, lines - block * LANES)
+    for i in range(first, last):
+        _load_block(scores, geometry, scale, shift, blocks[i], windows, ring)
+        live = min(LANES, lines - blocks[i] * LANES)
         for q in range(prices.size):
             price[:] = (prices[q] << shift) + 1
             values = ring[_run_price(windows, n, window, price, ring)]
-            kept = 0
+            total = 0
             for lane in range(live):
-                kept += -values[lane] & low
-            totals[q] += kept
+                total += -values[lane] & low
+            kept[i, q] = total
 
 
 @_compiled
-def _range_blocks(
+def range_blocks(
     scores: npt.NDArray[Any],
     geometry: Ints,
     scale: float,
     shift: int,
     at: int,
-    first_block: int,
-    last_block: int,
+    first: int,
+    last: int,
     fewest: Ints,
     most: Ints,
 ) -> None:
-    """The fewest and the most groups that are optimal at price ``at``, for every line of the blocks."""
-    n, lines, window = geometry[0], geometry[1], geometry[2]
+    """The fewest and the most groups that are optimal at price ``at``, for every line of blocks first..last."""
+    window, n, lines = geometry[6], geometry[7], geometry[8]
     windows = np.empty((n, LANES), dtype=np.int64)
     ring = np.empty((window, LANES), dtype=np.int64)
     price = np.empty(LANES, dtype=np.int64)
     low = (np.int64(1) << shift) - 1
-    for block in range(first_block, last_block):
-        _load_block(scores, geometry, scale, shift, block, windows)
-        first = block * LANES
-        live = min(LANES, lines - first)
+    for block in range(first, last):
+        _load_block(scores, geometry, scale, shift, block, windows, ring)
+        line = block * LANES
+        live = min(LANES, lines - line)
         price[:] = (at << shift) + 1
         values = ring[_run_price(windows, n, window, price, ring)]
         for lane in range(live):
-            fewest[first + lane] = -values[lane] & low
+            fewest[line + lane] = -values[lane] & low
         price[:] = (at << shift) - 1
         values = ring[_run_price(windows, n, window, price, ring)]
         for lane in range(live):
-            most[first + lane] = values[lane] & low
+            most[line + lane] = values[lane] & low
 
 
 @_compiled
-def _bisect_blocks(
+def bisect_blocks(
     scores: npt.NDArray[Any],
     geometry: Ints,
     scale: float,
     shift: int,
     target: int,
-    first_block: int,
-    last_block: int,
+    first: int,
+    last: int,
     found: Ints,
 ) -> None:
     """For every line, the smallest integer price at which at most ``target`` groups stay.
 
     That price is the marginal gain F(target + 1) - F(target).
     """
-    n, lines, window = geometry[0], geometry[1], geometry[2]
+    window, n, lines = geometry[6], geometry[7], geometry[8]
     windows = np.empty((n, LANES), dtype=np.int64)
     ring = np.empty((window, LANES), dtype=np.int64)
     price = np.empty(LANES, dtype=np.int64)
     below = np.empty(LANES, dtype=np.int64)
     above = np.empty(LANES, dtype=np.int64)
     low = (np.int64(1) << shift) - 1
-    for block in range(first_block, last_block):
-        _load_block(scores, geometry, scale, shift, block, windows)
-        first = block * LANES
-        live = min(LANES, lines - first)
+    for block in range(first, last):
+        _load_block(scores, geometry, scale, shift, block, windows, ring)
         below[:] = -2  # at price -1 every group that fits stays
         above[:] = 0
         for i in range(n - window + 1):
             for lane in range(LANES):
                 above[lane] = max(above[lane], windows[i, lane] >> shift)
         widest = np.int64(2)
-        for lane in range(LANES):
-            widest = max(widest, above[lane] - below[lane])
         while widest > 1:
             for lane in range(LANES):
                 price[lane] = (((below[lane] + above[lane]) >> 1) << shift) + 1
@@ -178,50 +190,100 @@ def _bisect_blocks(
                     else:
                         below[lane] = middle
                 widest = max(widest, above[lane] - below[lane])
-        for lane in range(live):
-            found[first + lane] = above[lane]
+        line = block * LANES
+        for lane in range(min(LANES, lines - line)):
+            found[line + lane] = above[lane]
 
 
 @_compiled
-def _trace_blocks(
+def _mark(mask: npt.NDArray[np.bool_], geometry: Ints, line: int, entry: int) -> None:
+    """Keep the scores of the group that starts at ``entry`` of ``line``."""
+    extent, along, step, across, width, across_step, window = geometry[:7]
+    for i in range(entry * along, min((entry + window) * along, extent)):
+        for a in range(line * width, min((line + 1) * width, across)):
+            mask[i * step + a * across_step] = True
+
+
+@_compiled
+def trace_fewest(
+    scores: npt.NDArray[Any],
+    geometry: Ints,
+    scale: float,
+    shift: int,
+    at: int,
+    first: int,
+    last: int,
+    mask: npt.NDArray[np.bool_],
+    kept: Ints,
+    score: Ints,
+) -> None:
+    """Write the optimum at price ``at`` with the fewest groups, and every line's number of groups and score."""
+    window, n, lines = geometry[6], geometry[7], geometry[8]
+    windows = np.empty((n, LANES), dtype=np.int64)
+    ring = np.empty((window, LANES), dtype=np.int64)
+    few = np.zeros((n + 1, LANES), dtype=np.int64)
+    low = (np.int64(1) << shift) - 1
+    price = (at << shift) + 1
+    for block in range(first, last):
+        _load_block(scores, geometry, scale, shift, block, windows, ring)
+        for i in range(window, n + 1):
+            here, before, earlier, gain = few[i], few[i - 1], few[i - window], windows[i - window]
+            for lane in range(LANES):
+                here[lane] = max(before[lane], earlier[lane] + gain[lane] - price)
+        for lane in range(min(LANES, lines - block * LANES)):
+            line = block * LANES + lane
+            kept[line] = -few[n, lane] & low
+            score[line] = ((few[n, lane] + kept[line]) >> shift) + kept[line] * at
+            i = n
+            while i >= window:
+                if few[i, lane] == few[i - 1, lane]:
+                    i -= 1
+                else:
+                    i -= window
+                    _mark(mask, geometry, line, i)
+
+
+@_compiled
+def trace_targets(
     scores: npt.NDArray[Any],
     geometry: Ints,
     scale: float,
     shift: int,
     at: Ints,
     targets: Ints,
-    first_block: int,
-    last_block: int,
+    first: int,
+    last: int,
     mask: npt.NDArray[np.bool_],
-    kept_score: Ints,
+    score: Ints,
 ) -> None:
-    """Write the groups of an optimum with exactly ``targets[l]`` groups in line l, which must be optimal at ``at[l]``.
+    """Write an optimum with exactly ``targets[l]`` groups in line l, a number that must be optimal at price ``at[l]``.
 
     Of every prefix the fewest and the most groups at the price are known, and every count between them is optimal too
     (concavity). So walking back, an entry is skipped when the shorter prefix has the same value and can hold the
     groups that are still wanted; otherwise a group ends there.
     """
-    n, lines, window, width, across, step, line_step, across_step = geometry
+    window, n, lines = geometry[6], geometry[7], geometry[8]
     windows = np.empty((n, LANES), dtype=np.int64)
+    ring = np.empty((window, LANES), dtype=np.int64)
     few = np.zeros((n + 1, LANES), dtype=np.int64)
     many = np.zeros((n + 1, LANES), dtype=np.int64)
     low = (np.int64(1) << shift) - 1
-    for block in range(first_block, last_block):
-        _load_block(scores, geometry, scale, shift, block, windows)
-        first = block * LANES
-        live = min(LANES, lines - first)
+    for block in range(first, last):
+        _load_block(scores, geometry, scale, shift, block, windows, ring)
+        line = block * LANES
+        live = min(LANES, lines - line)
         price = np.zeros(LANES, dtype=np.int64)
         for lane in range(live):
-            price[lane] = at[first + lane] << shift
+            price[lane] = at[line + lane] << shift
         for i in range(window, n + 1):
             for lane in range(LANES):
                 gain = windows[i - window, lane] - price[lane]
                 few[i, lane] = max(few[i - 1, lane], few[i - window, lane] + gain - 1)
                 many[i, lane] = max(many[i - 1, lane], many[i - window, lane] + gain + 1)
         for lane in range(live):
-            wanted = targets[first + lane]
+            wanted = targets[line + lane]
             value = (few[n, lane] + (-few[n, lane] & low)) >> shift
-            kept_score[first + lane] = value + wanted * at[first + lane]
+            score[line + lane] = value + wanted * at[line + lane]
             i = n
             while wanted > 0:
                 fewest = -few[i - 1, lane] & low
@@ -231,81 +293,4 @@ def _trace_blocks(
                     continue
                 i -= window
                 wanted -= 1
-                for t in range(i, i + window):
-                    for a in range(width):
-                        if (first + lane) * width + a < across:
-                            mask[t * step + (first + lane) * line_step + a * across_step] = True
-
-
-def _in_threads(lines: Lines, work: Callable[[int, int], None]) -> None:
-    """Run ``work(first_block, last_block)`` over static parts of the blocks, one part a core; small layers in one."""
-    blocks = _blocks(lines)
-    parts = min(os.cpu_count() or 1, blocks, 16) if lines.scores.size >= WORTH_A_THREAD else 1
-    bounds = [blocks * part // parts for part in range(parts + 1)]
-    if parts <= 1:
-        work(0, blocks)
-        return
-    with ThreadPoolExecutor(parts) as pool:
-        for done in [pool.submit(work, a, b) for a, b in pairwise(bounds)]:
-            done.result()
-
-
-def _blocks(lines: Lines) -> int:
-    return -(-lines.count // LANES)
-
-
-def count_kept(lines: Lines, point: FixedPoint, prices: Ints, *, sample: int = 1) -> Ints:
-    """Groups kept at each of ``prices`` (fixed point), the fewest on ties, in every ``sample``-th block of lines."""
-    totals = np.zeros(prices.size, dtype=np.int64)
-    geometry = lines.geometry()
-    parts: list[Ints] = []
-
-    def work(first: int, last: int) -> None:
-        part = np.zeros(prices.size, dtype=np.int64)
-        first = -(-first // sample) * sample
-        _count_blocks(lines.scores, geometry, point.scale, point.count_bits, prices, first, last, sample, part)
-        parts.append(part)
-
-    _in_threads(lines, work)
-    for part in parts:
-        totals += part
-    return totals
-
-
-def kept_range(lines: Lines, point: FixedPoint, price: int) -> tuple[Ints, Ints]:
-    """For every line the (fewest, most) groups among the optima at ``price``."""
-    fewest, most = np.zeros(lines.count, dtype=np.int64), np.zeros(lines.count, dtype=np.int64)
-    geometry = lines.geometry()
-
-    def work(first: int, last: int) -> None:
-        _range_blocks(lines.scores, geometry, point.scale, point.count_bits, price, first, last, fewest, most)
-
-    _in_threads(lines, work)
-    return fewest, most
-
-
-def price_for(lines: Lines, point: FixedPoint, target: int) -> Ints:
-    """For every line the smallest price at which at most ``target`` groups stay."""
-    found = np.zeros(lines.count, dtype=np.int64)
-    geometry = lines.geometry()
-
-    def work(first: int, last: int) -> None:
-        _bisect_blocks(lines.scores, geometry, point.scale, point.count_bits, target, first, last, found)
-
-    _in_threads(lines, work)
-    return found
-
-
-def trace(lines: Lines, point: FixedPoint, price: Ints, targets: Ints) -> tuple[npt.NDArray[np.bool_], int]:
-    """The mask (flat, in the order of ``lines.scores``) of exactly ``targets`` groups a line, and its total score."""
-    mask = np.zeros(lines.scores.size, dtype=np.bool_)
-    kept_score = np.zeros(lines.count, dtype=np.int64)
-    geometry = lines.geometry()
-
-    def work(first: int, last: int) -> None:
-        _trace_blocks(
-            lines.scores, geometry, point.scale, point.count_bits, price, targets, first, last, mask, kept_score
-        )
-
-    _in_threads(lines, work)
-    return mask, sum(kept_score.tolist())
+                _mark(mask, geometry, line + lane, i)
