@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 import numba
 import numpy as np
 import numpy.typing as npt
 
-from flexgroup.groups._price import Ints
-
-Floats = npt.NDArray[np.float32]
+Ints: TypeAlias = npt.NDArray[np.int64]
+Floats: TypeAlias = npt.NDArray[np.float32]
 F = TypeVar("F", bound=Callable[..., Any])
 
 COUPLING = 0.1  # dual step over primal step where an average group scores 1; 0.03 and 0.3 converge nearly as fast
 PRICE_STEP = 0.3  # how fast the price follows the number of groups
 
 
-def _compiled(function: F) -> F:
+def compiled(function: F) -> F:
+    """``function`` as machine code, kept between runs."""
     return cast(F, numba.njit(nogil=True, cache=True)(function))
 
 
@@ -41,9 +41,16 @@ def largest_sum(parts: list[Ints], count: int) -> tuple[int, int]:
     return int(top.sum()), int(top[0])
 
 
-@_compiled
+@compiled
 def _step_primal(
-    windows: Floats, rents: Floats, share: Floats, ahead: Floats, price: float, step: float, rows: int, cols: int
+    windows: Floats,
+    rents: Floats,
+    share: Floats,
+    ahead: Floats,
+    price: np.float32,
+    step: np.float32,
+    rows: int,
+    cols: int,
 ) -> float:
     """Move every window's ``share`` in 0..1 along its score less rents and price; returns the sum of the shares."""
     total = 0.0
@@ -65,8 +72,8 @@ def _step_primal(
     return total
 
 
-@_compiled
-def _step_dual(ahead: Floats, rents: Floats, step: float, rows: int, cols: int) -> None:
+@compiled
+def _step_dual(ahead: Floats, rents: Floats, step: np.float32, rows: int, cols: int) -> None:
     """Raise the rent of weights that are covered more than once, lower it elsewhere, never below zero."""
     zero, one = np.float32(0), np.float32(1)
     high, wide = ahead.shape
@@ -142,8 +149,7 @@ class Relaxation:
             for rents in self._rents
         ]
         reduced = [
-            windows - window_sums(rent, self.rows, self.cols)
-            for windows, rent in zip(self.windows, rents, strict=True)
+            windows - window_sums(rent, self.rows, self.cols) for windows, rent in zip(self.windows, rents, strict=True)
         ]
         value, price = largest_sum(reduced, self.keep)
         return value + sum(int(rent.sum()) for rent in rents), price

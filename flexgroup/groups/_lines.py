@@ -51,6 +51,23 @@ class Lines:
         """Groups that fit all lines."""
         return self.most * self.count
 
+    @property
+    def group_weights(self) -> int:
+        """Weights of a whole group."""
+        return self.window * self.along * self.width
+
+    def coordinates(self) -> tuple[Ints, Ints]:
+        """Of every score, in order: the entry and the line that it belongs to."""
+        index = np.arange(self.scores.size, dtype=np.int64)
+        along, across = divmod(index, self.step) if self.step > 1 else divmod(index, self.extent)[::-1]
+        return along // self.along, across // self.width
+
+    def expand(self, chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """A (positions, count) mask of entries as a flat mask of scores."""
+        where, here = self.coordinates()
+        mask: npt.NDArray[np.bool_] = chosen[where, here]
+        return mask
+
     def geometry(self) -> Ints:
         """The integers that the compiled loops read."""
         numbers = (self.extent, self.along, self.step, self.across, self.width, self.across_step, self.window)
@@ -75,6 +92,14 @@ def lines_of(matrix: npt.NDArray[Any], groups: Groups, *, by_rows: bool = False)
     if groups.unaligned == "rows":
         return Lines(flat, rows, 1, cols, cols, groups.cols, 1, groups.rows)
     return Lines(flat, cols, 1, 1, rows, groups.rows, cols, groups.cols)
+
+
+def entries_of(lines: Lines) -> npt.NDArray[np.float64]:
+    """The entries as a (positions, count) array."""
+    entries = np.zeros((lines.positions, lines.count))
+    where, here = lines.coordinates()
+    np.add.at(entries, (where, here), lines.scores.astype(np.float64))
+    return entries
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,11 @@ class Layer:
         """Groups kept at the price that was found, fewest on ties, limits aside."""
         return self.settled + int(self.above.sum())
 
+    @property
+    def most_found(self) -> int:
+        """Groups kept at the next lower price: where costs are 1, the most on ties at the price that was found."""
+        return self.settled + int(self.below.sum())
+
     def price(self, price: int) -> int:
         """The price of a group in this layer."""
         return price if self.cost == 1.0 else int(price * self.cost)

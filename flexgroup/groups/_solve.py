@@ -37,17 +37,18 @@ def solve_together(layers: Sequence[Layer], point: FixedPoint, budget: float, cr
             Solved(layer.price(price)) if count == layer.fewest else solve_alone(layer, point, count, crew)
             for layer, count in zip(layers, groups, strict=True)
         ]
-    # The budget lies among ties: every layer may have more groups at the same price, at no loss.
+    # The budget lies among ties: at this price, or a hair below it where costs differ, layers may have more groups.
     spare = budget - sum(layer.cost * count for layer, count in zip(layers, groups, strict=True))
     solved = []
     for layer, count in zip(layers, groups, strict=True):
-        fewest, most = _ranges(layer.lines, point, layer.price(price), crew)
-        room = min(int(most.sum()), layer.most) - count
+        room = min(max(layer.most_found, layer.least), layer.most) - count
         extra = max(0, min(room, int(spare / layer.cost + 1e-9)))
         spare -= layer.cost * extra
         count += extra
-        if int(fewest.sum()) <= count <= int(most.sum()):
-            solved.append(Solved(layer.price(price), _fill(fewest, most, count)))
+        if count == layer.fewest:
+            solved.append(Solved(layer.price(price)))
+        elif layer.cost == 1.0 and layer.fewest < count <= layer.most_found:
+            solved.append(_filled(layer.lines, point, price, count, crew))
         else:
             solved.append(solve_alone(layer, point, count, crew))
     return price, solved
@@ -59,8 +60,7 @@ def solve_alone(layer: Layer, point: FixedPoint, groups: int, crew: Crew) -> Sol
     price, met = find_price([free], point, groups, crew)
     if met:
         return Solved(price)
-    fewest, most = _ranges(layer.lines, point, price, crew)
-    return Solved(price, _fill(fewest, most, groups))
+    return _filled(layer.lines, point, price, groups, crew)
 
 
 def solve_balanced(lines: Lines, point: FixedPoint, target: int, crew: Crew) -> Solved:
@@ -77,8 +77,8 @@ def solve_balanced(lines: Lines, point: FixedPoint, target: int, crew: Crew) -> 
     return Solved(price, targets)
 
 
-def _ranges(lines: Lines, point: FixedPoint, price: int, crew: Crew) -> tuple[Ints, Ints]:
-    """For every line the fewest and the most groups among the optima at ``price``."""
+def _filled(lines: Lines, point: FixedPoint, price: int, total: int, crew: Crew) -> Solved:
+    """``total`` groups at a price at which that many can be optimal; among ties the first lines get more."""
     fewest, most = np.zeros(lines.count, dtype=np.int64), np.zeros(lines.count, dtype=np.int64)
 
     def work(first: int, last: int) -> None:
@@ -87,14 +87,9 @@ def _ranges(lines: Lines, point: FixedPoint, price: int, crew: Crew) -> tuple[In
         )
 
     crew.run([(blocks_of(lines), work)])
-    return fewest, most
-
-
-def _fill(fewest: Ints, most: Ints, total: int) -> Ints:
-    """Numbers of groups between ``fewest`` and ``most`` that add up to ``total``; the first lines get more."""
     room = most - fewest
     extra: Ints = np.clip(total - int(fewest.sum()) - (np.cumsum(room) - room), 0, room)
-    return fewest + extra
+    return Solved(price, fewest + extra)
 
 
 @dataclass(frozen=True, eq=False)

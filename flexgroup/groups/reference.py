@@ -1,9 +1,10 @@
 """The published selection methods, written to be read: what the exact selection by price is compared with.
 
-They share one interface: ``lines`` holds one 2-D (positions, count) array of entries for each layer, lines are its columns, a
-window is ``window`` adjacent entries of one line, and ``keep`` windows are kept over all lines of all layers together. So a
-caller loops over layers for a budget in every layer, and over lines for a balanced one. The answer holds one bool mask
-for each layer, of its shape. Every run of kept entries is a whole number of windows long and divides into them from its start.
+They share one interface: ``lines`` holds one 2-D (positions, count) array of entries for each layer. Its columns are
+the lines, a window is ``window`` adjacent entries of one line, and ``keep`` windows are kept over all lines of all
+layers together. So a caller loops over layers for a budget in every layer, and over lines for a balanced one. The
+answer holds one bool mask for each layer, of its shape. Every run of kept entries is a whole number of windows long and
+divides into them from its start.
 
 Inside, all lines lie one behind the other in the order (layer, line, position), which is also the order that settles
 ties. ``scores[i]`` is the score of the window that starts at i, and minus infinity where none can start, so that no
@@ -64,8 +65,8 @@ def dynamic_programme(lines: Sequence[Floats], window: int, keep: int) -> list[M
     """The best ``keep`` windows, by the papers' dynamic programme over all lines one behind the other. Exact.
 
     The recurrence is that of `best_windows`, with windows that never cross a line (Lee et al., CASES 2019; DATE 2020).
-    With n entries it takes O(n keep) time and n * keep bytes, one decision for each prefix and count, besides window + 1
-    rows of values: 100,000 entries that keep 2,500 windows take 250 MB. A yardstick, for small layers.
+    With n entries it takes O(n keep) time and n * keep bytes, one decision for each prefix and count, besides
+    window + 1 rows of values: 100,000 entries that keep 2,500 windows take 250 MB. A yardstick, for small layers.
 
     Raises `FlexgroupError` for arrays that are not 2-D and finite and for more windows than fit.
 
@@ -150,12 +151,15 @@ def bed(lines: Sequence[Floats], window: int, keep: int) -> list[Mask]:
     """Block Expansion and Division: take the best window, cut it out of its line, and go on with what is left.
 
     After Lee and Shin, "Realizing Unaligned Block-wise Pruning for DNN Acceleration on Mobile Devices" (arXiv
-    2407.19644). Where a window was cut out its neighbours join, so a later window may span the gap. It is scored by
-    its own entries alone; together with the gap it is one run of 2 g entries (3 g, ... over wider gaps: *expansion*), which
-    divides into groups of g again (*division*; as runs are a whole number of groups long, any order of taking them
-    gives the same mask). The g - 1 windows that reached into the one cut out at k get their new scores in O(1) from
-    the others, ``S[k-n] += S[k-n+g] - S[k]`` with positions counted in the joined line. All ``keep`` windows are found
-    whenever they fit, because what is left of a line always stays in one piece.
+    2407.19644). Where a window was cut out its neighbours join, so a later window may span the gap (*expansion*). It is
+    scored by its own g entries; together with the gap they are one run of 2 g entries (3 g, ... over wider gaps), which
+    divides into groups of g again (*division*). The g - 1 windows that reached into the one cut out at k get their new
+    scores in O(1) each, ``S[k-n] += S[k-n+g] - S[k]`` with positions counted in the joined line. All ``keep`` windows
+    are found whenever they fit, because what is left of a line always stays in one piece.
+
+    Entries once kept stay kept. For g = 2 the best sets can be nested like that (windows are a matching, joined windows
+    its augmenting paths) and BED is exact. For g >= 3 it is not: of 1 0 2 0 2 0 1 it takes 2 0 2 first, while the best
+    two windows of 3 are 1 0 2 and 2 0 1.
 
     This form takes one window at a time over all lines of all layers, in O(n log n + keep g log n) time for n entries,
     where scanning for the best window would take O(n keep). It rests on scores that only ever fall (S[k] is the
@@ -170,9 +174,9 @@ def bed(lines: Sequence[Floats], window: int, keep: int) -> list[Mask]:
     scores = _window_scores(lines, window, keep)
     n = scores.size - 1
     mask = np.zeros(n, dtype=np.bool_)
-    # One ring through all lines, with scores[n] between its ends. The last g - 1 entries left of every line start no window,
-    # so updates that run past the start of a line end in minus infinity and change nothing.
-    index = np.int32 if n < np.iinfo(np.int32).max else np.int64
+    # One ring through all lines, with scores[n] between its ends. The last g - 1 entries left of every line start no
+    # window, so updates that run past the start of a line meet minus infinity and change nothing.
+    index: type[np.signedinteger[Any]] = np.int32 if n < np.iinfo(np.int32).max else np.int64
     before = np.arange(-1, n, dtype=index)
     before[0] = n
     after = np.arange(1, n + 2, dtype=index)
@@ -280,7 +284,7 @@ def _check(lines: Sequence[Floats], window: int, keep: int) -> None:
     for index, layer in enumerate(lines):
         if layer.ndim != 2:
             raise FlexgroupError(
-                f"layer {index}: entries have shape {layer.shape}; give a 2-D (positions, count) array, one column a line"
+                f"layer {index}: entries have shape {layer.shape}; give a 2-D (positions, count) array"
             )
         if layer.size and not (-limit <= layer.min() and layer.max() <= limit):
             bad = layer.size - int((np.abs(layer) <= limit).sum())

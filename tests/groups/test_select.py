@@ -190,7 +190,7 @@ def test_large_layers_take_the_sampled_search_to_the_same_answer():
         ({"conv": np.full((4, 4), -1.0)}, Groups("2x1"), 0.5, "layer", r"layer 'conv': negative scores \(down to -1\)"),
         ({"conv": np.ones((4, 4))}, Groups("2x1"), 1.5, "global", r"keep=1.5 is not a share of the weights"),
         ({"conv": np.ones((4, 4))}, Groups("2x1"), {"fc": 0.5}, "layer", r"same layers; they differ in conv, fc"),
-        ({"conv": np.ones((4, 4))}, Groups("2x1"), {"conv": 0.5}, "global", r"needs budget='layer' or 'line'"),
+        ({"conv": np.ones((4, 4))}, Groups("2x1"), {"conv": 0.5}, "global", r"needs budget='layer', 'band' or 'line'"),
         ({"conv": np.ones((4, 4))}, Groups("2x1"), 0.5, "row", r"budget='row' is not known; use one of 'line'"),
         ({"conv": np.ones(4)}, Groups("2x1"), 0.5, "global", r"layer 'conv': scores have shape \(4,\)"),
     ],

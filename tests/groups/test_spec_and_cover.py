@@ -28,7 +28,7 @@ def test_other_spellings_are_refused(size):
 
 
 def test_an_unknown_axis_is_refused():
-    with pytest.raises(FlexgroupError, match=r"unaligned='row' is not an axis; use 'rows', 'cols' or None"):
+    with pytest.raises(FlexgroupError, match=r"unaligned='row' is not an axis; use 'rows', 'cols', 'free' or None"):
         Groups("4x1", unaligned="row")
 
 
