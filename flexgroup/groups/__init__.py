@@ -1,8 +1,8 @@
 """What a group is, and which ones to keep: exact selection by price. Needs numpy and numba only, never torch."""
 
 from flexgroup.groups._cover import cover
-from flexgroup.groups._request import BUDGETS, METHODS
+from flexgroup.groups._request import BUDGETS, METHODS, Limits
 from flexgroup.groups._select import Selection, select
 from flexgroup.groups._spec import Groups
 
-__all__ = ["BUDGETS", "METHODS", "Groups", "Selection", "cover", "select"]
+__all__ = ["BUDGETS", "METHODS", "Groups", "Limits", "Selection", "cover", "select"]

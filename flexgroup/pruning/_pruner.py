@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from flexgroup._errors import FlexgroupError
-from flexgroup.groups import BUDGETS, Groups, select
+from flexgroup.groups import BUDGETS, Groups, Limits, select
 from flexgroup.pruning._criteria import Criterion, check_finite, find_criterion, score
 from flexgroup.pruning._mask import Mask, attach, dense_original, finalize, is_masked
 from flexgroup.pruning._schedules import OneShot, Schedule, check_sparsity
-from flexgroup.pruning._targets import as_matrix, check_layers, find_layers, listed
+from flexgroup.pruning._targets import ORDERS, PYTORCH_ORDER, as_matrix, check_layers, find_layers, listed
 
 
 class Pruner:
@@ -57,6 +57,10 @@ class Pruner:
         targets: glob patterns on layer names. Without: every `nn.Conv2d` and `nn.Linear` but the first
             convolution, depthwise ones, and the last linear layer.
         ignore: glob patterns of layers to leave dense.
+        limits, cost, bands: of the budget, by layer name, as `flexgroup.select` takes them: the least and most share
+            of a layer that stays, what a group costs in a layer, and the parallel units of ``budget="band"``.
+        order: of a weight matrix's columns: ``"ic-ky-kx"`` (PyTorch's) or ``"ky-kx-ic"`` (the input channel changes
+            fastest). It decides which weights are neighbours along a row.
 
     Raises:
         FlexgroupError: for all of the above, before anything is changed.
@@ -73,6 +77,10 @@ class Pruner:
         criterion: str | Criterion = "magnitude",
         targets: Sequence[str] | None = None,
         ignore: Sequence[str] | None = None,
+        limits: Limits | None = None,
+        cost: Mapping[str, float] | None = None,
+        bands: int = 1,
+        order: str = PYTORCH_ORDER,
     ) -> None:
         if not isinstance(groups, Groups):
             raise FlexgroupError(
@@ -80,8 +88,11 @@ class Pruner:
             )
         if budget not in BUDGETS:
             raise FlexgroupError(f"budget={budget!r} is not known; use one of {', '.join(map(repr, BUDGETS))}")
+        if order not in ORDERS:
+            raise FlexgroupError(f"order={order!r} of columns is not known; use one of {', '.join(map(repr, ORDERS))}")
         self.model = model
         self.groups = groups
+        self.order = order
         self.budget = budget
         self.schedule: Schedule = OneShot() if schedule is None else schedule
         self.final_sparsity = check_sparsity(sparsity)
@@ -90,6 +101,11 @@ class Pruner:
         self._step = 0
         self._layers = find_layers(model, targets, ignore)
         check_layers(model, self._layers, groups)
+        self._options: dict[str, Any] = {
+            "limits": self._by_part("limits", limits) if isinstance(limits, Mapping) else limits,
+            "cost": None if cost is None else self._by_part("cost", cost),
+            "bands": bands,
+        }
         for layer in self._layers:
             check_finite(layer.module.weight, layer.name)
         chosen = self._choose(0) if self.schedule.chooses(0) else self._keep_all()
@@ -208,19 +224,27 @@ class Pruner:
             weight = dense_original(layer.module)
             gradient = None if weight.grad is None else as_matrix(weight.grad)
             matrix = score(self._criterion, as_matrix(weight), gradient, layer.name)
-            scores |= {name: part.cpu().numpy() for name, part in layer.split(matrix).items()}
+            scores |= {name: part.numpy() for name, part in layer.split(matrix.cpu(), self.order).items()}
         sparsity = self.schedule.sparsity(step, self.final_sparsity)
         # Groups need not tile a matrix, so even all of them together may leave weights out.
         if sparsity == 0.0:
             return self._keep_all()
-        kept = select(scores, self.groups, keep=1.0 - sparsity, budget=self.budget).masks
-        masks = {
-            layer.name: torch.from_numpy(np.concatenate([kept[name] for name in layer.part_names]))
-            for layer in self._layers
-        }
+        chosen = select(scores, self.groups, keep=1.0 - sparsity, budget=self.budget, **self._options).masks
+        kept = {name: torch.from_numpy(mask) for name, mask in chosen.items()}
+        masks = {layer.name: layer.join(kept, self.order) for layer in self._layers}
         if step == self.schedule.last:
             _warn_if_emptied(masks)
         return masks
+
+    def _by_part(self, option: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Values by layer name, as values by the names that selection knows layers by."""
+        unknown = set(values) - set(self.layers)
+        if unknown:
+            raise FlexgroupError(
+                f"{option} names {listed(sorted(unknown))}, which {'is' if len(unknown) == 1 else 'are'} not pruned; "
+                f"the layers are {listed(self.layers)}"
+            )
+        return {part: values[layer.name] for layer in self._layers if layer.name in values for part in layer.part_names}
 
     def _keep_all(self) -> dict[str, Tensor]:
         return {layer.name: torch.ones(layer.shape, dtype=torch.bool) for layer in self._layers}
@@ -244,9 +268,13 @@ def prune(
     criterion: str | Criterion = "magnitude",
     targets: Sequence[str] | None = None,
     ignore: Sequence[str] | None = None,
+    **options: Any,
 ) -> None:
-    """Prune ``model`` once, in place, without training; see `Pruner` for the arguments and errors."""
-    Pruner(model, groups, sparsity, budget=budget, criterion=criterion, targets=targets, ignore=ignore).finalize()
+    """Prune ``model`` once, in place, without training; see `Pruner` for the arguments, options and errors."""
+    pruner = Pruner(
+        model, groups, sparsity, budget=budget, criterion=criterion, targets=targets, ignore=ignore, **options
+    )
+    pruner.finalize()
 
 
 def _warn_if_emptied(masks: Mapping[str, Tensor]) -> None:

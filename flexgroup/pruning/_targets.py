@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
@@ -16,6 +17,8 @@ from flexgroup._errors import FlexgroupError
 from flexgroup.groups import Groups
 
 NEAREST = 3
+PYTORCH_ORDER = "ic-ky-kx"  # the input channel changes slowest
+ORDERS = (PYTORCH_ORDER, "ky-kx-ic")
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,26 @@ class Layer:
             return (self.name,)
         return tuple(f"{self.name}[{i}]" for i in range(self.conv_groups))
 
-    def split(self, matrix: Tensor) -> dict[str, Tensor]:
-        """Cut an (M, K) matrix into one matrix a convolution group."""
-        return dict(zip(self.part_names, matrix.reshape(self.conv_groups, *self.part_shape), strict=True))
+    def split(self, matrix: Tensor, order: str) -> dict[str, Tensor]:
+        """Cut an (M, K) matrix into one matrix a convolution group, columns in ``order``."""
+        columns = matrix[:, self._columns(order)] if order != PYTORCH_ORDER else matrix
+        return dict(zip(self.part_names, columns.reshape(self.conv_groups, *self.part_shape), strict=True))
+
+    def join(self, parts: Mapping[str, Tensor], order: str) -> Tensor:
+        """The (M, K) matrix that `split` cut into ``parts``, columns in PyTorch's order again."""
+        columns = torch.cat([parts[name] for name in self.part_names])
+        if order == PYTORCH_ORDER:
+            return columns
+        matrix = torch.empty_like(columns)
+        matrix[:, self._columns(order)] = columns
+        return matrix
+
+    def _columns(self, order: str) -> Tensor:
+        """The column of PyTorch's order that stands at each place of ``order``."""
+        columns = torch.arange(self.shape[1])
+        if order == PYTORCH_ORDER or isinstance(self.module, nn.Linear):
+            return columns
+        return columns.reshape(-1, *self.module.kernel_size).permute(1, 2, 0).reshape(-1)
 
 
 def as_matrix(weight: Tensor) -> Tensor:

@@ -14,7 +14,15 @@ from hypothesis.extra import numpy as hnp
 
 from flexgroup._errors import FlexgroupError
 from flexgroup.groups import Groups, select
-from flexgroup.groups._free import FreeSolution, _improve_bands, select_free
+from flexgroup.groups._free import (
+    FreeSolution,
+    _add_highest,
+    _Choice,
+    _drop_lowest,
+    _improve_bands,
+    _Problem,
+    select_free,
+)
 from flexgroup.groups._free_bound import Relaxation, window_sums
 
 Matrix = npt.NDArray[np.float64]
@@ -282,3 +290,22 @@ def test_bad_input_is_refused_in_one_line(scores: Matrix, size: tuple[int, int],
         select_free([scores], *size, keep)
     assert str(error.value).startswith(text)
     assert "\n" not in str(error.value)
+
+
+def test_the_lowest_groups_go_first_and_the_highest_come_back() -> None:
+    blocks = [np.kron(np.diag(values), np.ones((2, 2), dtype=np.int64)) for values in ([5, 1, 4], [2, 3])]
+    whole = [(block > 0).astype(np.int8) for block in blocks]
+    starts = [np.zeros((block.shape[0] - 1, block.shape[1] - 1), dtype=np.bool_) for block in blocks]
+    for start in starts:
+        start[::2, ::2] = np.eye((start.shape[0] + 1) // 2, dtype=np.bool_)
+    shapes = [(block.shape[0], block.shape[1]) for block in blocks]
+    problem = _Problem([window_sums(block, 2, 2) for block in blocks], shapes, 2, 2, keep=3)
+    choice = _Choice(starts, [taken.copy() for taken in whole])
+    _drop_lowest(problem, choice, 2)
+    assert [block[taken > 0].tolist() for block, taken in zip(blocks, choice.taken, strict=True)] == [
+        [5] * 4 + [4] * 4,
+        [3] * 4,
+    ]
+    assert (choice.count, choice.score(problem)) == (3, 48)
+    _add_highest(problem, choice, 2)
+    assert all((taken == all_taken).all() for taken, all_taken in zip(choice.taken, whole, strict=True))

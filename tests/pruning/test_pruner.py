@@ -278,7 +278,7 @@ def test_a_sparsity_in_percent_is_refused_with_the_share_to_write(make_net) -> N
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"budget": "row"}, r"budget='row' is not known; use one of 'line', 'layer', 'global'"),
+        ({"budget": "row"}, r"budget='row' is not known; use one of 'line', 'band', 'layer', 'global'"),
         ({"criterion": "size"}, r"criterion 'size' is not known; use one of \['magnitude', 'squared'\]"),
         ({"criterion": 3}, r"criterion 3 is not a function of \(weight, gradient\)"),
         (
@@ -318,3 +318,39 @@ def test_a_network_that_diverges_keeps_its_pattern(make_net) -> None:
         pruner.step()
     assert pruner.steps == 0
     assert all(torch.equal(before[name], mask) for name, mask in pruner.masks.items())
+
+
+def test_limits_and_costs_are_given_by_layer_name_and_reach_every_convolution_group() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=2), nn.Conv2d(8, 16, 3))
+    with torch.no_grad():
+        model[2].weight.mul_(100)
+    pruner = Pruner(model, Groups("2x1", unaligned="rows"), 0.5, limits={"1": (0.3, 1.0)}, targets=["1", "2"])
+    assert pruner.masks["1"].float().mean() >= 0.3
+    pruner.finalize()
+    with pytest.raises(FlexgroupError, match=r"limits names 'head', which is not pruned; the layers are '1', '2'"):
+        Pruner(model, Groups("2x1"), 0.5, limits={"head": (0, 1)}, targets=["1", "2"])
+    with pytest.raises(FlexgroupError, match=r"cost and scores must name the same layers"):
+        Pruner(model, Groups("2x1"), 0.5, cost={"1": 2.0}, targets=["1", "2"])
+
+
+def test_columns_can_be_ordered_with_the_input_channel_changing_fastest() -> None:
+    model = nn.Sequential(nn.Conv2d(8, 4, 3, bias=False))
+    with torch.no_grad():
+        model[0].weight.fill_(0.01)
+        model[0].weight[:, 4:8, 1, 2] = 1.0
+    pruner = Pruner(model, Groups("1x4", unaligned="cols"), 1 - 4 / 72, targets=["0"], order="ky-kx-ic")
+    kept = pruner.masks["0"].reshape(4, 8, 3, 3)
+    assert kept[:, 4:8, 1, 2].all()
+    assert kept.sum() == 16
+    with pytest.raises(FlexgroupError, match=r"order='kx' of columns is not known; use one of 'ic-ky-kx', 'ky-kx-ic'"):
+        Pruner(model, Groups("1x4"), 0.5, targets=["0"], order="kx")
+
+
+@pytest.mark.parametrize("size", ["2:4", "1xK", "Mx1"])
+def test_other_patterns_of_the_field_are_one_argument_away(size: str) -> None:
+    model = nn.Sequential(nn.Conv2d(4, 8, 3), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(8, 10))
+    prune(model, Groups(size), 0.5, targets=["1"])
+    matrix = model[1].weight.detach().reshape(8, -1)
+    assert (matrix == 0).float().mean() == 0.5
+    if size == "1xK":
+        assert ((matrix == 0).all(dim=1) | (matrix != 0).all(dim=1)).all()
