@@ -16,6 +16,7 @@ from flexgroup.cli._eval import evaluate
 from flexgroup.cli._export import export
 from flexgroup.cli._inspect import inspect
 from flexgroup.cli._prune import prune
+from flexgroup.cli._select import select
 
 WRONG_INPUT = 2
 INTERRUPTED = 130
@@ -51,6 +52,7 @@ def _app() -> typer.Typer:
     )
     app.callback(invoke_without_command=True)(_flexgroup)
     app.command("demo")(demo)
+    app.command("select")(select)
     app.command("prune")(prune)
     app.command("eval")(evaluate)
     app.command("bench")(bench)

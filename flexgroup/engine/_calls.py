@@ -21,9 +21,12 @@ def input_arrays(ports: Sequence[Port], inputs: Sequence[Any]) -> list[npt.NDArr
         raise FlexgroupError(f"the network takes {len(ports)} inputs, but {len(inputs)} were given")
     arrays = []
     for port, value in zip(ports, inputs, strict=True):
+        if not isinstance(value, np.ndarray) and not hasattr(value, "detach"):
+            raise FlexgroupError(f"input {port.name!r} is a {type(value).__name__}; give a torch tensor or numpy array")
+        kind = str(value.dtype).removeprefix("torch.")
+        if kind != "float32":
+            raise FlexgroupError(f"input {port.name!r} is {kind}; convert it to float32")
         array = value if isinstance(value, np.ndarray) else value.detach().cpu().numpy()
-        if array.dtype != np.float32:
-            raise FlexgroupError(f"input {port.name!r} is {array.dtype}; convert it to float32")
         if array.shape[1:] != port.shape or array.ndim == 0:
             wanted = ("batch", *port.shape)
             raise FlexgroupError(

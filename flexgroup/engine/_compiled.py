@@ -11,12 +11,13 @@ import numpy.typing as npt
 from flexgroup._errors import FlexgroupError
 from flexgroup.engine._calls import first_image, input_arrays, results_like
 from flexgroup.engine._choose import Chooser, choose
-from flexgroup.engine._emit import Emitter
 from flexgroup.engine._layout import Layout
 from flexgroup.engine._lower import Lowering
-from flexgroup.engine._native import Program, address
+from flexgroup.engine._native import Program
 from flexgroup.engine._plan import Plan, Port
 from flexgroup.engine._profile import Explanation, Profile, explain_plan, profile_rows
+from flexgroup.engine._steps import StepBuilder
+from flexgroup.engine._workers import address
 from flexgroup.graph.ir import Graph
 from flexgroup.kernels import F32, Target, host_target, target_named
 
@@ -38,10 +39,12 @@ def plan_graph(
     lowering = Lowering(graph, layout)
     lowering.run()
     layout.place()
-    emitter = Emitter(layout, target, F32, threads=threads, sparse=sparse, inputs=len(graph.inputs), chooser=chooser)
-    steps = tuple(emitter.emit(operation) for operation in lowering.operations)
+    builder = StepBuilder(
+        layout, target, F32, threads=threads, sparse=sparse, inputs=len(graph.inputs), chooser=chooser
+    )
+    steps = tuple(builder.build(operation) for operation in lowering.operations)
     ports = [tuple(Port(name, graph.shapes[name]) for name in names) for names in (graph.inputs, graph.outputs)]
-    return Plan(target, F32, threads, ports[0], ports[1], steps, emitter.constants.block(), layout.arena_bytes)
+    return Plan(target, F32, threads, ports[0], ports[1], steps, builder.constants.block(), layout.arena_bytes)
 
 
 class CompiledModel:
@@ -125,20 +128,32 @@ def compile(
 
 
 def difference(model: Any, compiled: Callable[..., Any], example: tuple[Any, ...]) -> float:
-    """Largest absolute difference to ``model`` in torch on the example, over torch's largest absolute output."""
+    """Largest absolute difference to ``model`` in torch on the example, over torch's largest absolute output.
+
+    The compiled network runs on noise first: whatever one image leaves behind in its memory must not reach the next.
+
+    Raises `FlexgroupError` for models that return anything but tensors.
+    """
     import torch
 
-    training = model.training
+    training = {module: module.training for module in model.modules()}
     model.eval()
     try:
         with torch.no_grad():
             expected = model(*example)
     finally:
-        model.train(training)
+        for module, flag in training.items():
+            module.training = flag
+    wanted = [expected] if isinstance(expected, torch.Tensor) else expected
+    if not isinstance(wanted, list | tuple) or not all(isinstance(want, torch.Tensor) for want in wanted):
+        raise FlexgroupError(
+            f"{type(model).__name__} returns a {type(expected).__name__}; wrap it in a module that returns a tensor "
+            "or a tuple of tensors"
+        )
+    compiled(*(torch.randn_like(value) for value in example))
     given = compiled(*example)
-    pairs = [(expected, given)] if isinstance(expected, torch.Tensor) else list(zip(expected, given, strict=True))
     worst = 0.0
-    for want, have in pairs:
+    for want, have in zip(wanted, [given] if isinstance(given, torch.Tensor) else given, strict=True):
         scale = max(float(want.abs().max()), 1e-30)
         difference = float((want - have.reshape(want.shape)).abs().max()) / scale
         worst = difference if difference != difference else max(worst, difference)

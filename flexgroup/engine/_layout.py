@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from flexgroup._errors import FlexgroupError
+
 LINE = 64  # bytes; planes start on cache lines
 ZERO = -1  # the buffer id of the plane that is always zero
 SINK = -2  # the buffer id of the plane that rows beyond the last one are stored to
@@ -47,6 +49,18 @@ class External:
     output: bool = False
 
 
+@dataclass(frozen=True)
+class Footprint:
+    """Which positions of a buffer's planes are written; whatever else its memory holds stays zero.
+
+    ``rectangles`` are (top, left, height, width) of the planes in turn: one for all of them, or one for every run of
+    ``run`` planes. Buffers take over each other's memory only if their footprints are equal.
+    """
+
+    rectangles: tuple[tuple[int, int, int, int], ...]
+    run: int = 0
+
+
 @dataclass
 class Buffer:
     """Planes (or one vector, ``height`` = 0) that are written by one step and live until their last reader."""
@@ -54,7 +68,7 @@ class Buffer:
     channels: int
     height: int
     width: int
-    footprint: str  # which positions are written; whatever else the memory holds stays zero
+    footprint: Footprint
     born: int = -1
     dies: int = -1
     offset: int = -1  # bytes in the arena, to the first position of plane 0
@@ -64,8 +78,6 @@ class Buffer:
 class Geometry:
     """What buffers of one component share. All positions of planes are in elements."""
 
-    width: int = 1  # widest image
-    gap: int = 0  # zero columns between the widest row and the next
     pitch: int = 1
     lead: int = 0  # zeros before a plane's first position
     reaches: list[Reach] = field(default_factory=list)
@@ -114,16 +126,17 @@ class Layout:
         self._slots: dict[int, int] = {}  # planes of the memory that a buffer took over
         self._special = {ZERO: 0, SINK: 0}
 
-    def new_image(self, channels: int, height: int, width: int, footprint: str = "image") -> Image:
-        """An image in a new buffer."""
-        self.buffers.append(Buffer(channels, height, width, footprint))
+    def new_image(self, channels: int, height: int, width: int, footprint: Footprint | None = None) -> Image:
+        """An image in a new buffer; without ``footprint`` all its pixels are written."""
+        whole = Footprint(((0, 0, height, width),))
+        self.buffers.append(Buffer(channels, height, width, footprint or whole))
         self._parent.append(len(self.buffers) - 1)
         buffer = len(self.buffers) - 1
         return Image(tuple(PlaneRef(buffer, i) for i in range(channels)), height, width)
 
     def new_vector(self, features: int) -> Vector:
         """A vector in a new buffer."""
-        self.buffers.append(Buffer(features, 0, 0, "vector"))
+        self.buffers.append(Buffer(features, 0, 0, Footprint(())))
         self._parent.append(len(self.buffers) - 1)
         return Vector(len(self.buffers) - 1, features)
 
@@ -181,6 +194,11 @@ class Layout:
             alive.append(index)
         # Tiles and taps may read beyond the last plane: a plane's worth of slack after everything.
         self.arena_bytes = _round_up(top + room + 64 * LINE, 4096)
+        if self.arena_bytes >= 1 << 31:
+            raise FlexgroupError(
+                f"the network's activations need {self.arena_bytes / 2**30:.1f} GiB for one image, more than the "
+                "2 GiB that offsets reach; use smaller images"
+            )
 
     def _planes(self, index: int) -> int:
         buffer = self.buffers[index]
@@ -223,7 +241,7 @@ class Layout:
             return _round_up(self._bytes(buffer.channels), 4 * LINE)
         geometry = self.geometry(index)
         extent = buffer.height * geometry.pitch
-        after = [reach.after(geometry.pitch) for reach in geometry.reaches if reach.in_height == buffer.height]
+        after = [reach.after(geometry.pitch) for reach in geometry.reaches if reach.in_height <= buffer.height]
         elements = max([_round_up(extent, self.lanes), extent + geometry.lead, *after])
         lines = _round_up(self._bytes(elements), LINE) // LINE
         return (lines | 1) * LINE

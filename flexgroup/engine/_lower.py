@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from flexgroup._errors import FlexgroupError
-from flexgroup.engine._layout import ZERO, External, Image, Layout, PlaneRef, Vector
+from flexgroup.engine._layout import ZERO, External, Footprint, Image, Layout, PlaneRef, Vector
 from flexgroup.engine._operations import (
     ConvOp,
     CopyOp,
@@ -36,6 +36,9 @@ class Crop:
 
 
 Value: TypeAlias = Image | Vector | External | Crop
+
+
+NOTHING = Tap(PlaneRef(ZERO, 0), 0, 0)
 
 
 class Lowering:
@@ -135,12 +138,13 @@ class Lowering:
             channels, height, width = self.graph.shapes[name]
             rows, columns = -(-height // stride[0]), -(-width // stride[1])
             phases = sorted(self._wanted_phases[key])
+            sizes = [(-(-(height - a) // stride[0]), -(-(width - b) // stride[1])) for a, b in phases]
             # All phases live in one buffer, so they share a component and a life.
-            whole = self.layout.new_image(channels * len(phases), rows, columns, f"phases {phases} of {height}x{width}")
+            footprint = Footprint(tuple((0, 0, *size) for size in sizes), run=channels)
+            whole = self.layout.new_image(channels * len(phases), rows, columns, footprint)
             images = {}
             by_size: dict[tuple[int, int], list[tuple[int, int]]] = {}
-            for i, (a, b) in enumerate(phases):
-                size = (-(-(height - a) // stride[0]), -(-(width - b) // stride[1]))
+            for i, ((a, b), size) in enumerate(zip(phases, sizes, strict=True)):
                 images[a, b] = Image(whole.planes[i * channels : (i + 1) * channels], *size)
                 by_size.setdefault(size, []).append((a, b))
             for size, starts in by_size.items():
@@ -164,12 +168,13 @@ class Lowering:
                 image = phases.get((a, b))
                 if image is None:  # a phase with no pixels: the image is smaller than the stride
                     for channel in range(channels):
-                        taps[channel].append(Tap(PlaneRef(ZERO, 0), 0, 0))
+                        taps[channel].append(NOTHING)
                     continue
                 self.layout.reach(image, out, (row, row), (column, column))
                 reads[a, b] = image
                 for channel, plane in enumerate(image.planes):
-                    taps[channel].append(Tap(plane, row, column))
+                    # Zero is zero wherever it is read, and the plane of zeros has no margins of this reader's.
+                    taps[channel].append(Tap(plane, row, column) if plane.buffer != ZERO else NOTHING)
         self.layout.tie(out, *reads.values())
         return taps, tuple(reads.values())
 
@@ -280,7 +285,7 @@ class Lowering:
         (before, after), (top, bottom), (left, right) = op.amounts
         if top or bottom or left or right:
             channels, height, width = len(image.planes), image.height + top + bottom, image.width + left + right
-            footprint = f"{image.height}x{image.width} at {top}, {left}"
+            footprint = Footprint(((top, left, image.height, image.width),))
             padded = self.layout.new_image(channels, height, width, footprint)
             self._append(
                 CopyOp(node.name, image, padded, channels, image.height, image.width, target_start=(top, left))

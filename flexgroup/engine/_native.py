@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import threading
 import weakref
-from collections.abc import Callable
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -16,8 +14,9 @@ from llvmlite import ir
 
 from flexgroup._errors import FlexgroupError
 from flexgroup.engine._plan import Plan
-from flexgroup.engine._runner import JOB, MAX_REGIONS, POOL, emit_runner
-from flexgroup.kernels import KernelSpec, Target
+from flexgroup.engine._runner import JOB, MAX_REGIONS, emit_runner
+from flexgroup.engine._workers import Workers, address, aligned, symbol
+from flexgroup.kernels import KernelSpec, Target, runs_here
 
 _IMAGES, _TICKS = JOB.fields.index("images"), JOB.fields.index("ticks")
 _LOCK = threading.Lock()  # LLVM's initialisation and code generation are not thread-safe
@@ -29,8 +28,8 @@ def machine_for(target: Target, *, jit: bool) -> Any:
     With ``jit``, for code that runs here; then a target of another architecture is refused too.
     """
     if jit:
-        wanted, here = (triple.split("-")[0] for triple in (target.triple, llvm.get_process_triple()))
-        if wanted != here:
+        if not runs_here(target):
+            wanted, here = (triple.split("-")[0] for triple in (target.triple, llvm.get_process_triple()))
             raise FlexgroupError(
                 f"target {target.name} is {wanted} code, which this {here} machine cannot run; use flexgroup.export"
             )
@@ -109,16 +108,16 @@ class Program:
             "last": len(plan.steps),
             "threads": plan.threads,
             "barrier": address(self._barrier),
-            "yield": _symbol("sched_yield"),
-            "clock": _symbol("clock_gettime"),
+            "yield": symbol("sched_yield"),
+            "clock": symbol("clock_gettime"),
             "ticks": 0,
         }
         self._job = (ctypes.c_int64 * len(JOB.fields))(*JOB.pack(fields))
         self._job_address = ctypes.addressof(self._job)
         self._busy = threading.Lock()
-        self._workers = _Workers(self._work, plan.threads - 1) if plan.threads > 1 else None
+        self._workers = Workers(self._submit, self._work, plan.threads - 1) if plan.threads > 1 else None
         # Runs when the program is collected, or at exit while threads can still end.
-        self.close = weakref.finalize(self, self._workers.stop if self._workers else _nothing)
+        self.close = weakref.finalize(self, _close, self._busy, self._workers)
 
     def _step_table(self, addresses: dict[str, int]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """The argument blocks, and for every step its kernel's address and the blocks' addresses."""
@@ -136,6 +135,8 @@ class Program:
 
     def run(self, pointers: list[int], images: int) -> None:
         """Run ``images`` images; ``pointers``: the addresses of all inputs, then all outputs (dense, batch first)."""
+        if images == 0:
+            return
         with self._busy:
             self._start(pointers, images)
 
@@ -145,10 +146,12 @@ class Program:
         seconds = np.zeros((rounds, len(self.plan.steps)))
         with self._busy:
             self._job[_TICKS] = address(ticks)
-            for round_seconds in seconds:
-                self._start(pointers, 1)
-                round_seconds[:] = np.diff(ticks[:, 0]) + np.diff(ticks[:, 1]) * 1e-9
-            self._job[_TICKS] = 0
+            try:
+                for round_seconds in seconds:
+                    self._start(pointers, 1)
+                    round_seconds[:] = np.diff(ticks[:, 0]) + np.diff(ticks[:, 1]) * 1e-9
+            finally:
+                self._job[_TICKS] = 0
         return seconds
 
     def _start(self, pointers: list[int], images: int) -> None:
@@ -160,50 +163,16 @@ class Program:
         if self._workers is None:
             self._run(self._job_address, 0)
         else:
-            self._submit(self._workers.address, self._job_address)
+            if self._workers.revive():
+                self._barrier[:] = 0
+            self._workers.run(self._job_address)
 
 
-class _Workers:
-    """Threads that wait in native code, without the interpreter's lock, for the next job."""
-
-    def __init__(self, work: Callable[[int, int], None], count: int) -> None:
-        self._pool = np.zeros(len(POOL.fields), dtype=np.int64)
-        self._lock = np.zeros(128, dtype=np.uint8)
-        self._wake = np.zeros(128, dtype=np.uint8)
-        library = ctypes.CDLL(None)
-        library.pthread_mutex_init(ctypes.c_void_p(self._lock.ctypes.data), None)
-        library.pthread_cond_init(ctypes.c_void_p(self._wake.ctypes.data), None)
-        values = {"lock": self._lock.ctypes.data, "wake": self._wake.ctypes.data, "patience": 20_000}
-        for name in ("mutex_lock", "mutex_unlock", "cond_wait", "cond_broadcast"):
-            values[name] = _symbol(f"pthread_{name}")
-        for name, value in values.items():
-            self._pool[POOL.fields.index(name)] = value
-        self.address = self._pool.ctypes.data
-        self._library = library
-        self._threads = [
-            threading.Thread(target=_serve, args=(work, self._pool, thread), daemon=True)
-            for thread in range(1, count + 1)
-        ]
-        for thread in self._threads:
-            thread.start()
-
-    def stop(self) -> None:
-        lock = ctypes.c_void_p(self._lock.ctypes.data)
-        self._library.pthread_mutex_lock(lock)
-        self._pool[POOL.fields.index("stop")] = 1
-        self._pool[POOL.fields.index("generation")] += 1
-        self._library.pthread_cond_broadcast(ctypes.c_void_p(self._wake.ctypes.data))
-        self._library.pthread_mutex_unlock(lock)
-        for thread in self._threads:
-            thread.join()
-
-
-def _nothing() -> None:
-    """What closing a program without workers takes."""
-
-
-def _serve(work: Callable[[int, int], None], pool: npt.NDArray[np.int64], thread: int) -> None:
-    work(pool.ctypes.data, thread)
+def _close(busy: threading.Lock, workers: Workers | None) -> None:
+    """Stop the workers once no call is running; a program without workers has nothing to stop."""
+    if workers is not None:
+        with busy:
+            workers.stop()
 
 
 def _compile(plan: Plan) -> tuple[Any, dict[str, int]]:
@@ -217,25 +186,3 @@ def _compile(plan: Plan) -> tuple[Any, dict[str, int]]:
         engine.finalize_object()
     names = [*(kernel.name for kernel in kernels), "run", "submit", "work"]
     return engine, {name: engine.get_function_address(name) for name in names}
-
-
-def address(array: npt.NDArray[Any]) -> int:
-    """Where the array's data begins; quicker than ``array.ctypes.data``."""
-    return int(array.__array_interface__["data"][0])
-
-
-def aligned(size: int) -> npt.NDArray[np.uint8]:
-    """``size`` zero bytes that start on a page."""
-    page = 4096
-    memory = np.zeros(size + page, dtype=np.uint8)
-    start = -memory.ctypes.data % page
-    return memory[start : start + size]
-
-
-def _symbol(name: str) -> int:
-    """The address of a function of the C library."""
-    function = getattr(ctypes.CDLL(None if os.name == "posix" else "msvcrt"), name)
-    address = ctypes.cast(function, ctypes.c_void_p).value
-    if address is None:
-        raise FlexgroupError(f"the C library of this system has no {name}; flexgroup's engine needs a POSIX system")
-    return address

@@ -21,7 +21,9 @@ def reference(region: int, offset: int) -> int:
 
 def number(value: float) -> int:
     """A kernel argument that stands for a 32-bit floating-point number."""
-    return int(struct.unpack("<I", struct.pack("<f", value))[0])
+    # As numpy narrows: what is too large for 32 bits is infinite.
+    with np.errstate(over="ignore"):
+        return int(struct.unpack("<I", np.float32(value).tobytes())[0])
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,6 @@ class Step:
     useful_macs: int = 0  # those whose weight is not zero
     dense_macs: int = 0
     reason: str = ""  # why this kernel
-    predicted: float = 0.0  # cost in the units of the cost model
 
 
 @dataclass(frozen=True)

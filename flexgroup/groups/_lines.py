@@ -125,4 +125,4 @@ class FixedPoint:
             terms = max(terms, line.extent * line.width)
         score_bits = 61 - count_bits - terms.bit_length()
         exponent = score_bits - math.frexp(largest)[1] if largest > 0 else 0
-        return cls(math.ldexp(1.0, min(exponent, 1000)), count_bits)
+        return cls(math.ldexp(1.0, min(exponent, 1023)), count_bits)

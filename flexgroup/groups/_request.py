@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,6 +14,7 @@ from flexgroup._errors import FlexgroupError
 from flexgroup.groups._spec import Groups
 
 BUDGETS = ("line", "band", "layer", "global")
+LARGEST = 1e200  # score: sums of many stay finite
 METHODS = ("exact", "dp", "bed", "greedy")
 
 Shares: TypeAlias = "float | Mapping[str, float]"
@@ -47,16 +49,19 @@ def check_request(
     """The request, or `FlexgroupError` for the first thing that is wrong with it."""
     _check_words(groups, budget, method, limits, cost, bands, isinstance(keep, Mapping))
     for name, matrix in scores.items():
+        if not isinstance(matrix, np.ndarray) or matrix.dtype.kind not in "fiub":
+            kind = f"array of {matrix.dtype}" if isinstance(matrix, np.ndarray) else type(matrix).__name__
+            raise FlexgroupError(f"layer {name!r}: scores are a {kind}; give a numpy array of real numbers")
         if matrix.ndim != 2:
             raise FlexgroupError(f"layer {name!r}: scores have shape {matrix.shape}; give a 2-D (rows, columns) array")
         shape = (matrix.shape[0] // bands if budget == "band" else matrix.shape[0], matrix.shape[1])
         groups.check_fits(shape, f"{name}, one of {bands} bands" if budget == "band" else name)
-    shares = dict(keep) if isinstance(keep, Mapping) else dict.fromkeys(scores, float(keep))
+    shares = dict(keep) if isinstance(keep, Mapping) else dict.fromkeys(scores, keep)
     _check_names("keep", shares, scores)
     for name, share in shares.items():
-        if not 0 <= share <= 1:
+        if not isinstance(share, Real) or not 0 <= share <= 1:
             where = f"layer {name!r}: " if isinstance(keep, Mapping) else ""
-            raise FlexgroupError(f"{where}keep={share} is not a share of the weights; use a number from 0 to 1")
+            raise FlexgroupError(f"{where}keep={share!r} is not a share of the weights; use a number from 0 to 1")
     costs = dict(cost) if cost is not None else dict.fromkeys(scores, 1.0)
     _check_names("cost", costs, scores)
     for name, value in costs.items():
@@ -129,8 +134,10 @@ def _largest(name: str, scores: npt.NDArray[Any]) -> float:
     if not scores.size:
         return 0.0
     low, high = float(scores.min()), float(scores.max())
-    if not (low >= 0 and high < np.inf):
+    if not (low >= 0 and high <= LARGEST):
         bad = int((~np.isfinite(scores)).sum())
-        what = f"{bad} NaN or infinite scores" if bad else f"negative scores (down to {low:g})"
-        raise FlexgroupError(f"layer {name!r}: {what}; scores must be finite and non-negative, such as |weight|")
+        what = f"{bad} NaN or infinite scores" if bad else f"scores from {low:g} to {high:g}"
+        raise FlexgroupError(
+            f"layer {name!r}: {what}; scores must be finite, not negative and below {LARGEST:g}, such as |weight|"
+        )
     return high

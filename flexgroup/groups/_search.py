@@ -72,6 +72,7 @@ class Layer:
     below: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     above: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     settled: int = 0
+    ceiling: int = 0  # a price at which no group stays
     share: float = 1.0  # of the layer's groups that the blocks looked at can hold
 
     def watch(self, sample: bool) -> None:
@@ -94,8 +95,8 @@ class Layer:
         return self.settled + int(self.below.sum())
 
     def price(self, price: int) -> int:
-        """The price of a group in this layer."""
-        return price if self.cost == 1.0 else int(price * self.cost)
+        """The price of a group in this layer, no higher than where nothing stays, so that it fits the loops."""
+        return price if self.cost == 1.0 or price < 0 else min(int(price * self.cost), self.ceiling)
 
 
 def find_price(layers: Sequence[Layer], point: FixedPoint, budget: float, crew: Crew) -> tuple[int, bool]:
@@ -104,18 +105,19 @@ def find_price(layers: Sequence[Layer], point: FixedPoint, budget: float, crew: 
     If not, it is the smallest integer price at which they cost less, fewest groups on ties: the budget lies among ties,
     between the fewest and the most groups at that price, or between two prices (costs that differ).
     """
-    highest = max((_highest(layer, point) for layer in layers), default=0)
+    highest = 0
+    for layer in layers:
+        layer.ceiling = _ceiling(layer.lines, point)
+        highest = max(highest, int(layer.ceiling / layer.cost) + 1)
     guess = None
     if sum(layer.lines.scores.size for layer in layers) >= WORTH_A_THREAD:
         guess = _bracket(layers, point, budget, highest, crew, sample=True)[0]
     return _bracket(layers, point, budget, highest, crew, guess=guess)
 
 
-def _highest(layer: Layer, point: FixedPoint) -> int:
-    """A price at which no group of the layer stays."""
-    lines = layer.lines
-    terms = lines.along * lines.width * lines.window
-    return int((float(lines.scores.max(initial=0.0)) * point.scale + 1) * terms / min(layer.cost, 1.0)) + 1
+def _ceiling(lines: Lines, point: FixedPoint) -> int:
+    """A price at which no group of the lines stays."""
+    return int((float(lines.scores.max(initial=0.0)) * point.scale + 1) * lines.group_weights) + 1
 
 
 def _bracket(

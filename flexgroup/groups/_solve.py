@@ -101,11 +101,11 @@ class Traced:
     score: int
 
 
-def trace(problems: Sequence[tuple[Lines, Solved]], point: FixedPoint, crew: Crew) -> list[Traced]:
+def trace(problems: Sequence[tuple[Lines, Solved, FixedPoint]], crew: Crew) -> list[Traced]:
     """The masks of solved layers."""
     jobs: list[tuple[int, Callable[[int, int], object]]] = []
     arrays = []
-    for lines, solved in problems:
+    for lines, solved, point in problems:
         mask = np.zeros(lines.scores.size, dtype=np.bool_)
         kept, score = np.zeros(lines.count, dtype=np.int64), np.zeros(lines.count, dtype=np.int64)
         if solved.targets is not None:

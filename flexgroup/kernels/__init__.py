@@ -17,7 +17,7 @@ from flexgroup.kernels.emit import BASE_SHIFT, Signature
 from flexgroup.kernels.linear import LinearKernel
 from flexgroup.kernels.peak import PeakKernel
 from flexgroup.kernels.pool import MeanKernel, PoolKernel
-from flexgroup.kernels.target import F32, TARGETS, Element, Target, host_target, target_named
+from flexgroup.kernels.target import F32, TARGETS, Element, Target, host_target, runs_here, target_named
 
 
 class KernelSpec(Protocol):
@@ -48,5 +48,6 @@ __all__ = [
     "Signature",
     "Target",
     "host_target",
+    "runs_here",
     "target_named",
 ]

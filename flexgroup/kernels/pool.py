@@ -14,7 +14,7 @@ POOL_SIGNATURE = Signature(
         "taps",  # int32 a plane and tap: bytes from the arena's start to the tap's first position
         "outputs",  # int32 a plane
         "inside",  # max: int32 a tap and position, 0 where the tap falls on padding
-        "scale",  # mean: a number a position, 1 / (entries that count), 0 on the border
+        "scale",  # mean: a number a position, 1 / (entries that count)
         "mask",
         "arena",
         "tap_count",
@@ -69,10 +69,10 @@ class PoolKernel:
                     else:
                         window.next = [b.fadd(best, value)]
                 value = window.results[0]
-                if self.form == "max":
-                    value = b.and_(b.bitcast(value, bits), k.load(mask, bits, width, at))
-                else:
+                if self.form == "mean":
                     value = b.fmul(value, k.load(scale, k.vector, width, at))
+                # A mask, not a scale of zero: infinity times zero is not zero.
+                value = b.and_(b.bitcast(value, bits), k.load(mask, bits, width, at))
                 k.store(b.bitcast(value, k.vector), out, width, at)
         b.ret_void()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import llvmlite.binding as llvm
 from llvmlite import ir
@@ -61,14 +60,22 @@ TARGETS: dict[str, Target] = {
     )
 }
 
-Features: TypeAlias = "dict[str, bool]"
-
 
 def target_named(name: str) -> Target:
     """The target called ``name``; raises `FlexgroupError` with the known names for any other."""
     if name not in TARGETS:
         raise FlexgroupError(f"unknown target {name!r}; known targets: host, {', '.join(TARGETS)}")
     return TARGETS[name]
+
+
+def runs_here(target: Target) -> bool:
+    """Whether this machine has the processor and the instructions that ``target`` asks for."""
+    here = llvm.get_process_triple().split("-")[0].replace("arm64", "aarch64")
+    if target.triple.split("-")[0].replace("arm64", "aarch64") != here:
+        return False
+    features = llvm.get_host_cpu_features()
+    wanted = [flag[1:] for flag in _X86_FEATURES.get(target.name, "").split(",") if flag.startswith("+")]
+    return all(features.get(flag, False) for flag in wanted)
 
 
 def host_target() -> Target:
@@ -78,11 +85,6 @@ def host_target() -> Target:
         return Target("host-aarch64", triple, llvm.get_host_cpu_name(), "+neon", 16, 32, True)
     if not triple.startswith("x86_64"):
         return Target("host-portable", triple, llvm.get_host_cpu_name(), "", 16, 16, False)
-    features = llvm.get_host_cpu_features()
-    for name in ("x86-64-avx512", "x86-64-avx2", "x86-64"):
-        wanted = [flag[1:] for flag in _X86_FEATURES[name].split(",") if flag.startswith("+")]
-        if all(features.get(flag, False) for flag in wanted):
-            base = TARGETS[name]
-            break
+    base = next(TARGETS[name] for name in _X86_FEATURES if runs_here(TARGETS[name]))
     cpu = llvm.get_host_cpu_name() if base.vector_bytes > 16 else base.cpu
     return Target(base.name, triple, cpu, base.features, base.vector_bytes, base.vector_registers, base.has_fma)

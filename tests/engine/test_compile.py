@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +15,7 @@ from torch import nn
 import flexgroup
 from flexgroup import FlexgroupError
 from flexgroup.engine import plan_graph
-from flexgroup.graph import from_torch, optimize
+from flexgroup.graph import Clamp, Graph, Node, from_torch, optimize
 from flexgroup.kernels import TARGETS, host_target
 from flexgroup.zoo import build
 from tests.engine.networks import PATTERNS, Residual, convolutions, networks, prune, randomise
@@ -130,6 +133,107 @@ def test_a_layer_without_any_weight_left_still_gives_its_bias():
     assert torch.allclose(flexgroup.compile(conv, (x,))(x), conv(x))
 
 
+class Between(nn.Module):
+    """Two strided convolutions whose phases have the same size but not the same number of channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(4, 3, 3, 2, 1), nn.Conv2d(4, 2, 3, 1, 1), nn.Conv2d(2, 3, 3, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.a(x) + self.c(self.b(x))
+
+
+class Padded(nn.Module):
+    """Padding before a convolution; what is cut off again may leave nothing but padding."""
+
+    def __init__(self, pad: tuple[int, ...], channels: int | None, conv: nn.Module) -> None:
+        super().__init__()
+        self.pad, self.channels, self.conv = pad, channels, conv
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(nn.functional.pad(x, self.pad)[:, : self.channels])
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        (Between(), (4, 7, 7)),
+        (Between(), (4, 9, 6)),
+        (Padded((0, 0, 0, 0, 4, 0), 4, nn.Conv2d(4, 4, 9, padding=4)), (4, 64, 512)),
+        (Padded((1, 9, 1, 9), None, nn.Conv2d(3, 4, 3, 2, dilation=2)), (3, 5, 5)),
+    ],
+)
+def test_memory_that_is_shared_or_all_padding_stays_clean(model, shape):
+    randomise(model, 0)
+    x = torch.randn(3, *shape)
+    compiled = flexgroup.compile(model, (x[:1],))
+    for _ in range(2):
+        agree(model, compiled, x)
+
+
+def test_an_infinite_input_spoils_its_own_output_only():
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.AvgPool2d(3, 1, 1), nn.Conv2d(2, 1, 3, padding=1)
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.abs_()
+    x = torch.randn(1, 1, 6, 6)
+    compiled = flexgroup.compile(model, (x,))
+    bad = x.clone()
+    bad[0, 0, 1, 1] = float("inf")
+    assert torch.equal(compiled(bad).isfinite(), model(bad).isfinite())
+    agree(model, compiled, x)
+
+
+def test_bands_of_rows_carry_similar_work():
+    conv = nn.Conv2d(64, 256, 1)
+    randomise(conv, 0)
+    x = torch.randn(1, 64, 4, 4)
+    for threads in (2, 3, 4):
+        plan = plan_graph(optimize(from_torch(conv, (x,))), HOST, threads=threads)
+        (step,) = (step for step in plan.steps if step.dense_macs)
+        rows = [dict(zip(step.kernel.signature.fields, part, strict=True))["row_count"] for part in step.parts]
+        assert sum(rows) == 256
+        assert max(rows) - min(rows) <= 16
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_forked_process_can_run_the_network():
+    conv = nn.Conv2d(3, 8, 3)
+    randomise(conv, 0)
+    x = torch.randn(1, 3, 8, 8)
+    compiled = flexgroup.compile(conv, (x,), threads=2)
+    expected = compiled(x.numpy())
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if np.array_equal(compiled(x.numpy()), expected) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_closing_waits_for_the_call_that_is_running():
+    conv = nn.Conv2d(3, 8, 3)
+    x = np.zeros((200, 3, 32, 32), np.float32)
+    compiled = flexgroup.compile(conv, (torch.zeros(1, 3, 32, 32),), threads=2)
+    refused = []
+
+    def call() -> None:
+        try:
+            for _ in range(20):
+                compiled(x)
+        except FlexgroupError as error:
+            refused.append(str(error))
+
+    caller = threading.Thread(target=call)
+    caller.start()
+    compiled.close()
+    caller.join(timeout=60)
+    assert not caller.is_alive()
+    assert all("was closed" in text for text in refused)
+
+
 def test_a_profile_accounts_for_every_step():
     model = Residual(8, 8, 1, 3)
     randomise(model, 0)
@@ -145,8 +249,10 @@ def test_training_mode_and_weights_are_left_as_they_were():
     model = Residual(4, 4, 1, 3)
     model.train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.bn1.eval()
     flexgroup.compile(model, (torch.randn(1, 4, 6, 6),))
     assert model.training
+    assert not model.bn1.training
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
@@ -156,6 +262,10 @@ def test_calls_that_do_not_fit_say_what_was_expected():
         compiled(torch.zeros(1, 3, 9, 8))
     with pytest.raises(FlexgroupError, match=r"is float64; convert it to float32"):
         compiled(torch.zeros(1, 3, 8, 8, dtype=torch.float64))
+    with pytest.raises(FlexgroupError, match=r"is torch.bfloat16; convert it to float32"):
+        compiled(torch.zeros(1, 3, 8, 8, dtype=torch.bfloat16))
+    with pytest.raises(FlexgroupError, match=r"is a list; give a torch tensor or numpy array"):
+        compiled([1.0])
     with pytest.raises(FlexgroupError, match=r"takes 1 inputs, but 2 were given"):
         compiled(torch.zeros(1, 3, 8, 8), torch.zeros(1))
 
@@ -175,6 +285,23 @@ def test_bad_settings_are_refused():
         flexgroup.compile(conv, (x,), threads=0)
     with pytest.raises(FlexgroupError, match=r"unknown target 'm4'; known targets: host, x86-64-avx512"):
         flexgroup.compile(conv, (x,), target="m4")
+
+
+def test_models_that_do_not_return_tensors_are_refused():
+    class Named(nn.Module):
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"y": torch.relu(x)}
+
+    with pytest.raises(FlexgroupError, match=r"Named returns a dict; wrap it in a module that returns a tensor"):
+        flexgroup.compile(Named(), (torch.zeros(1, 3, 8, 8),))
+
+
+def test_activations_that_offsets_cannot_reach_are_refused():
+    graph = Graph(
+        ("x",), ("y",), (Node("relu", Clamp(0.0), ("x",), "y"),), {"x": (72, 2160, 3840), "y": (72, 2160, 3840)}
+    )
+    with pytest.raises(FlexgroupError, match=r"activations need .* GiB for one image, more than the 2 GiB"):
+        plan_graph(graph, HOST)
 
 
 def test_a_result_beyond_tolerance_is_an_error():

@@ -197,3 +197,39 @@ def test_impossible_requests_say_what_would_fit(changes, message):
 def test_impossible_groups_are_refused(size, unaligned, message):
     with pytest.raises(FlexgroupError, match=message):
         Groups(size, unaligned=unaligned)
+
+
+def test_costs_that_differ_a_thousandfold_still_find_the_best():
+    rng = np.random.default_rng(0)
+    scores = {"cheap": rng.random((64, 96)), "dear": rng.random((64, 96))}
+    groups = Groups("2x1", unaligned="rows")
+    for dear in (1e3, 1e7):
+        selection = select(scores, groups, 0.01, cost={"cheap": 1.0, "dear": dear})
+        assert selection.kept["cheap"] == 64 * 96 // 2
+
+
+@pytest.mark.parametrize("budget", ["layer", "line", "band"])
+def test_layers_of_very_different_scale_do_not_blur_each_other(budget):
+    matrix = np.random.default_rng(0).random((16, 40))
+    groups = Groups("2x1", unaligned="rows")
+    together = select({"large": matrix, "small": matrix * 2.0**-60}, groups, 0.3, budget=budget)
+    assert (together.masks["large"] == together.masks["small"]).all()
+
+
+def test_large_whole_numbers_are_not_rounded():
+    scores = {"a": np.array([[16777216, 16777217]], np.int64)}
+    assert select(scores, Groups("1x1"), 0.5).masks["a"].tolist() == [[False, True]]
+
+
+@pytest.mark.parametrize(
+    ("scores", "keep", "message"),
+    [
+        ([[1.0]], 0.5, r"layer 'a': scores are a list; give a numpy array of real numbers"),
+        (np.ones((2, 2), complex), 0.5, r"layer 'a': scores are a array of complex128"),
+        (np.full((2, 2), 1e300), 0.5, r"layer 'a': scores from 1e\+300 to 1e\+300; scores must be finite"),
+        (np.ones((2, 2)), "0.5", r"keep='0.5' is not a share of the weights"),
+    ],
+)
+def test_scores_and_shares_that_are_no_numbers_are_refused(scores, keep, message):
+    with pytest.raises(FlexgroupError, match=message):
+        select({"a": scores}, Groups("1x1"), keep)

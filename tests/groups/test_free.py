@@ -293,7 +293,7 @@ def test_bad_input_is_refused_in_one_line(scores: Matrix, size: tuple[int, int],
 
 
 def test_the_lowest_groups_go_first_and_the_highest_come_back() -> None:
-    blocks = [np.kron(np.diag(values), np.ones((2, 2), dtype=np.int64)) for values in ([5, 1, 4], [2, 3])]
+    blocks = [np.kron(np.diag(values), np.ones((2, 2))).astype(np.int64) for values in ([5, 1, 4], [2, 3])]
     whole = [(block > 0).astype(np.int8) for block in blocks]
     starts = [np.zeros((block.shape[0] - 1, block.shape[1] - 1), dtype=np.bool_) for block in blocks]
     for start in starts:

@@ -187,7 +187,13 @@ def test_large_layers_take_the_sampled_search_to_the_same_answer():
     [
         ({"conv": np.ones((3, 9))}, Groups("4x1"), 0.5, "global", r"layer 'conv': groups of 4x1 do not fit its 3x9"),
         ({"conv": np.full((4, 4), np.nan)}, Groups("2x1"), 0.5, "global", r"layer 'conv': 16 NaN or infinite scores"),
-        ({"conv": np.full((4, 4), -1.0)}, Groups("2x1"), 0.5, "layer", r"layer 'conv': negative scores \(down to -1\)"),
+        (
+            {"conv": np.full((4, 4), -1.0)},
+            Groups("2x1"),
+            0.5,
+            "layer",
+            r"layer 'conv': scores from -1 to -1; scores must be",
+        ),
         ({"conv": np.ones((4, 4))}, Groups("2x1"), 1.5, "global", r"keep=1.5 is not a share of the weights"),
         ({"conv": np.ones((4, 4))}, Groups("2x1"), {"fc": 0.5}, "layer", r"same layers; they differ in conv, fc"),
         ({"conv": np.ones((4, 4))}, Groups("2x1"), {"conv": 0.5}, "global", r"needs budget='layer', 'band' or 'line'"),

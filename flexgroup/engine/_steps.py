@@ -38,7 +38,7 @@ from flexgroup.kernels.linear import UNROLL, pack_linear
 Fields = dict[str, int]
 
 
-class Emitter:
+class StepBuilder:
     """Turns placed operations into steps and collects their constants."""
 
     def __init__(
@@ -61,7 +61,7 @@ class Emitter:
         self._inputs = inputs
         self._chooser = chooser
 
-    def emit(self, operation: Operation) -> Step:
+    def build(self, operation: Operation) -> Step:
         """The step that runs ``operation``."""
         if isinstance(operation, ConvOp):
             return self._conv(operation)
@@ -113,28 +113,23 @@ class Emitter:
         kernel = choice.kernel(op.residual is not None, self.element)
         pixels = op.out.height * op.out.width
         tiles = -(-vectors // choice.tile)
-        bands = [(0, len(op.bias))]
-        if len(op.matrices) == 1 and self.threads > 1:
-            bands = self._bands(patterns[0], choice, tiles)
-        by_rows = len(bands) > 1
-        parts: list[tuple[int, ...] | None] = []
-        executed = 0
-        for thread in range(self.threads):
-            band = bands[thread] if by_rows else bands[0]
-            first, last = (
-                (0, tiles) if by_rows else (tiles * thread // self.threads, tiles * (thread + 1) // self.threads)
-            )
-            if band[0] == band[1] or first == last:
-                parts.append(None)
-                continue
-            if by_rows or thread == 0 or not executed:
-                fields, macs = self._conv_fields(op, patterns, choice, vectors, band)
-                executed += macs
-            parts.append(tuple(kernel.signature.pack(fields | {"first_tile": first, "last_tile": last})))
+        bands = self._bands(patterns, choice, tiles)
+        if len(bands) == 1:
+            cuts = [tiles * thread // self.threads for thread in range(self.threads + 1)]
+            shares = [(bands[0], first, last) for first, last in pairwise(cuts)]
+        else:
+            shares = [(band, 0, tiles) for band in bands]
+        packed = {band: self._conv_fields(op, patterns, choice, vectors, band) for band in bands if band[0] < band[1]}
+        parts = [
+            tuple(kernel.signature.pack(packed[band][0] | {"first_tile": first, "last_tile": last}))
+            if band in packed and first < last
+            else None
+            for band, first, last in shares
+        ]
+        executed = sum(macs for _, macs in packed.values())
         useful = sum(int((matrix != 0).sum()) for matrix in op.matrices) * pixels
         dense = sum(matrix.size for matrix in op.matrices) * pixels
-        cost, reason = choice.slots, choice.reason
-        return Step(op.name, kernel, tuple(parts), executed * pixels, useful, dense, reason, cost)
+        return Step(op.name, kernel, tuple(parts), executed * pixels, useful, dense, choice.reason)
 
     def _choose(self, patterns: list[npt.NDArray[np.bool_]], vectors: int, displaced: bool) -> Choice:
         """The kernel of a layer; a grouped convolution is a block-diagonal matrix, always run as groups."""
@@ -150,20 +145,20 @@ class Emitter:
             return choice
         return replace(choice, form="strip" if choice.rows > 1 else "ring")
 
-    def _bands(self, pattern: npt.NDArray[np.bool_], choice: Choice, tiles: int) -> list[tuple[int, int]]:
-        """Rows for every thread, with equal weights, where tiles alone would leave threads idle."""
-        height = pattern.shape[0]
-        by_tiles = -(-tiles // self.threads) / tiles
+    def _bands(self, patterns: list[npt.NDArray[np.bool_]], choice: Choice, tiles: int) -> list[tuple[int, int]]:
+        """Rows for every thread, with equal weights, where tiles alone would leave threads idle; else one band."""
+        height = sum(len(pattern) for pattern in patterns)
         strips = -(-height // choice.rows)
-        if by_tiles <= 1.15 / self.threads or strips < self.threads:
+        balanced_tiles = -(-tiles // self.threads) <= 1.15 * tiles / self.threads
+        if self.threads == 1 or len(patterns) > 1 or balanced_tiles or strips < self.threads:
             return [(0, height)]
+        (pattern,) = patterns
         work = np.ones(height) if choice.form == "dense" else pattern.sum(axis=1) + 1.0
         done = np.cumsum(np.add.reduceat(work, np.arange(0, height, choice.rows)))
         cuts = [0]
         for thread in range(1, self.threads):
             cut = int(np.searchsorted(done, done[-1] * thread / self.threads)) + 1
-            cuts.append(min(max(cut, cuts[-1]), strips) * choice.rows)
-            cuts[-1] = min(cuts[-1], height)
+            cuts.append(max(cuts[-1], min(cut * choice.rows, height)))
         return list(zip(cuts, [*cuts[1:], height], strict=True))
 
     def _conv_fields(
