@@ -43,8 +43,8 @@ def show_speed(console: Console, result: dict[str, Any]) -> None:
         rows, columns = slow["measured_shape"]
         console.print(
             f"keep {row['keep']:.0%}: BED keeps {kept['bed']:.4%} of the optimum's score, greedy {kept['greedy']:.4%}; "
-            f"* extrapolated from {slow['measured_seconds']:.2f} s measured on one {rows}x{columns} layer, by weights x "
-            f"groups; with a budget in each layer {slow['extrapolated_seconds_with_a_budget_in_each_layer']:,.0f} s, "
+            f"* extrapolated from {slow['measured_seconds']:.2f} s measured on one {rows}x{columns} layer, by weights "
+            f"x groups; with a budget in each layer {slow['extrapolated_seconds_with_a_budget_in_each_layer']:,.0f} s, "
             f"{slow['times_faster_with_a_budget_in_each_layer']:,.0f} times as long as the exact method"
         )
     firsts, even = result["first_call_seconds"], result["balanced"]

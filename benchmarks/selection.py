@@ -334,36 +334,39 @@ def main() -> None:
     parser.add_argument("--mobilenet", type=Path, help="pretrained MobileNetV2, for quality")
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
     parser.add_argument("--large", action="store_true", help="10^9 weights too")
-    parser.add_argument("--out", type=Path, help="write the results to this JSON file")
+    parser.add_argument("--out", type=Path, help="write the results to this JSON file; other parts in it stay")
     options = parser.parse_args()
     console = Console(width=140)
-    named = {"--weights": "resnet20.safetensors" * bool(options.weights)}
-    named["--mobilenet"] = "mobilenet_v2.safetensors" * bool(options.mobilenet)
-    words = [f"{option} {value}" for option, value in named.items() if value] + ["--large"] * options.large
-    if tuple(options.parts) != parts:
-        words.append("--parts " + " ".join(options.parts))
-    document: dict[str, Any] = {
-        "command": " ".join(["python benchmarks/selection.py", *words]),
-        "machine": asdict(this_machine(("numpy", "numba", "torch"))),
-        "load_before": os.getloadavg()[0],  # of other work on the machine
-        "limits": LIMITS,
-    }
+    measured: dict[str, Any] = {}
     if "speed" in options.parts:
-        document["speed"] = speed()
-        show_speed(console, document["speed"])
+        measured["speed"] = speed()
+        show_speed(console, measured["speed"])
     if "scaling" in options.parts:
-        document["scaling"] = scaling(options.large)
-        show_scaling(console, document["scaling"])
+        measured["scaling"] = scaling(options.large)
+        show_scaling(console, measured["scaling"])
     if "training" in options.parts:
-        document["training"] = training()
-        show_training(console, document["training"])
+        measured["training"] = training()
+        show_training(console, measured["training"])
     if "quality" in options.parts:
         files = {"ResNet-20": (options.weights, resnet20_scores), "MobileNetV2": (options.mobilenet, mobilenet_scores)}
-        document["quality"] = [quality(name, load(path)) for name, (path, load) in files.items() if path]
-        for result in document["quality"]:
+        measured["quality"] = [quality(name, load(path)) for name, (path, load) in files.items() if path]
+        for result in measured["quality"]:
             show_quality(console, result)
     if options.out:
+        known = json.loads(options.out.read_text())["parts"] if options.out.exists() else {}
+        fresh = {part: {"command": command(part, options), "results": measured[part]} for part in options.parts}
+        machine = asdict(this_machine(("numpy", "numba", "torch")))
+        document = {"machine": machine, "limits": LIMITS, "parts": known | fresh}
         options.out.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def command(part: str, options: argparse.Namespace) -> str:
+    """What measures this part, with the files by their published names."""
+    words = ["python benchmarks/selection.py --parts", part]
+    if part == "quality":
+        words += ["--weights resnet20.safetensors"] * bool(options.weights)
+        words += ["--mobilenet mobilenet_v2.safetensors"] * bool(options.mobilenet)
+    return " ".join(words + ["--large"] * (part == "scaling" and options.large))
 
 
 if __name__ == "__main__":

@@ -262,7 +262,7 @@ def test_calls_that_do_not_fit_say_what_was_expected():
         compiled(torch.zeros(1, 3, 9, 8))
     with pytest.raises(FlexgroupError, match=r"is float64; convert it to float32"):
         compiled(torch.zeros(1, 3, 8, 8, dtype=torch.float64))
-    with pytest.raises(FlexgroupError, match=r"is torch.bfloat16; convert it to float32"):
+    with pytest.raises(FlexgroupError, match=r"is bfloat16; convert it to float32"):
         compiled(torch.zeros(1, 3, 8, 8, dtype=torch.bfloat16))
     with pytest.raises(FlexgroupError, match=r"is a list; give a torch tensor or numpy array"):
         compiled([1.0])
