@@ -102,6 +102,8 @@ def show_quality(console: Console, result: dict[str, Any]) -> None:
             row["groups"], row["axis"], *cells, f"{gain:.1%}", f"{row['bed_gap']:.3%}", f"{row['greedy_gap']:.3%}"
         )
     console.print(made)
+    for budget, times in result["seconds_4x1_rows"].items():
+        console.print(f"4x1 rows, budget {budget}: " + ", ".join(f"{k} {1000 * v:.1f} ms" for k, v in times.items()))
     free = result["free_2x2_at_90_percent"]
     axes = ", ".join(f"{name} {value:.1%}" for name, value in free["bound_relative"].items())
     console.print(

@@ -286,6 +286,8 @@ def quality(name: str, scores: Scores) -> dict[str, Any]:
                 "greedy_gap": greedy.gap,
             }
         )
+    lines = {layer: matrix.astype(np.float64) for layer, matrix in scores.items()}
+    times = {budget: methods(scores, lines, budget) for budget in ("global", "layer")}
     groups = Groups("2x2", unaligned="free")
     select({"": np.random.default_rng(0).random((32, 32), dtype=np.float32)}, groups, 0.1)
     began = time.perf_counter()
@@ -300,6 +302,7 @@ def quality(name: str, scores: Scores) -> dict[str, Any]:
         "sparsity": 0.95,
         "fine_grained": fine / total,
         "patterns": rows,
+        "seconds_4x1_rows": times,
         "free_2x2_at_90_percent": {
             "seconds": took,
             "gap": free.gap,
@@ -307,6 +310,29 @@ def quality(name: str, scores: Scores) -> dict[str, Any]:
             "bound_relative": {axis: score / fine_90 for axis, score in bound.items()},
         },
     }
+
+
+def methods(scores: Scores, lines: dict[str, npt.NDArray[np.float64]], budget: str) -> dict[str, float]:
+    """Seconds of each method for 4x1 groups unaligned along rows, keep 5 %, on a small network."""
+    kept = select(scores, ROWS, 0.05, budget).kept
+
+    def run(method: Callable[..., object]) -> None:
+        if budget == "global":
+            method(list(lines.values()), 4, sum(kept.values()))
+        else:
+            for name, count in kept.items():
+                method([lines[name]], 4, count)
+
+    calls = {
+        "exact": lambda: select(scores, ROWS, 0.05, budget),
+        "bed": lambda: run(reference.bed),
+        "greedy": lambda: run(reference.greedy),
+    }
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(2 * ROUNDS + 1):
+        for name, call in calls.items():
+            times[name].append(seconds(call))
+    return {name: median(values) for name, values in times.items()}
 
 
 def resnet20_scores(path: Path) -> Scores:

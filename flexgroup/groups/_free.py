@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from flexgroup._errors import FlexgroupError
+from flexgroup.groups._exact import select_exact
 from flexgroup.groups._free_bound import Ints, Relaxation, compiled, largest_sum, window_sums
-from flexgroup.groups._select import select
+from flexgroup.groups._request import check_request
 from flexgroup.groups._spec import Groups
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
@@ -144,7 +145,7 @@ def _one_axis(problem: _Problem, matrices: list[npt.NDArray[np.floating[Any]]], 
         for i, (matrix, (high, wide)) in enumerate(zip(matrices, problem.shapes, strict=True))
     }
     share = problem.keep * rows * cols / sum(matrix.size for matrix in whole.values())
-    masks = select(whole, Groups(f"{rows}x{cols}", unaligned=axis), keep=min(share, 1.0)).masks
+    masks = select_exact(check_request(whole, Groups(f"{rows}x{cols}", unaligned=axis), min(share, 1.0))).masks
     choice = _nothing(problem)
     for i, (starts, taken) in enumerate(zip(choice.starts, choice.taken, strict=True)):
         mask = masks[str(i)]

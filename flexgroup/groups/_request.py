@@ -40,11 +40,11 @@ def check_request(
     scores: Mapping[str, npt.NDArray[Any]],
     groups: Groups,
     keep: Shares,
-    budget: str,
-    method: str,
-    limits: Limits | None,
-    cost: Mapping[str, float] | None,
-    bands: int,
+    budget: str = "global",
+    method: str = "exact",
+    limits: Limits | None = None,
+    cost: Mapping[str, float] | None = None,
+    bands: int = 1,
 ) -> Request:
     """The request, or `FlexgroupError` for the first thing that is wrong with it."""
     _check_words(groups, budget, method, limits, cost, bands, isinstance(keep, Mapping))
