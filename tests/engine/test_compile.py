@@ -245,12 +245,14 @@ def test_a_profile_accounts_for_every_step():
     assert "cdf %" in str(profile)
 
 
-def test_training_mode_and_weights_are_left_as_they_were():
+def test_modes_weights_and_random_numbers_are_left_as_they_were():
     model = Residual(4, 4, 1, 3)
     model.train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.bn1.eval()
-    flexgroup.compile(model, (torch.randn(1, 4, 6, 6),))
+    x, random_state = torch.randn(1, 4, 6, 6), torch.get_rng_state()
+    flexgroup.compile(model, (x,))
+    assert torch.equal(torch.get_rng_state(), random_state)
     assert model.training
     assert not model.bn1.training
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
