@@ -136,7 +136,8 @@ def _largest(name: str, scores: npt.NDArray[Any]) -> float:
     low, high = float(scores.min()), float(scores.max())
     if not (low >= 0 and high <= LARGEST):
         bad = int((~np.isfinite(scores)).sum())
-        what = f"{bad} NaN or infinite scores" if bad else f"scores from {low:g} to {high:g}"
+        what = f"negative scores (down to {low:g})" if low < 0 else f"scores up to {high:g}"
+        what = f"{bad} NaN or infinite scores" if bad else what
         raise FlexgroupError(
             f"layer {name!r}: {what}; scores must be finite, not negative and below {LARGEST:g}, such as |weight|"
         )

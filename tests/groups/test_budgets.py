@@ -226,7 +226,7 @@ def test_large_whole_numbers_are_not_rounded():
     [
         ([[1.0]], 0.5, r"layer 'a': scores are a list; give a numpy array of real numbers"),
         (np.ones((2, 2), complex), 0.5, r"layer 'a': scores are a array of complex128"),
-        (np.full((2, 2), 1e300), 0.5, r"layer 'a': scores from 1e\+300 to 1e\+300; scores must be finite"),
+        (np.full((2, 2), 1e300), 0.5, r"layer 'a': scores up to 1e\+300; scores must be finite"),
         (np.ones((2, 2)), "0.5", r"keep='0.5' is not a share of the weights"),
     ],
 )

@@ -192,7 +192,7 @@ def test_large_layers_take_the_sampled_search_to_the_same_answer():
             Groups("2x1"),
             0.5,
             "layer",
-            r"layer 'conv': scores from -1 to -1; scores must be",
+            r"layer 'conv': negative scores \(down to -1\); scores must be",
         ),
         ({"conv": np.ones((4, 4))}, Groups("2x1"), 1.5, "global", r"keep=1.5 is not a share of the weights"),
         ({"conv": np.ones((4, 4))}, Groups("2x1"), {"fc": 0.5}, "layer", r"same layers; they differ in conv, fc"),
