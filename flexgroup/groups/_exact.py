@@ -84,11 +84,11 @@ def _layers(request: Request, lines: Sequence[Lines]) -> tuple[list[Layer], floa
     layers = []
     for line, (name, matrix) in zip(lines, request.scores.items(), strict=True):
         least, most = (share * matrix.size / line.group_weights for share in request.limits[name])
+        # A layer with short last groups holds more groups than its weights would fill.
+        allowed = line.fits if request.limits[name][1] == 1 else min(math.floor(most + 1e-9), line.fits)
         # Groups that differ in size between layers are paid for by the weight.
         cost = float(line.group_weights) if request.groups.is_symbolic else request.costs[name]
-        layers.append(
-            Layer(line, min(math.ceil(least - 1e-9), line.fits), min(math.floor(most + 1e-9), line.fits), cost)
-        )
+        layers.append(Layer(line, min(math.ceil(least - 1e-9), line.fits), allowed, cost))
     for layer, name in zip(layers, request.scores, strict=True):
         if layer.least > layer.most:
             raise FlexgroupError(

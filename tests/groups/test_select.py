@@ -136,6 +136,8 @@ def test_aligned_groups_are_the_blocks_with_the_largest_sums(matrix, size, keep,
     groups = fitted(matrix, size, None)
     selection = select({"layer": matrix}, groups, keep, budget=budget)
     assert selection.kept["layer"] == groups_in(selection.masks["layer"], groups)
+    blocks = -(-matrix.shape[0] // groups.rows) * -(-matrix.shape[1] // groups.cols)
+    assert selection.kept["layer"] == min(round(keep * matrix.size / groups.weights), blocks)
     if budget != "line":
         padded = np.pad(matrix, [(0, -matrix.shape[0] % groups.rows), (0, -matrix.shape[1] % groups.cols)])
         rows, cols = padded.shape[0] // groups.rows, padded.shape[1] // groups.cols
