@@ -233,3 +233,16 @@ def test_large_whole_numbers_are_not_rounded():
 def test_scores_and_shares_that_are_no_numbers_are_refused(scores, keep, message):
     with pytest.raises(FlexgroupError, match=message):
         select({"a": scores}, Groups("1x1"), keep)
+
+
+@pytest.mark.parametrize("budget", ["global", "layer", "line", "band"])
+@pytest.mark.parametrize("ties", [False, True])
+def test_the_answer_does_not_depend_on_the_number_of_threads(budget, ties, monkeypatch):
+    scores = random_scores(5, [(64, 2000), (32, 3001)], ties)
+    answers = []
+    for cores in (1, 2, 5):
+        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+        answers.append(select(scores, ROWS4, 0.1, budget, bands=2 if budget == "band" else 1))
+    for other in answers[1:]:
+        assert all((other.masks[name] == mask).all() for name, mask in answers[0].masks.items())
+        assert other.score == answers[0].score
