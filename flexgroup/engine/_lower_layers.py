@@ -1,0 +1,111 @@
+"""How layers and arithmetic become operations: convolutions, linear layers, sums, pools, means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flexgroup.engine._layout import Image, Vector
+from flexgroup.engine._operations import ConvOp, ElementwiseOp, LinearOp, MeanOp, PoolOp
+from flexgroup.graph import ir
+
+if TYPE_CHECKING:
+    from flexgroup.engine._lower import Lowering, Rule
+    from flexgroup.engine._values import Value
+
+
+def _conv(lowering: Lowering, node: ir.Node, op: ir.Conv2d) -> Value:
+    kernel = (op.weight.shape[2], op.weight.shape[3])
+    residual = lowering.image(node.inputs[1]) if len(node.inputs) > 1 else None
+    out = lowering.new_output(node)
+    taps, reads = lowering.window(node.inputs[0], out, kernel, op.stride, op.dilation, op.padding)
+    if residual is not None:
+        lowering.layout.tie(out, residual)
+        reads = (*reads, residual)
+    rows, columns = op.weight.shape[0] // op.groups, op.weight.shape[1]
+    matrices = op.weight.reshape(op.groups, rows, -1)
+    group_taps = tuple(
+        tuple(tap for channel in taps[g * columns : (g + 1) * columns] for tap in channel) for g in range(op.groups)
+    )
+    lowering.append(ConvOp(node.name, tuple(matrices), group_taps, op.bias, op.clamp, reads, out, residual))
+    return out
+
+
+def _linear(lowering: Lowering, node: ir.Node, op: ir.Linear) -> Value:
+    x = lowering.vector(node.inputs[0])
+    out = lowering.layout.new_vector(op.weight.shape[0])
+    lowering.append(LinearOp(node.name, op.weight, op.bias, op.clamp, x, out))
+    return out
+
+
+def _elementwise(lowering: Lowering, node: ir.Node, **numbers: Any) -> Value:
+    operands = [lowering.either(name) for name in node.inputs]
+    a, b = operands[0], operands[1] if len(operands) > 1 else None
+    out: Image | Vector
+    if isinstance(a, Vector):
+        out = lowering.layout.new_vector(a.features)
+    else:
+        out = lowering.new_output(node)
+        lowering.layout.tie(out, a, *([b] if isinstance(b, Image) else []))
+    lowering.append(ElementwiseOp(node.name, a, b, out=out, **numbers))
+    return out
+
+
+def _affine(lowering: Lowering, node: ir.Node, op: ir.Affine) -> Value:
+    return _elementwise(lowering, node, scale=op.scale, shift=op.shift, clamp=op.clamp)
+
+
+def _add(lowering: Lowering, node: ir.Node, op: ir.Add) -> Value:
+    return _elementwise(lowering, node, scale=None, shift=None, clamp=op.clamp)
+
+
+def _clamp(lowering: Lowering, node: ir.Node, op: ir.Clamp) -> Value:
+    channels = lowering.graph.shapes[node.output][0]
+    ones, zeros = np.ones(channels, np.float32), np.zeros(channels, np.float32)
+    return _elementwise(lowering, node, scale=ones, shift=zeros, clamp=op)
+
+
+def _pool(lowering: Lowering, node: ir.Node, op: ir.MaxPool2d | ir.AvgPool2d) -> Value:
+    dilation = op.dilation if isinstance(op, ir.MaxPool2d) else (1, 1)
+    out = lowering.new_output(node)
+    taps, reads = lowering.window(node.inputs[0], out, op.kernel, op.stride, dilation, op.padding)
+    _, height, width = lowering.graph.shapes[node.inputs[0]]
+    rows, in_rows, padded_rows = _covered(op.kernel[0], op.stride[0], dilation[0], op.padding[:2], height, out.height)
+    cols, in_cols, padded_cols = _covered(op.kernel[1], op.stride[1], dilation[1], op.padding[2:], width, out.width)
+    inside = (rows[:, None, :, None] & cols[None, :, None, :]).reshape(-1, out.height, out.width)
+    if isinstance(op, ir.AvgPool2d) and op.count_include_pad:
+        in_rows, in_cols = padded_rows, padded_cols
+    counts = (in_rows[:, None] * in_cols[None, :]).astype(np.float32)
+    form = "max" if isinstance(op, ir.MaxPool2d) else "mean"
+    lowering.append(PoolOp(node.name, form, tuple(map(tuple, taps)), inside, counts, reads, out))
+    return out
+
+
+def _mean(lowering: Lowering, node: ir.Node, op: ir.GlobalMean) -> Value:
+    image = lowering.image(node.inputs[0])
+    out = lowering.layout.new_vector(len(image.planes))
+    lowering.append(MeanOp(node.name, image, out))
+    return out
+
+
+def _covered(
+    kernel: int, stride: int, dilation: int, padding: Sequence[int], size: int, out: int
+) -> tuple[Any, Any, Any]:
+    """Along one axis: (kernel, out) whether a tap is a pixel; taps that are pixels; taps within image and padding."""
+    at = np.arange(out)[None, :] * stride + np.arange(kernel)[:, None] * dilation - padding[0]
+    pixels = (at >= 0) & (at < size)
+    return pixels, pixels.sum(axis=0), (at < size + padding[1]).sum(axis=0)
+
+
+RULES: Mapping[type, Rule] = {
+    ir.Conv2d: _conv,
+    ir.Linear: _linear,
+    ir.Affine: _affine,
+    ir.Add: _add,
+    ir.Clamp: _clamp,
+    ir.MaxPool2d: _pool,
+    ir.AvgPool2d: _pool,
+    ir.GlobalMean: _mean,
+}
