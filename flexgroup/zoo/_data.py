@@ -1,4 +1,4 @@
-"""Data sets as tensors: scikit-learn's digits, and CIFAR-10 from a folder the user names."""
+"""Data sets as tensors: scikit-learn's digits; CIFAR-10, and photographs of ImageNet's classes, from a folder."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from torch import Tensor
 
 from flexgroup._errors import FlexgroupError
 from flexgroup.zoo._cifar_files import Arrays, read_cifar10
+from flexgroup.zoo._imagenet_files import read_imagenet
+from flexgroup.zoo._normalisation import IMAGENET, Normalisation
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 DIGITS_TEST_IMAGES = 500
@@ -18,12 +20,12 @@ DIGITS_TEST_IMAGES = 500
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
-    """Labelled images for training and test.
+    """Labelled images for training and test; some data sets, called ``name`` in messages, are for test alone.
 
     Images are uint8 (N, C, H, W) tensors with values 0..``scale``, a quarter of what they take as floats;
     `train` and `test` give them normalised: ``(images / scale - mean) / std`` by channel. Labels are int64
-    (N,) tensors of indices into ``classes``. Raises `FlexgroupError` when made from images and labels that do
-    not belong together.
+    (N,) tensors of indices into ``classes``. A data set for test alone has no (N = 0) training images.
+    Raises `FlexgroupError` when made from images and labels that do not belong together.
     """
 
     train_images: Tensor
@@ -34,6 +36,7 @@ class ImageData:
     std: tuple[float, ...]
     classes: tuple[str, ...]
     scale: int = 255
+    name: str = "of this kind"
 
     def __post_init__(self) -> None:
         for split, images, labels in (
@@ -62,7 +65,12 @@ class ImageData:
         return channels, height, width
 
     def train(self) -> tuple[Tensor, Tensor]:
-        """The normalised float32 training images and their labels."""
+        """The normalised float32 training images and their labels; raises `FlexgroupError` where there are none."""
+        if not len(self.train_images):
+            raise FlexgroupError(
+                f"data {self.name} is for evaluation only and has no training images; "
+                "train on digits, cifar10:FOLDER or images of your own"
+            )
         return self.normalise(self.train_images), self.train_labels
 
     def test(self) -> tuple[Tensor, Tensor]:
@@ -76,7 +84,7 @@ class ImageData:
         return images.to(torch.float32).div_(self.scale).sub_(mean).div_(std)
 
 
-def load_data(spec: str) -> ImageData:
+def load_data(spec: str, normalisation: Normalisation | None = None) -> ImageData:
     """The data set that ``spec`` names.
 
     - ``"digits"``: scikit-learn's 1,797 handwritten digits of 8x8 pixels, part of that package; always the
@@ -84,6 +92,9 @@ def load_data(spec: str) -> ImageData:
     - ``"cifar10:FOLDER"``: CIFAR-10 (A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images",
       2009) in any layout that `flexgroup.zoo.read_cifar10` knows, normalised as the pretrained networks
       expect.
+    - ``"imagenet:FOLDER"``: photographs of 224x224 pixels with ImageNet's labels, as `flexgroup.zoo.read_imagenet`
+      reads them, for evaluation only: no training images. Pretrained networks differ in the pixels they expect: give
+      the network's `flexgroup.zoo.normalisation`; without one it is torchvision's.
 
     Raises `FlexgroupError` for another spec, and where files are absent, damaged or inconsistent.
     """
@@ -92,23 +103,30 @@ def load_data(spec: str) -> ImageData:
         return _digits()
     if name == "cifar10" and folder:
         return _cifar10(Path(folder).expanduser())
+    if name == "imagenet" and folder:
+        return _imagenet(Path(folder).expanduser(), normalisation or IMAGENET)
     raise FlexgroupError(
-        f"data {spec!r} is unknown; choose digits, or cifar10:FOLDER with the folder that holds CIFAR-10"
+        f"data {spec!r} is unknown; choose digits, or cifar10:FOLDER with the folder that holds CIFAR-10, "
+        "or imagenet:FOLDER with the folder that holds labelled photographs"
     )
 
 
 def _cifar10(folder: Path) -> ImageData:
     train, test = read_cifar10(folder)
     try:
-        return ImageData(
-            *_tensors(train),
-            *_tensors(test),
-            mean=(0.485, 0.456, 0.406),
-            std=(0.229, 0.224, 0.225),
-            classes=CIFAR10_CLASSES,
-        )
+        return ImageData(*_tensors(train), *_tensors(test), *IMAGENET, classes=CIFAR10_CLASSES)
     except FlexgroupError as error:
         raise FlexgroupError(f"data cifar10:{folder}: {error}") from error
+
+
+def _imagenet(folder: Path, normalisation: Normalisation) -> ImageData:
+    images, labels, classes = read_imagenet(folder)
+    none = images[:0], labels[:0]
+    name = f"imagenet:{folder}"
+    try:
+        return ImageData(*_tensors(none), *_tensors((images, labels)), *normalisation, classes=classes, name=name)
+    except FlexgroupError as error:
+        raise FlexgroupError(f"data {name}: {error}") from error
 
 
 def _digits() -> ImageData:

@@ -17,34 +17,59 @@ from torch import nn
 from flexgroup._errors import FlexgroupError
 from flexgroup.zoo import _cifar_resnet as cifar
 from flexgroup.zoo import _mobilenet_v1 as mobilenet_v1
+from flexgroup.zoo import _mobilenet_v3 as mobilenet_v3
 from flexgroup.zoo import _resnet as resnet
+from flexgroup.zoo import _unet as unet
+from flexgroup.zoo import _vgg as vgg
 from flexgroup.zoo._digits_net import digits_net
+from flexgroup.zoo._efficientnet_lite import efficientnet_lite0
+from flexgroup.zoo._encoder import encoder
 from flexgroup.zoo._mobilenet_v2 import mobilenet_v2
+from flexgroup.zoo._normalisation import IMAGENET, LITE, SYMMETRIC, Normalisation
+from flexgroup.zoo._squeezenet import squeezenet1_1
+from flexgroup.zoo._vit import vit_tiny
 
 
 class Entry(NamedTuple):
-    """A function that makes the network, and the (channels, height, width) of the images it was made for."""
+    """A function that makes the network, and the input it was made for.
+
+    ``input_shape`` is (channels, height, width), or (tokens, features). ``normalisation`` is what the public weights
+    for ImageNet expect; None for a network that takes other data, which come normalised.
+    """
 
     builder: Callable[[], nn.Module]
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
+    normalisation: Normalisation | None = None
 
+
+SMALL, LARGE = (3, 32, 32), (3, 224, 224)
 
 MODELS: Mapping[str, Entry] = MappingProxyType(
     {
         "digits_net": Entry(digits_net, (1, 8, 8)),
-        "resnet20": Entry(cifar.resnet20, (3, 32, 32)),
-        "resnet32": Entry(cifar.resnet32, (3, 32, 32)),
-        "resnet44": Entry(cifar.resnet44, (3, 32, 32)),
-        "resnet56": Entry(cifar.resnet56, (3, 32, 32)),
-        "resnet110": Entry(cifar.resnet110, (3, 32, 32)),
-        "resnet18": Entry(resnet.resnet18, (3, 224, 224)),
-        "resnet34": Entry(resnet.resnet34, (3, 224, 224)),
-        "resnet50": Entry(resnet.resnet50, (3, 224, 224)),
-        "mobilenet_v1": Entry(mobilenet_v1.mobilenet_v1, (3, 224, 224)),
-        "mobilenet_v1_075": Entry(mobilenet_v1.mobilenet_v1_075, (3, 224, 224)),
-        "mobilenet_v1_050": Entry(mobilenet_v1.mobilenet_v1_050, (3, 224, 224)),
-        "mobilenet_v1_025": Entry(mobilenet_v1.mobilenet_v1_025, (3, 224, 224)),
-        "mobilenet_v2": Entry(mobilenet_v2, (3, 224, 224)),
+        "resnet20": Entry(cifar.resnet20, SMALL),
+        "resnet32": Entry(cifar.resnet32, SMALL),
+        "resnet44": Entry(cifar.resnet44, SMALL),
+        "resnet56": Entry(cifar.resnet56, SMALL),
+        "resnet110": Entry(cifar.resnet110, SMALL),
+        "resnet18": Entry(resnet.resnet18, LARGE, IMAGENET),
+        "resnet34": Entry(resnet.resnet34, LARGE, IMAGENET),
+        "resnet50": Entry(resnet.resnet50, LARGE, IMAGENET),
+        "mobilenet_v1": Entry(mobilenet_v1.mobilenet_v1, LARGE, SYMMETRIC),
+        "mobilenet_v1_075": Entry(mobilenet_v1.mobilenet_v1_075, LARGE, SYMMETRIC),
+        "mobilenet_v1_050": Entry(mobilenet_v1.mobilenet_v1_050, LARGE, SYMMETRIC),
+        "mobilenet_v1_025": Entry(mobilenet_v1.mobilenet_v1_025, LARGE, SYMMETRIC),
+        "mobilenet_v2": Entry(mobilenet_v2, LARGE, IMAGENET),
+        "mobilenet_v3_small": Entry(mobilenet_v3.mobilenet_v3_small, LARGE, IMAGENET),
+        "mobilenet_v3_large": Entry(mobilenet_v3.mobilenet_v3_large, LARGE, IMAGENET),
+        "efficientnet_lite0": Entry(efficientnet_lite0, LARGE, LITE),
+        "vgg16": Entry(vgg.vgg16, LARGE, IMAGENET),
+        "vgg16_bn": Entry(vgg.vgg16_bn, LARGE, IMAGENET),
+        "squeezenet1_1": Entry(squeezenet1_1, LARGE, IMAGENET),
+        "unet": Entry(unet.unet, (3, 256, 256)),
+        "unet_nearest": Entry(unet.unet_nearest, (3, 256, 256)),
+        "vit_tiny": Entry(vit_tiny, LARGE, SYMMETRIC),
+        "encoder": Entry(encoder, (128, 384)),
     }
 )
 
@@ -66,8 +91,8 @@ def build(name: str) -> nn.Module:
     return MODELS[name].builder()
 
 
-def input_shape(name: str) -> tuple[int, int, int]:
-    """(channels, height, width) of the images that the zoo's network ``name`` takes.
+def input_shape(name: str) -> tuple[int, ...]:
+    """(channels, height, width) of the images, or (tokens, features), that the zoo's network ``name`` takes.
 
     Raises `FlexgroupError` for a network of the user's, whose input only the user knows.
     """
@@ -76,6 +101,11 @@ def input_shape(name: str) -> tuple[int, int, int]:
             f"the input shape of model {name!r} is not known; give it, for example --input 1,3,224,224"
         )
     return MODELS[name].input_shape
+
+
+def normalisation(name: str) -> Normalisation | None:
+    """How the public weights of network ``name`` want ImageNet's pixels; None where that is not known."""
+    return MODELS[name].normalisation if name in MODELS else None
 
 
 def _build_external(name: str) -> nn.Module:
