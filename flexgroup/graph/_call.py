@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -11,30 +10,11 @@ import torch
 
 from flexgroup.graph import ir
 from flexgroup.graph._validate import Shape
+from flexgroup.graph._value import BATCH_MOVES, Unknown, Unsupported, Value
+from flexgroup.graph._views import axes_of, plain_axes, settle
 
 if TYPE_CHECKING:
     from flexgroup.graph._lowering import Lowering
-
-
-@dataclass(frozen=True)
-class Value:
-    """An activation: its name in the graph, and its shape (without batch) as torch sees it.
-
-    A view may make that another shape than the graph notes: (channels, 1, 1) seen as (channels, 1). Only
-    rules that ask for it (`Call.viewed`) get to see such a value.
-    """
-
-    name: str
-    shape: Shape
-
-
-@dataclass(frozen=True)
-class Unknown:
-    """What an operator would have given that is not supported: its readers cannot be judged."""
-
-
-class Unsupported(Exception):
-    """The graph has no word for this operator; the text says what would help."""
 
 
 class Call:
@@ -45,6 +25,15 @@ class Call:
         self._node = node
         self.arguments = arguments
         self.result = result
+
+    def given(self, arguments: Mapping[str, Any], result: Shape) -> Call:
+        """The same call with other arguments, and a result of another shape."""
+        return Call(self._lowering, self._node, arguments, result)
+
+    @property
+    def batch(self) -> int:
+        """Images in the example that torch exported."""
+        return self._lowering.batch
 
     def __getitem__(self, name: str) -> Any:
         return self.arguments[name]
@@ -61,25 +50,27 @@ class Call:
         return value
 
     def activation(self, name: str) -> Value:
-        """The activation ``name`` of one or three axes."""
+        """The activation ``name`` in torch's order, behind the batch."""
         return self.settled(self.viewed(name))
 
     def settled(self, value: Value) -> Value:
-        """``value``, if torch and the graph agree on its shape."""
-        if value.shape != self.stored(value):
-            raise Unsupported(
-                f"it reads {self.stored(value)} reshaped to {value.shape} (without batch); the only reshape "
-                f"that is compiled flattens to (batch, features)"
-            )
-        if len(value.shape) not in (1, 3):
-            raise Unsupported(f"it reads a value of shape (batch, {', '.join(map(str, value.shape))})")
-        return value
+        """``value`` as torch and the graph see it alike; nodes that reshape it are added where they must be."""
+        return self.first(settle(self, value))
+
+    def first(self, value: Value) -> Value:
+        """``value``, which is settled, if the batch is its first axis and in no other."""
+        stored = self.stored(value)
+        if axes_of(self, value) != plain_axes(self.batch, stored):
+            raise Unsupported(BATCH_MOVES)
+        return Value(value.name, stored)
 
     def image(self, name: str) -> Value:
         """The activation ``name`` of shape (channels, height, width)."""
         value = self.activation(name)
         if len(value.shape) != 3:
-            raise Unsupported("it reads a vector where images (batch, channels, height, width) are supported")
+            shape = ", ".join(map(str, value.shape))
+            what = "a vector" if len(value.shape) == 1 else f"a value of shape (batch, {shape})"
+            raise Unsupported(f"it reads {what} where images (batch, channels, height, width) are supported")
         return value
 
     def stored(self, value: Value) -> Shape:
@@ -101,9 +92,19 @@ class Call:
             self._lowering.note_broken(self._node, name, bad, array.size)
         return array
 
+    def constant_value(self, name: str, tensor: torch.Tensor, shape: Shape | None = None) -> Value:
+        """The constant ``tensor`` (batch first) as a value of the graph, spread to ``shape`` (without batch)."""
+        rows = tensor[:1] if bool((tensor == tensor[:1]).all()) else tensor
+        if len(rows) > 1:
+            raise Unsupported(f"its constant {name} of shape {tuple(tensor.shape)} differs between images of a batch")
+        spread = rows[0] if shape is None else rows[0].expand(shape)
+        return self.emit(ir.Constant(self.array(name, spread)), kind="constant")
+
     def emit(self, op: ir.Op, *inputs: Value, kind: str = "") -> Value:
         """Append a node; ``kind`` names it where torch's own name for the operator would mislead."""
         return self._lowering.emit(self._node, op, inputs, kind)
 
 
-Rule: TypeAlias = Callable[[Call], Value]
+Result: TypeAlias = Value | tuple[Value, ...]
+Rule: TypeAlias = Callable[[Call], Result]
+__all__ = ["Call", "Result", "Rule", "Unknown", "Unsupported", "Value"]

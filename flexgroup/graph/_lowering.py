@@ -11,11 +11,16 @@ from torch.export.graph_signature import InputKind, OutputKind, TensorArgument
 
 from flexgroup._errors import FlexgroupError
 from flexgroup.graph import ir
-from flexgroup.graph._call import Call, Unknown, Unsupported, Value
+from flexgroup.graph._call import Call, Result, Unknown, Unsupported, Value
+from flexgroup.graph._factors import size_of
 from flexgroup.graph._hints import SUPPORTED, hint_for
 from flexgroup.graph._names import LayerNames, source_line
-from flexgroup.graph._rules import RULES, SHAPE_ONLY
+from flexgroup.graph._pointwise import pointwise
+from flexgroup.graph._rules import MOVES_BATCH, POINTWISE, RULES, SHAPE_ONLY
 from flexgroup.graph._validate import Shape, infer_shape
+from flexgroup.graph._value import BATCH_MOVES
+
+_PARTS = (ir.Reshape, ir.Permute, ir.Slice, ir.Constant, ir.MatMul, ir.Attention)  # never a whole layer of torch's
 
 
 class Lowering:
@@ -30,7 +35,7 @@ class Lowering:
         self._used_names: set[str] = set()
         self._unsupported: list[str] = []
         self._broken: list[str] = []
-        self._batch = 0
+        self.batch = 0  # images in the example
         self.shapes: dict[str, Shape] = {}
 
     def run(self) -> ir.Graph:
@@ -53,7 +58,8 @@ class Lowering:
             shape = infer_shape(op, *(self.shapes[value.name] for value in inputs))
         except FlexgroupError as error:
             raise Unsupported(str(error)) from None
-        name = _unused(self._layer(node, kind or _kind(node)), self._used_names, "#")
+        layer = self._layer(node, kind or _kind(node), inner=isinstance(op, _PARTS))
+        name = _unused(layer, self._used_names, "#")
         output = _unused(name, set(self.shapes), ".")  # an input may be called like a layer
         self._used_names.add(name)
         self.shapes[output] = shape
@@ -68,7 +74,7 @@ class Lowering:
         state = {**self._program.state_dict, **self._program.constants}
         for node, spec in zip(placeholders, self._program.graph_signature.input_specs, strict=True):
             if spec.kind == InputKind.USER_INPUT:
-                self._batch, *shape = node.meta["val"].shape
+                self.batch, *shape = node.meta["val"].shape
                 self.shapes[node.name] = tuple(shape)
                 self._known[node] = Value(node.name, tuple(shape))
             else:
@@ -82,10 +88,11 @@ class Lowering:
                 self._note("(model)", f"writes {spec.target!r}", "", "a compiled network keeps no state")
                 continue
             value = self._known[result] if isinstance(spec.arg, TensorArgument) else None
-            if isinstance(value, Value) and value.shape == self.shapes.get(value.name):
-                names.append(value.name)
-            elif isinstance(value, Value):
-                self._note("(output)", f"a view {value.shape}", "", "flatten it to (batch, features) instead")
+            if isinstance(value, Value):
+                try:
+                    names.append(Call(self, result, {}, ()).settled(value).name)
+                except Unsupported as error:
+                    self._note("(output)", str(result.target), source_line(result), str(error))
             elif not isinstance(value, Unknown):
                 what = str(getattr(spec.arg, "value", "a constant tensor"))
                 self._note("(output)", what, "", "return only tensors that depend on the input")
@@ -119,13 +126,22 @@ class Lowering:
         if rule is None:
             return _compute(node, self._known)
         result = _result_shape(node)
-        if result is None or result[:1] != (self._batch,):
-            raise Unsupported("it changes the first axis, which is the batch; keep the batch apart and first")
+        moves = operator_name in MOVES_BATCH
+        if result is None or (not moves and result[:1] != (self.batch,)):
+            raise Unsupported(BATCH_MOVES)
         _check_type(node)
-        value = rule(Call(self, node, arguments, result))
-        if value.shape != result[1:]:
-            raise Unsupported(f"its result {result[1:]} (without batch) is not the {value.shape} of the graph")
-        return (value,) if isinstance(node.meta["val"], (tuple, list)) else value
+        call = Call(self, node, arguments, result)
+        value = pointwise(call, rule) if operator_name in POINTWISE else rule(call)
+        self._check_shapes(value, node.meta["val"])
+        return (value,) if isinstance(value, Value) and isinstance(node.meta["val"], (tuple, list)) else value
+
+    def _check_shapes(self, given: Result, expected: Any) -> None:
+        """Refuse results that are not of torch's shapes; a rule may leave out results that nobody reads."""
+        values, tensors = (x if isinstance(x, (tuple, list)) else (x,) for x in (given, expected))
+        for value, tensor in zip(values, tensors, strict=False):
+            shape = (self.batch, *value.shape) if value.axes is None else tuple(map(size_of, value.axes))
+            if shape != tuple(tensor.shape):
+                raise Unsupported(f"its result {tuple(tensor.shape)} is not the {shape} of the graph")
 
     def _item(self, node: torch.fx.Node, items: Any, index: int) -> Any:
         if isinstance(items, Unknown):
@@ -138,7 +154,7 @@ class Lowering:
     def _stand_in(self, node: torch.fx.Node) -> Any:
         """Something of the right shape, so that what follows an unsupported operator can be judged too."""
         shape = _result_shape(node)
-        if shape is None or len(shape) not in (2, 4) or shape[0] != self._batch:
+        if shape is None or len(shape) < 2 or shape[0] != self.batch:
             return Unknown()
         value = Value(_unused(f"unsupported {node.name}", set(self.shapes), "."), shape[1:])
         self.shapes[value.name] = value.shape
@@ -147,9 +163,11 @@ class Lowering:
             return value
         return (value, *(Unknown() for _ in results[1:]))
 
-    def _layer(self, node: torch.fx.Node, kind: str) -> str:
+    def _layer(self, node: torch.fx.Node, kind: str, inner: bool = False) -> str:
+        """The name of torch's own layer that ran ``node``; the operator's ``kind`` is added to any other."""
         path = self._names.path(node)
-        return path if self._names.is_torch_layer(path) and path else f"{path}.{kind}".lstrip(".")
+        whole = self._names.is_torch_layer(path) and path and not inner
+        return path if whole else f"{path}.{kind}".lstrip(".")
 
     def _note(self, layer: str, what: str, source: str, hint: str) -> None:
         where = f" at {source}" if source else ""

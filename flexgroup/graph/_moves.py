@@ -1,38 +1,94 @@
-"""Operators that only move numbers: views, slices, padding, concatenation."""
+"""Operators that only move numbers: views, permutations, slices, padding, concatenation."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from flexgroup.graph import ir
 from flexgroup.graph._call import Call, Rule, Unsupported, Value
+from flexgroup.graph._factors import size_of
+from flexgroup.graph._value import BATCH_MOVES
+from flexgroup.graph._views import axes_of, cut, permute, reshape, settle
 
 
 def _view(call: Call) -> Value:
-    """Any reshape that leaves the batch alone; only flattening to a vector takes a node."""
+    """Any reshape; only one to a vector takes a node at once, which is then named after its layer."""
+    value = reshape(call, call.viewed("self"), call.result)
+    return settle(call, value) if len(call.result) == 2 else value
+
+
+def _permute(call: Call) -> Value:
     value = call.viewed("self")
-    shape = call.result[1:]
-    stored = Value(value.name, call.stored(value))
-    if len(shape) == 1 and len(stored.shape) != 1:
-        return call.emit(ir.Flatten(), stored, kind="flatten")
-    return Value(value.name, shape)
+    count = len(call.result)
+    return permute(call, value, [axis % count for axis in call["dims"]])
+
+
+def _transpose(call: Call) -> Value:
+    value = call.viewed("self")
+    order = list(range(len(call.result)))
+    a, b = (call.get(f"dim{i}", call.get(f"axis{i}", i - 2)) for i in (0, 1))
+    order[a], order[b] = order[b], order[a]
+    return permute(call, value, order)
+
+
+def _movedim(call: Call) -> Value:
+    value = call.viewed("self")
+    count = len(call.result)
+    source, target = ([axis % count for axis in _numbers(call[name])] for name in ("source", "destination"))
+    order = [axis for axis in range(count) if axis not in source]
+    for position, axis in sorted(zip(target, source, strict=True)):
+        order.insert(position, axis)
+    return permute(call, value, order)
+
+
+def _numbers(value: Any) -> list[int]:
+    return [value] if isinstance(value, int) else list(value)
+
+
+def _expand(call: Call) -> Value:
+    value = call.viewed("self")
+    if tuple(map(size_of, axes_of(call, value))) != call.result:
+        raise Unsupported("it repeats an activation along an axis; only constants are expanded")
+    return value
 
 
 def _slice(call: Call) -> Value:
-    value = call.activation("self")
-    axis = call["dim"] % (len(value.shape) + 1) - 1
-    if axis < 0:
-        if (call["start"] or 0) == 0 and (call["end"] is None or call["end"] >= torch.iinfo(torch.int64).max):
-            return value
-        raise Unsupported("it slices the first axis, which is the batch; slice the batch outside of the model")
-    start, stop, _ = slice(call["start"], call["end"]).indices(value.shape[axis])
-    step = int(call["step"])
-    if (start, stop, step) == (0, value.shape[axis], 1):
-        return value
-    return call.emit(ir.Slice(axis, start, max(start, stop), step), value)
+    value = call.viewed("self")
+    dim, size = _dim(call, value)
+    start, stop, step = slice(call["start"], call["end"], call["step"]).indices(size)
+    return cut(call, value, dim, start, stop, step)
+
+
+def _select(call: Call) -> Value:
+    value = call.viewed("self")
+    dim, size = _dim(call, value)
+    index = call["index"] % size
+    return reshape(call, cut(call, value, dim, index, index + 1), call.result)
+
+
+def _unbind(call: Call) -> tuple[Value, ...]:
+    value = call.viewed("self")
+    dim, size = _dim(call, value)
+    return tuple(reshape(call, cut(call, value, dim, i, i + 1), call.result) for i in range(size))
+
+
+def _split(call: Call) -> tuple[Value, ...]:
+    value = call.viewed("self")
+    dim, size = _dim(call, value)
+    given = next(call[name] for name in ("split_sizes", "split_size", "chunks") if name in call.arguments)
+    if isinstance(given, int):
+        step = -(-size // given) if "chunks" in call.arguments else given
+        given = [min(step, size - start) for start in range(0, size, step)]
+    starts = [sum(given[:i]) for i in range(len(given))]
+    return tuple(cut(call, value, dim, start, start + count) for start, count in zip(starts, given, strict=True))
+
+
+def _dim(call: Call, value: Value) -> tuple[int, int]:
+    """Torch's axis ``dim`` and its size."""
+    axes = axes_of(call, value)
+    dim = int(call["dim"]) % len(axes)
+    return dim, size_of(axes[dim])
 
 
 def _pad(call: Call) -> Value:
@@ -51,26 +107,46 @@ def _pad(call: Call) -> Value:
 
 
 def _cat(call: Call) -> Value:
-    parts: list[Any] = list(call["tensors"])
-    axis = call["dim"] % len(call.result) - 1
-    if axis < 0:
-        raise Unsupported("it concatenates along the first axis, which is the batch")
+    return _join(call, list(call["tensors"]), int(call["dim"]) % len(call.result))
+
+
+def _stack(call: Call) -> Value:
+    axis = int(call["dim"]) % len(call.result)
+    single = (*call.result[:axis], 1, *call.result[axis + 1 :])
+    parts = [reshape(call, x, single) if isinstance(x, Value) else x.reshape(single) for x in call["tensors"]]
+    return _join(call, parts, axis)
+
+
+def _join(call: Call, parts: list[Any], dim: int) -> Value:
+    """Concatenation along torch's axis ``dim`` of activations, and of constants that are the same for every image."""
     values = [call.settled(part) for part in parts if isinstance(part, Value)]
+    if dim == 0:
+        raise Unsupported(BATCH_MOVES)
     if len(values) == len(parts):
-        return values[0] if len(parts) == 1 else call.emit(ir.Concat(axis), *values)
+        return values[0] if len(parts) == 1 else call.emit(ir.Concat(dim - 1), *values)
     zeros = all(isinstance(part, Value) or not part.any() for part in parts)
-    if len(values) != 1 or not zeros or len(values[0].shape) != 3:
-        raise Unsupported("it concatenates constants; only images with zeros before or after them are compiled")
-    here = next(index for index, part in enumerate(parts) if isinstance(part, Value))
-    before, after = (sum(part.shape[axis + 1] for part in side) for side in (parts[:here], parts[here + 1 :]))
-    amounts = [(0, 0), (0, 0), (0, 0)]
-    amounts[axis] = (before, after)
-    return call.emit(ir.Pad((amounts[0], amounts[1], amounts[2])), values[0])
+    if len(values) == 1 and zeros and len(values[0].shape) == 3:
+        here = next(index for index, part in enumerate(parts) if isinstance(part, Value))
+        before, after = (sum(part.shape[dim] for part in side) for side in (parts[:here], parts[here + 1 :]))
+        amounts = [(0, 0), (0, 0), (0, 0)]
+        amounts[dim - 1] = (before, after)
+        return call.emit(ir.Pad((amounts[0], amounts[1], amounts[2])), values[0])
+    order = iter(values)
+    operands = [next(order) if isinstance(part, Value) else call.constant_value("tensors", part) for part in parts]
+    return call.emit(ir.Concat(dim - 1), *operands)
 
 
 _VIEWS = ("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "_unsafe_view", "view_as")
 
 RULES: Mapping[str, Rule] = {
+    "aten.permute": _permute,
+    **{f"aten.{name}": _transpose for name in ("transpose", "t", "swapaxes", "swapdims")},
+    "aten.movedim": _movedim,
+    "aten.expand": _expand,
+    "aten.select": _select,
+    "aten.unbind": _unbind,
+    **{f"aten.{name}": _split for name in ("split", "split_with_sizes", "chunk")},
+    "aten.stack": _stack,
     **{f"aten.{name}": _view for name in _VIEWS},
     "aten.slice": _slice,
     "aten.pad": _pad,

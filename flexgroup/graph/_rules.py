@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from flexgroup.graph import _elementwise, _moves, _weighted, _windows
+from flexgroup.graph import _elementwise, _moves, _tokens, _weighted, _windows
 from flexgroup.graph._call import Rule
 
 RULES: Mapping[str, Rule] = {
@@ -12,7 +12,14 @@ RULES: Mapping[str, Rule] = {
     **_elementwise.RULES,
     **_windows.RULES,
     **_moves.RULES,
+    **_tokens.RULES,
 }
+
+POINTWISE = frozenset(_elementwise.RULES)
+"""Operators that treat every number alike, so that views of their operands need not be put in torch's order."""
+
+MOVES_BATCH = frozenset((*POINTWISE, *_moves.RULES, *_tokens.RULES, "aten.linear", "aten.addmm", "aten.mean"))
+"""Operators whose rules know where the batch is; the results of all others must have it first."""
 
 SHAPE_ONLY = frozenset(
     f"aten.{name}" for name in ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "sym_size")

@@ -60,9 +60,9 @@ def _require(condition: bool, complaint: str) -> None:
 
 
 def _check_weights(op: ir.Op) -> None:
-    for name in ("weight", "bias", "scale", "shift"):
+    for name in ("weight", "bias", "scale", "shift", "value", "mask"):
         array = getattr(op, name, None)
-        if array is not None:
+        if isinstance(array, np.ndarray):
             _require(array.dtype == np.float32, f"its {name} is {array.dtype}, not float32")
 
 
@@ -70,6 +70,11 @@ def _only(inputs: tuple[Shape, ...], axes: tuple[int, ...] = (1, 3)) -> Shape:
     _require(len(inputs) == 1, f"it has {len(inputs)} inputs instead of one")
     _require(len(inputs[0]) in axes, f"it cannot take a value of shape {inputs[0]}")
     return inputs[0]
+
+
+def _any(inputs: tuple[Shape, ...]) -> Shape:
+    """The shape of the only input, of any number of axes."""
+    return _only(inputs, tuple(range(1, 9)))
 
 
 def window_count(size: int, before: int, after: int, kernel: int, stride: int, dilation: int = 1) -> int:
@@ -98,18 +103,24 @@ def _conv2d(op: ir.Conv2d, inputs: tuple[Shape, ...]) -> Shape:
 
 
 def _linear(op: ir.Linear, inputs: tuple[Shape, ...]) -> Shape:
-    (features,) = _only(inputs, (1,))
+    _require(len(inputs) in (1, 2), f"it has {len(inputs)} inputs instead of one, or two with a residual")
+    (*around, features) = inputs[0]
     rows, columns = op.weight.shape
     _require(features == columns, f"its weight takes {columns} features, not {features}")
     _require(op.bias.shape == (rows,), f"its bias is {op.bias.shape}, not {(rows,)}")
-    return (rows,)
+    shape = (*around, rows)
+    _require(len(inputs) == 1 or len(shape) > 1, "a vector cannot have a residual")
+    _require(len(inputs) == 1 or inputs[1] == shape, f"its residual is {inputs[-1]}, its output {shape}")
+    return shape
 
 
 def _affine(op: ir.Affine, inputs: tuple[Shape, ...]) -> Shape:
-    shape = _only(inputs)
+    shape = _any(inputs)
+    _require(0 <= op.axis < len(shape), f"its axis {op.axis} is not one of {shape}")
+    channels = shape[op.axis]
     _require(
-        op.scale.shape == op.shift.shape == shape[:1],
-        f"it has {op.scale.shape} scales for {shape[0]} channels",
+        op.scale.shape == op.shift.shape == (channels,),
+        f"it has {op.scale.shape} scales for {channels} channels",
     )
     return shape
 
@@ -121,7 +132,7 @@ def _add(op: ir.Add, inputs: tuple[Shape, ...]) -> Shape:
 
 
 def _clamp(op: ir.Clamp, inputs: tuple[Shape, ...]) -> Shape:
-    return _only(inputs)
+    return _any(inputs)
 
 
 def _max_pool2d(op: ir.MaxPool2d, inputs: tuple[Shape, ...]) -> Shape:
@@ -139,11 +150,11 @@ def _global_mean(op: ir.GlobalMean, inputs: tuple[Shape, ...]) -> Shape:
 
 
 def _flatten(op: ir.Flatten, inputs: tuple[Shape, ...]) -> Shape:
-    return (math.prod(_only(inputs)),)
+    return (math.prod(_any(inputs)),)
 
 
 def _slice(op: ir.Slice, inputs: tuple[Shape, ...]) -> Shape:
-    shape = _only(inputs)
+    shape = _any(inputs)
     _require(0 <= op.axis < len(shape), f"its axis {op.axis} is not one of {shape}")
     inside = 0 <= op.start <= op.stop <= shape[op.axis] and op.step > 0
     _require(inside, f"it takes {op.start}:{op.stop}:{op.step} of {shape[op.axis]}")
@@ -159,12 +170,54 @@ def _pad(op: ir.Pad, inputs: tuple[Shape, ...]) -> Shape:
 
 def _concat(op: ir.Concat, inputs: tuple[Shape, ...]) -> Shape:
     _require(len(inputs) > 0, "it has no inputs")
-    first = _only(inputs[:1])
+    first = _any(inputs[:1])
     _require(0 <= op.axis < len(first), f"its axis {op.axis} is not one of {first}")
     around = [(*shape[: op.axis], *shape[op.axis + 1 :]) for shape in inputs]
     _require(len(set(around)) == 1, f"its inputs differ beside axis {op.axis}: {', '.join(map(str, inputs))}")
     size = sum(shape[op.axis] for shape in inputs)
     return (*first[: op.axis], size, *first[op.axis + 1 :])
+
+
+def _reshape(op: ir.Reshape, inputs: tuple[Shape, ...]) -> Shape:
+    shape = _any(inputs)
+    _require(math.prod(shape) == math.prod(op.shape), f"it cannot make {op.shape} of {shape}")
+    return op.shape
+
+
+def _permute(op: ir.Permute, inputs: tuple[Shape, ...]) -> Shape:
+    shape = _any(inputs)
+    _require(sorted(op.axes) == list(range(len(shape))), f"its axes {op.axes} are not those of {shape}")
+    return tuple(shape[axis] for axis in op.axes)
+
+
+def _constant(op: ir.Constant, inputs: tuple[Shape, ...]) -> Shape:
+    _require(not inputs, f"it has {len(inputs)} inputs instead of none")
+    return op.value.shape
+
+
+def _layer_norm(op: ir.LayerNorm, inputs: tuple[Shape, ...]) -> Shape:
+    shape = _any(inputs)
+    _require(op.weight.shape == op.bias.shape == shape[-1:], f"it has {op.weight.shape} weights for {shape}")
+    return shape
+
+
+def _matmul(op: ir.MatMul, inputs: tuple[Shape, ...]) -> Shape:
+    _require(len(inputs) == 2, f"it has {len(inputs)} inputs instead of two")
+    first, second = inputs
+    fits = len(first) == len(second) > 1 and first[:-2] == second[:-2] and first[-1] == second[-2]
+    _require(fits, f"it cannot multiply {first} and {second}")
+    return (*first[:-1], second[-1])
+
+
+def _attention(op: ir.Attention, inputs: tuple[Shape, ...]) -> Shape:
+    _require(len(inputs) == 3, f"it has {len(inputs)} inputs instead of three")
+    query, key, value = inputs
+    axes = len(query) == len(key) == len(value) > 1 and query[:-2] == key[:-2] == value[:-2]
+    _require(axes and query[-1] == key[-1] and key[-2] == value[-2], f"it cannot attend with {query}, {key}, {value}")
+    scores = (*query[:-1], key[-2])
+    mask = scores if op.mask is None else op.mask.shape
+    _require(mask in (scores, scores[-2:]), f"its mask is {mask}, its scores {scores}")
+    return (*query[:-1], value[-1])
 
 
 _RULES: Mapping[type, Callable[[Any, tuple[Shape, ...]], Shape]] = {
@@ -180,4 +233,10 @@ _RULES: Mapping[type, Callable[[Any, tuple[Shape, ...]], Shape]] = {
     ir.Slice: _slice,
     ir.Pad: _pad,
     ir.Concat: _concat,
+    ir.Reshape: _reshape,
+    ir.Permute: _permute,
+    ir.Constant: _constant,
+    ir.LayerNorm: _layer_norm,
+    ir.MatMul: _matmul,
+    ir.Attention: _attention,
 }

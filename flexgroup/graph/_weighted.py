@@ -9,6 +9,8 @@ import numpy as np
 
 from flexgroup.graph import ir
 from flexgroup.graph._call import Call, Rule, Unsupported, Value
+from flexgroup.graph._factors import whole
+from flexgroup.graph._views import axes_of, has_batch, plain_axes, settle, viewed
 
 
 def pair(numbers: Any) -> ir.Pair:
@@ -53,29 +55,25 @@ def _conv_padding(padding: Any, kernel: ir.Pair, dilation: ir.Pair) -> tuple[int
 def _linear(call: Call) -> Value:
     weight = call.constant("weight")
     op = ir.Linear(call.array("weight", weight), _bias(call, len(weight)))
-    return call.emit(op, _vector(call, "input"), kind="linear")
-
-
-def _vector(call: Call, name: str) -> Value:
-    value = call.activation(name)
-    if len(value.shape) != 1:
-        raise Unsupported("it works on the last axis of an image; flatten to (batch, features) before it")
-    return value
+    return on_last_axis(call, call.viewed("input"), op, "linear")
 
 
 def _addmm(call: Call) -> Value:
     weight = call.constant("mat2").T * call["alpha"]
     bias = (call.constant("self") * call["beta"]).expand(1, len(weight))[0]
     op = ir.Linear(call.array("weight", weight), call.array("bias", bias))
-    return call.emit(op, _vector(call, "mat1"), kind="linear")
+    return on_last_axis(call, call.viewed("mat1"), op, "linear")
 
 
-def _matmul(call: Call) -> Value:
-    weight = call.constant("mat2" if "mat2" in call.arguments else "other")
-    if weight.ndim != 2:
-        raise Unsupported("only products with a constant matrix are compiled; use nn.Linear")
-    op = ir.Linear(call.array("weight", weight.T), np.zeros(weight.shape[1], np.float32))
-    return call.emit(op, _vector(call, "self"), kind="linear")
+def on_last_axis(call: Call, value: Value, op: ir.Linear | ir.LayerNorm, kind: str) -> Value:
+    """Emit ``op``, which works along the last axis, wherever the batch may be among the others."""
+    value = settle(call, value)
+    axes, stored = axes_of(call, value), call.stored(value)
+    if has_batch(axes[-1]):
+        raise Unsupported("it works along the batch; keep the batch apart and first")
+    result = call.emit(op, Value(value.name, stored), kind=kind)
+    after = (*axes[:-1], whole(call.stored(result))[-1])
+    return result if after == plain_axes(call.batch, call.stored(result)) else viewed(call, result, after)
 
 
 def _batch_norm(call: Call) -> Value:
@@ -103,8 +101,6 @@ RULES: Mapping[str, Rule] = {
     "aten.convolution": _conv2d,
     "aten.linear": _linear,
     "aten.addmm": _addmm,
-    "aten.mm": _matmul,
-    "aten.matmul": _matmul,
     "aten.batch_norm": _batch_norm,
     "aten._native_batch_norm_legit_no_training": _batch_norm,
 }

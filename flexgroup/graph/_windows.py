@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
 
 from flexgroup.graph import ir
 from flexgroup.graph._call import Call, Rule, Unsupported, Value
+from flexgroup.graph._factors import Axes, size_of
+from flexgroup.graph._value import BATCH_MOVES
+from flexgroup.graph._views import axes_of, has_batch, permute, plain_axes, reshape, settle, viewed
 from flexgroup.graph._weighted import pair
 
 
@@ -78,18 +82,42 @@ def _dividing(call: Call, value: Value) -> ir.Pair:
 
 def _mean(call: Call) -> Value:
     value = call.viewed("self")
+    axes = axes_of(call, value)
+    reduced = {axis % len(axes) for axis in call.get("dim") or range(len(axes))}
+    if any(has_batch(axes[axis]) for axis in reduced) or (call.batch == 1 and 0 in reduced):
+        raise Unsupported(BATCH_MOVES)
     image = call.stored(value)
-    axes = len(value.shape) + 1
-    reduced = {axis % axes for axis in call.get("dim") or range(axes)}
+    kept = tuple(axis for i, axis in enumerate(axes) if i not in reduced)
     # Height and width may have been flattened into one axis before.
-    over_image = len(image) == 3 and axes > 2 and value.shape[0] == image[0] and reduced == set(range(2, axes))
-    if not over_image:
-        raise Unsupported("only means over all of height and width are compiled: x.mean((2, 3))")
-    whole = Value(value.name, image)
+    if len(image) != 3 or kept != plain_axes(call.batch, image)[:2]:
+        return _mean_over(call, value, reduced)
+    whole_image = Value(value.name, image)
     if not call["keepdim"]:
-        return call.emit(ir.GlobalMean(), whole, kind="mean")
-    pooled = call.emit(ir.AvgPool2d((image[1], image[2]), (image[1], image[2])), whole, kind="mean")
+        return call.emit(ir.GlobalMean(), whole_image, kind="mean")
+    pooled = call.emit(ir.AvgPool2d((image[1], image[2]), (image[1], image[2])), whole_image, kind="mean")
     return Value(pooled.name, call.result[1:])
+
+
+def _mean_over(call: Call, value: Value, reduced: set[int]) -> Value:
+    """A mean over any axes is one over an image whose channels are all the others."""
+    axes = axes_of(call, value)
+    kept = [axis for axis in range(len(axes)) if axis not in reduced]
+    size = _sizes(axes, reduced)
+    apart = permute(call, value, [*kept, *sorted(reduced)])
+    sizes = [size_of(axes[axis]) for axis in kept]
+    settled = settle(call, reshape(call, apart, (*sizes, size)))
+    stored, around = call.stored(settled), axes_of(call, settled)[:-1]
+    image = Value(settled.name, stored)
+    if len(stored) != 3 or stored[1] != 1:
+        image = call.emit(ir.Reshape((math.prod(stored[:-1]), 1, size)), image, kind="reshape")
+    mean = call.emit(ir.GlobalMean(), image, kind="mean")
+    if len(stored) > 2:
+        mean = call.emit(ir.Reshape(stored[:-1]), mean, kind="reshape")
+    return reshape(call, viewed(call, mean, around), call.result)
+
+
+def _sizes(axes: Axes, chosen: set[int]) -> int:
+    return math.prod(size_of(axes[axis]) for axis in chosen)
 
 
 RULES: Mapping[str, Rule] = {

@@ -23,8 +23,10 @@ def evaluate(
     weights. Raises `FlexgroupError` where the inputs are not those of the graph.
     """
     values = {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in _named(graph, inputs).items()}
+    some = next(iter(values.values()))
     for node in graph.nodes:
-        values[node.output] = _MEANINGS[type(node.op)](node.op, *(values[name] for name in node.inputs))
+        operands = [values[name] for name in node.inputs] or [some]  # a constant takes its batch from any input
+        values[node.output] = _MEANINGS[type(node.op)](node.op, *operands)
     return tuple(values[name].numpy() for name in graph.outputs)
 
 
@@ -62,12 +64,13 @@ def _conv2d(op: ir.Conv2d, x: torch.Tensor, residual: torch.Tensor | None = None
     return _clamp(op.clamp, y if residual is None else y + residual)
 
 
-def _linear(op: ir.Linear, x: torch.Tensor) -> torch.Tensor:
-    return _clamp(op.clamp, F.linear(x, _like(op.weight, x), _like(op.bias, x)))
+def _linear(op: ir.Linear, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+    y = F.linear(x, _like(op.weight, x), _like(op.bias, x))
+    return _clamp(op.clamp, y if residual is None else y + residual)
 
 
 def _affine(op: ir.Affine, x: torch.Tensor) -> torch.Tensor:
-    channels = (-1,) + (1,) * (x.ndim - 2)
+    channels = (-1,) + (1,) * (x.ndim - 2 - op.axis)
     return _clamp(op.clamp, x * _like(op.scale, x).view(channels) + _like(op.shift, x).view(channels))
 
 
@@ -109,6 +112,31 @@ def _concat(op: ir.Concat, *parts: torch.Tensor) -> torch.Tensor:
     return torch.cat(parts, op.axis + 1)
 
 
+def _reshape(op: ir.Reshape, x: torch.Tensor) -> torch.Tensor:
+    return x.reshape(len(x), *op.shape)
+
+
+def _permute(op: ir.Permute, x: torch.Tensor) -> torch.Tensor:
+    return x.permute(0, *(axis + 1 for axis in op.axes))
+
+
+def _constant(op: ir.Constant, some: torch.Tensor) -> torch.Tensor:
+    return _like(op.value, some).expand(len(some), *op.value.shape)
+
+
+def _layer_norm(op: ir.LayerNorm, x: torch.Tensor) -> torch.Tensor:
+    return F.layer_norm(x, op.weight.shape, _like(op.weight, x), _like(op.bias, x), op.eps)
+
+
+def _matmul(op: ir.MatMul, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return op.scale * (a @ b)
+
+
+def _attention(op: ir.Attention, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    scores = op.scale * (query @ key.transpose(-2, -1))
+    return (scores if op.mask is None else scores + _like(op.mask, scores)).softmax(-1) @ value
+
+
 _MEANINGS: Mapping[type, Callable[..., torch.Tensor]] = {
     ir.Conv2d: _conv2d,
     ir.Linear: _linear,
@@ -122,4 +150,10 @@ _MEANINGS: Mapping[type, Callable[..., torch.Tensor]] = {
     ir.Slice: _slice,
     ir.Pad: _pad,
     ir.Concat: _concat,
+    ir.Reshape: _reshape,
+    ir.Permute: _permute,
+    ir.Constant: _constant,
+    ir.LayerNorm: _layer_norm,
+    ir.MatMul: _matmul,
+    ir.Attention: _attention,
 }

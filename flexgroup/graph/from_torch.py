@@ -25,7 +25,7 @@ def from_torch(model: torch.nn.Module, example: tuple[torch.Tensor, ...]) -> ir.
     """The graph that ``model`` runs in eval mode on inputs of the shapes of ``example``, for any batch size.
 
     Every tensor of ``example`` is float32 with the batch first: (batch, channels, height, width) for images,
-    (batch, features) for vectors. Weights are copied, so training may go on; weights that are computed from
+    (batch, tokens, features) for sequences, (batch, features) for vectors. Weights are copied, so training may go on; weights that are computed from
     parameters and buffers alone (parametrizations, pruning masks, weight norm) become their present values.
     ``model`` stays as it is: its parameters, its training flags, its device.
 
@@ -53,10 +53,11 @@ def _check_example(example: Any) -> None:
                 f"example[{index}] of shape {shape} is {_name(x.dtype)}, and flexgroup compiles float32; "
                 f"convert it with example.float()"
             )
-        if x.ndim not in (2, 4) or 0 in shape:
+        if x.ndim not in (2, 3, 4) or 0 in shape:
             raise FlexgroupError(
-                f"example[{index}] is of shape {shape}; flexgroup takes images (batch, channels, height, width) "
-                f"or vectors (batch, features), so add the batch with x[None] or reshape it"
+                f"example[{index}] is of shape {shape}; flexgroup takes images (batch, channels, height, width), "
+                f"sequences (batch, tokens, features) or vectors (batch, features), so add the batch with x[None] or "
+                f"reshape it"
             )
     batches = {len(x) for x in example}
     if len(batches) > 1:
@@ -85,18 +86,25 @@ def _name(dtype: torch.dtype) -> str:
 def _export(model: torch.nn.Module, example: tuple[torch.Tensor, ...]) -> torch.export.ExportedProgram:
     device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), example[0].device)
     moved = tuple(x.detach().to(device) for x in example)
+    if len(moved[0]) == 1:
+        # An axis of size one could be the batch or not: two images tell where a forward puts it.
+        with contextlib.suppress(Exception):  # a forward for a single image only
+            return _exported(model, tuple(torch.cat([x, x]) for x in moved))
     try:
-        with _eval_mode(model), torch.no_grad(), _quiet():
-            program: torch.export.ExportedProgram = torch.export.export(model, moved, strict=False)
-            # With an empty table this only replaces in-place operators by those that return values.
-            program = program.run_decompositions({})
+        return _exported(model, moved)
     except Exception as error:  # whatever the user's forward or torch may raise, the user gets one line of it
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise FlexgroupError(
             f"torch.export cannot export {type(model).__name__}: {reason.rstrip('.')}{_user_line(error)}; check "
             f"that model(*example) runs and that forward() does not branch on the values of tensors"
         ) from error
-    return program
+
+
+def _exported(model: torch.nn.Module, example: tuple[torch.Tensor, ...]) -> torch.export.ExportedProgram:
+    with _eval_mode(model), torch.no_grad(), _quiet():
+        program: torch.export.ExportedProgram = torch.export.export(model, example, strict=False)
+        # With an empty table this only replaces in-place operators by those that return values.
+        return program.run_decompositions({})
 
 
 def _user_line(error: BaseException) -> str:

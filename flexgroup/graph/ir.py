@@ -1,12 +1,14 @@
 """The typed graph: what a network is once torch is out of the picture.
 
 A graph is a list of nodes in execution order. Every activation is a named value whose shape leaves out the
-batch dimension: ``(channels, height, width)`` for images, ``(features,)`` for vectors. Operators are frozen
-dataclasses that own their weights as numpy arrays. Nothing here imports torch.
+batch dimension: ``(channels, height, width)`` for images, ``(features,)`` for vectors, ``(tokens, features)`` for
+sequences, ``(heads, tokens, features)`` and the like within attention. Operators are frozen dataclasses that own their
+weights as numpy arrays. Nothing here imports torch.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -59,7 +61,10 @@ class Conv2d:
 
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """``clamp(weight @ x + bias)`` on a vector; ``weight`` is (out_features, in_features)."""
+    """``clamp(weight @ x + bias)`` along the last axis; ``weight`` is (out_features, in_features).
+
+    A second input, of the output's shape, is added before the clamp; vectors have none.
+    """
 
     weight: Array
     bias: Array
@@ -68,11 +73,12 @@ class Linear:
 
 @dataclass(frozen=True, eq=False)
 class Affine:
-    """``clamp(scale[c] * x[c] + shift[c])`` for every channel c: a batch norm that stands alone."""
+    """``clamp(scale[c] * x[c] + shift[c])`` for every index c of ``axis``: a batch norm that stands alone."""
 
     scale: Array
     shift: Array
     clamp: Clamp = IDENTITY
+    axis: int = 0
 
 
 @dataclass(frozen=True)
@@ -132,8 +138,70 @@ class Concat:
     axis: int = 0
 
 
+@dataclass(frozen=True)
+class Reshape:
+    """The same numbers in the same order, as ``shape``."""
+
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Permute:
+    """Axis i of the output is axis ``axes[i]`` of the input."""
+
+    axes: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """A value that is the same for every image of a batch; it has no inputs."""
+
+    value: Array
+
+
+@dataclass(frozen=True, eq=False)
+class LayerNorm:
+    """``weight * (x - mean) / sqrt(variance + eps) + bias`` along the last axis (Ba et al., arXiv 1607.06450)."""
+
+    weight: Array  # (features,)
+    bias: Array
+    eps: float
+
+
+@dataclass(frozen=True)
+class MatMul:
+    """``scale * (..., n, k) @ (..., k, m)``; the axes before the last two are equal."""
+
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Attention:
+    """``softmax(scale * query @ key.T + mask) @ value`` along the last two axes (Vaswani et al., arXiv 1706.03762).
+
+    Inputs are query (..., n, d), key (..., m, d) and value (..., m, e); axes before the last two are equal. ``mask``,
+    where there is one, is (n, m) or (..., n, m); it may hold minus infinity.
+    """
+
+    scale: float
+    mask: Array | None = None
+
+
+TokenOp: TypeAlias = Reshape | Permute | Constant | LayerNorm | MatMul | Attention
 Op: TypeAlias = (
-    Conv2d | Linear | Affine | Add | Clamp | MaxPool2d | AvgPool2d | GlobalMean | Flatten | Slice | Pad | Concat
+    Conv2d
+    | Linear
+    | Affine
+    | Add
+    | Clamp
+    | MaxPool2d
+    | AvgPool2d
+    | GlobalMean
+    | Flatten
+    | Slice
+    | Pad
+    | Concat
+    | TokenOp
 )
 
 
@@ -170,9 +238,16 @@ class Graph:
         return {node.output: node for node in self.nodes}
 
     def macs(self, node: Node) -> int:
-        """Multiply-accumulates of one image through ``node`` if it were dense; 0 where it has no weights."""
+        """Multiply-accumulates of one image through ``node`` if it were dense; 0 where it multiplies nothing."""
         op: Any = node.op
+        shape = self.shapes[node.output]
         if isinstance(op, Conv2d):
-            _, height, width = self.shapes[node.output]
-            return int(op.weight.size) * height * width
-        return int(op.weight.size) if isinstance(op, Linear) else 0
+            return int(op.weight.size) * math.prod(shape[1:])
+        if isinstance(op, Linear):
+            return int(op.weight.size) * math.prod(shape[:-1])
+        if isinstance(op, MatMul):
+            return math.prod(shape) * self.shapes[node.inputs[0]][-1]
+        if isinstance(op, Attention):
+            (*_, keys, width) = self.shapes[node.inputs[1]]
+            return math.prod(shape[:-1]) * keys * (width + shape[-1])
+        return 0
