@@ -25,9 +25,9 @@ def from_torch(model: torch.nn.Module, example: tuple[torch.Tensor, ...]) -> ir.
     """The graph that ``model`` runs in eval mode on inputs of the shapes of ``example``, for any batch size.
 
     Every tensor of ``example`` is float32 with the batch first: (batch, channels, height, width) for images,
-    (batch, tokens, features) for sequences, (batch, features) for vectors. Weights are copied, so training may go on; weights that are computed from
-    parameters and buffers alone (parametrizations, pruning masks, weight norm) become their present values.
-    ``model`` stays as it is: its parameters, its training flags, its device.
+    (batch, tokens, features) for sequences, (batch, features) for vectors. Weights are copied, so training may go on;
+    weights that are computed from parameters and buffers alone (parametrizations, pruning masks, weight norm) become
+    their present values. ``model`` stays as it is: its parameters, its training flags, its device.
 
     Raises `FlexgroupError` for a model or example of another type than float32, a model that torch.export
     cannot export (with torch's reason), operators that the graph has no word for (all of them at once, one
@@ -104,7 +104,8 @@ def _exported(model: torch.nn.Module, example: tuple[torch.Tensor, ...]) -> torc
     with _eval_mode(model), torch.no_grad(), _quiet():
         program: torch.export.ExportedProgram = torch.export.export(model, example, strict=False)
         # With an empty table this only replaces in-place operators by those that return values.
-        return program.run_decompositions({})
+        program = program.run_decompositions({})
+        return program
 
 
 def _user_line(error: BaseException) -> str:
