@@ -45,7 +45,8 @@ def _only(folder: Path, pattern: str) -> Path:
     if len(found) != 1:
         raise FlexgroupError(
             f"data imagenet:{folder}: {len(found)} files {pattern} there; it must hold one .zip of "
-            f"{SIDE}x{SIDE} images, one *_labels.csv with the columns {IMAGE_COLUMN} and {LABEL_COLUMN}, and {CLASSES_FILE}"
+            f"{SIDE}x{SIDE} images, one *_labels.csv with the columns {IMAGE_COLUMN} and {LABEL_COLUMN}, "
+            f"and {CLASSES_FILE}"
         )
     return found[0]
 

@@ -37,9 +37,9 @@ class MobileNetV1(nn.Module):
 
     def __init__(self, *, width: float = 1.0, num_classes: int = 1000) -> None:
         super().__init__()
-        if not int(32 * width) >= 1:
+        if not 1 <= 32 * width < float("inf"):
             raise FlexgroupError(
-                f"a MobileNetV1 of width {width:g} has a layer without channels; give at least {1 / 32:g}"
+                f"a MobileNetV1 of width {width:g} has a layer without channels; give a number of at least {1 / 32:g}"
             )
         channels = int(32 * width)
         self._add("conv1", SameConv2d(3, channels, 3, stride=2))

@@ -1,4 +1,4 @@
-"""The real CIFAR-10, read once."""
+"""The real CIFAR-10 and the real photographs, each read once."""
 
 from __future__ import annotations
 
@@ -12,3 +12,8 @@ from flexgroup.zoo import ImageData, load_data
 @pytest.fixture(scope="session")
 def cifar10(shared_data: Path) -> ImageData:
     return load_data(f"cifar10:{shared_data / 'cifar10'}")
+
+
+@pytest.fixture(scope="session")
+def photographs(shared_data: Path) -> ImageData:
+    return load_data(f"imagenet:{shared_data / 'imagenet_eval'}")
