@@ -3,37 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 
 from flexgroup.graph import ir
+from flexgroup.graph._builder import Builder
 from flexgroup.graph._validate import Shape
 from flexgroup.graph._value import BATCH_MOVES, Unknown, Unsupported, Value
 from flexgroup.graph._views import axes_of, plain_axes, settle
-
-if TYPE_CHECKING:
-    from flexgroup.graph._lowering import Lowering
 
 
 class Call:
     """One call of an operator: its arguments by the names in torch's schema, and a way to emit nodes."""
 
-    def __init__(self, lowering: Lowering, node: torch.fx.Node, arguments: Mapping[str, Any], result: Shape) -> None:
-        self._lowering = lowering
+    def __init__(self, builder: Builder, node: Any, arguments: Mapping[str, Any], result: Shape) -> None:
+        self._builder = builder
         self._node = node
         self.arguments = arguments
         self.result = result
 
     def given(self, arguments: Mapping[str, Any], result: Shape) -> Call:
         """The same call with other arguments, and a result of another shape."""
-        return Call(self._lowering, self._node, arguments, result)
+        return Call(self._builder, self._node, arguments, result)
 
     @property
     def batch(self) -> int:
         """Images in the example that torch exported."""
-        return self._lowering.batch
+        return self._builder.batch
 
     def __getitem__(self, name: str) -> Any:
         return self.arguments[name]
@@ -75,7 +73,7 @@ class Call:
 
     def stored(self, value: Value) -> Shape:
         """The shape that the graph notes for ``value``."""
-        return self._lowering.shapes[value.name]
+        return self._builder.shapes[value.name]
 
     def constant(self, name: str) -> torch.Tensor:
         """The tensor ``name``, which must not depend on the network's input."""
@@ -89,7 +87,7 @@ class Call:
         array = np.array(tensor.detach().to("cpu", torch.float32).numpy(), order="C")
         bad = array.size - int(np.isfinite(array).sum())
         if bad:
-            self._lowering.note_broken(self._node, name, bad, array.size)
+            self._builder.note_broken(self._node, name, bad, array.size)
         return array
 
     def constant_value(self, name: str, tensor: torch.Tensor, shape: Shape | None = None) -> Value:
@@ -102,7 +100,7 @@ class Call:
 
     def emit(self, op: ir.Op, *inputs: Value, kind: str = "") -> Value:
         """Append a node; ``kind`` names it where torch's own name for the operator would mislead."""
-        return self._lowering.emit(self._node, op, inputs, kind)
+        return self._builder.emit(self._node, op, inputs, kind)
 
 
 Result: TypeAlias = Value | tuple[Value, ...]

@@ -9,34 +9,24 @@ from typing import Any
 import torch
 from torch.export.graph_signature import InputKind, OutputKind, TensorArgument
 
-from flexgroup._errors import FlexgroupError
 from flexgroup.graph import ir
-from flexgroup.graph._call import Call, Result, Unknown, Unsupported, Value
-from flexgroup.graph._factors import size_of
-from flexgroup.graph._hints import SUPPORTED, hint_for
+from flexgroup.graph._builder import Builder
+from flexgroup.graph._call import Call, Unknown, Unsupported, Value
+from flexgroup.graph._hints import hint_for
 from flexgroup.graph._names import LayerNames, source_line
-from flexgroup.graph._pointwise import pointwise
-from flexgroup.graph._rules import MOVES_BATCH, POINTWISE, RULES, SHAPE_ONLY
-from flexgroup.graph._validate import Shape, infer_shape
+from flexgroup.graph._rules import RULES, SHAPE_ONLY, apply_rule
+from flexgroup.graph._validate import Shape
 from flexgroup.graph._value import BATCH_MOVES
 
-_PARTS = (ir.Reshape, ir.Permute, ir.Slice, ir.Constant, ir.MatMul, ir.Attention)  # never a whole layer of torch's
 
-
-class Lowering:
+class Lowering(Builder):
     """The state of one walk over ``program``, the export of ``model``."""
 
     def __init__(self, program: torch.export.ExportedProgram, model: torch.nn.Module) -> None:
+        super().__init__(type(model).__name__)
         self._program = program
-        self._model_name = type(model).__name__
         self._names = LayerNames(model)
         self._known: dict[torch.fx.Node, Any] = {}
-        self._nodes: list[ir.Node] = []
-        self._used_names: set[str] = set()
-        self._unsupported: list[str] = []
-        self._broken: list[str] = []
-        self.batch = 0  # images in the example
-        self.shapes: dict[str, Shape] = {}
 
     def run(self) -> ir.Graph:
         """Lower the whole program, or raise one `FlexgroupError` about everything that stands in the way."""
@@ -49,26 +39,16 @@ class Lowering:
             elif node.op == "get_attr":
                 self._known[node] = Unknown()
         outputs = self._read_outputs(next(node for node in graph.nodes if node.op == "output"))
-        self._raise_if_unsupported()
-        return ir.Graph(inputs, outputs, tuple(self._nodes), self.shapes)
+        return self.finish(inputs, outputs)
 
-    def emit(self, node: torch.fx.Node, op: ir.Op, inputs: tuple[Value, ...], kind: str) -> Value:
-        """Append ``op`` under a name of its own; refuse it where the shapes do not fit."""
-        try:
-            shape = infer_shape(op, *(self.shapes[value.name] for value in inputs))
-        except FlexgroupError as error:
-            raise Unsupported(str(error)) from None
-        layer = self._layer(node, kind or _kind(node), inner=isinstance(op, _PARTS))
-        name = _unused(layer, self._used_names, "#")
-        output = _unused(name, set(self.shapes), ".")  # an input may be called like a layer
-        self._used_names.add(name)
-        self.shapes[output] = shape
-        self._nodes.append(ir.Node(name, op, tuple(value.name for value in inputs), output, source_line(node)))
-        return Value(output, shape)
+    def layer_of(self, node: torch.fx.Node, kind: str = "", inner: bool = False) -> str:
+        """The name of torch's own layer that ran ``node``; the operator's ``kind`` is added to any other."""
+        path = self._names.path(node)
+        whole = self._names.is_torch_layer(path) and path and not inner
+        return path if whole else f"{path}.{kind or _kind(node)}".lstrip(".")
 
-    def note_broken(self, node: torch.fx.Node, name: str, bad: int, size: int) -> None:
-        """Remember that ``bad`` of the ``size`` numbers in ``name`` of this layer are not finite."""
-        self._broken.append(f"layer {self._layer(node, _kind(node))!r} has {bad} of {size} in its {name}")
+    def source_of(self, node: torch.fx.Node) -> str:
+        return source_line(node)
 
     def _read_inputs(self, placeholders: list[torch.fx.Node]) -> None:
         state = {**self._program.state_dict, **self._program.constants}
@@ -125,23 +105,13 @@ class Lowering:
             return self._stand_in(node)
         if rule is None:
             return _compute(node, self._known)
-        result = _result_shape(node)
-        moves = operator_name in MOVES_BATCH
-        if result is None or (not moves and result[:1] != (self.batch,)):
+        shapes = _result_shapes(node)
+        if not shapes:
             raise Unsupported(BATCH_MOVES)
         _check_type(node)
-        call = Call(self, node, arguments, result)
-        value = pointwise(call, rule) if operator_name in POINTWISE else rule(call)
-        self._check_shapes(value, node.meta["val"])
+        value = apply_rule(operator_name, Call(self, node, arguments, shapes[0]))
+        self.check_shapes(value if isinstance(value, tuple) else (value,), shapes)
         return (value,) if isinstance(value, Value) and isinstance(node.meta["val"], (tuple, list)) else value
-
-    def _check_shapes(self, given: Result, expected: Any) -> None:
-        """Refuse results that are not of torch's shapes; a rule may leave out results that nobody reads."""
-        values, tensors = (x if isinstance(x, (tuple, list)) else (x,) for x in (given, expected))
-        for value, tensor in zip(values, tensors, strict=False):
-            shape = (self.batch, *value.shape) if value.axes is None else tuple(map(size_of, value.axes))
-            if shape != tuple(tensor.shape):
-                raise Unsupported(f"its result {tuple(tensor.shape)} is not the {shape} of the graph")
 
     def _item(self, node: torch.fx.Node, items: Any, index: int) -> Any:
         if isinstance(items, Unknown):
@@ -152,48 +122,18 @@ class Lowering:
         return Unknown()
 
     def _stand_in(self, node: torch.fx.Node) -> Any:
-        """Something of the right shape, so that what follows an unsupported operator can be judged too."""
-        shape = _result_shape(node)
-        if shape is None or len(shape) < 2 or shape[0] != self.batch:
+        shapes = _result_shapes(node)
+        value = self.stand_in(node.name, shapes[0]) if shapes else None
+        if value is None:
             return Unknown()
-        value = Value(_unused(f"unsupported {node.name}", set(self.shapes), "."), shape[1:])
-        self.shapes[value.name] = value.shape
         results = node.meta["val"]
         if not isinstance(results, (tuple, list)):
             return value
         return (value, *(Unknown() for _ in results[1:]))
 
-    def _layer(self, node: torch.fx.Node, kind: str, inner: bool = False) -> str:
-        """The name of torch's own layer that ran ``node``; the operator's ``kind`` is added to any other."""
-        path = self._names.path(node)
-        whole = self._names.is_torch_layer(path) and path and not inner
-        return path if whole else f"{path}.{kind}".lstrip(".")
-
     def _note(self, layer: str, what: str, source: str, hint: str) -> None:
         where = f" at {source}" if source else ""
-        self._unsupported.append(f"{layer}: {what}{where}: {hint}")
-
-    def _raise_if_unsupported(self) -> None:
-        lines = list(dict.fromkeys(self._unsupported))
-        if lines:
-            count = "1 operator that is" if len(lines) == 1 else f"{len(lines)} operators that are"
-            raise FlexgroupError(
-                f"{self._model_name} uses {count} not supported; supported are {SUPPORTED}"
-                + "".join(f"\n  {line}" for line in lines)
-            )
-        if self._broken:
-            raise FlexgroupError(
-                f"weights are NaN or infinite: {', '.join(self._broken)}; "
-                f"load weights from before the training diverged"
-            )
-
-
-def _unused(name: str, used: set[str], separator: str) -> str:
-    candidate, count = name, 1
-    while candidate in used:
-        count += 1
-        candidate = f"{name}{separator}{count}"
-    return candidate
+        self.note_unsupported(f"{layer}: {what}{where}", hint)
 
 
 def _packet(node: torch.fx.Node) -> str:
@@ -206,10 +146,10 @@ def _kind(node: torch.fx.Node) -> str:
     return _packet(node).rpartition(".")[2].strip("_")
 
 
-def _result_shape(node: torch.fx.Node) -> Shape | None:
+def _result_shapes(node: torch.fx.Node) -> list[Shape]:
     result = node.meta.get("val")
-    first = result[0] if isinstance(result, (tuple, list)) and result else result
-    return tuple(first.shape) if isinstance(first, torch.Tensor) else None
+    results = result if isinstance(result, (tuple, list)) else (result,)
+    return [tuple(tensor.shape) for tensor in results if isinstance(tensor, torch.Tensor)]
 
 
 def _check_type(node: torch.fx.Node) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from flexgroup.graph import _elementwise, _moves, _tokens, _weighted, _windows
-from flexgroup.graph._call import Rule
+from flexgroup.graph._call import Call, Result, Rule, Unsupported
+from flexgroup.graph._hints import hint_for
+from flexgroup.graph._pointwise import pointwise
+from flexgroup.graph._value import BATCH_MOVES
 
 RULES: Mapping[str, Rule] = {
     **_weighted.RULES,
@@ -25,3 +28,13 @@ SHAPE_ONLY = frozenset(
     f"aten.{name}" for name in ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "sym_size")
 )
 """Operators that read nothing of an activation but its shape, so that their results are constants."""
+
+
+def apply_rule(operator: str, call: Call) -> Result:
+    """What ``call`` of ``operator``, written ``aten.relu``, lowers to."""
+    rule = RULES.get(operator)
+    if rule is None:
+        raise Unsupported(hint_for(operator))
+    if operator not in MOVES_BATCH and call.result[:1] != (call.batch,):
+        raise Unsupported(BATCH_MOVES)
+    return pointwise(call, rule) if operator in POINTWISE else rule(call)
