@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from llvmlite import ir
 
-from flexgroup.engine._native import module_for, object_code
+from flexgroup.engine._objects import module_for, object_code
 from flexgroup.engine._plan import ALIGNMENT, FIRST_EXTERNAL, Plan
 from flexgroup.kernels import Signature
 from flexgroup.kernels.emit import I8, I32, I64, POINTER, Code

@@ -14,7 +14,7 @@ import torch
 from flexgroup.deploy import _export, export
 from flexgroup.deploy._object import compile_object
 from flexgroup.engine import plan_graph
-from flexgroup.engine._native import machine_for, module_for
+from flexgroup.engine._objects import machine_for, module_for
 from flexgroup.graph import from_torch, optimize
 from flexgroup.kernels import ConvKernel, host_target
 from flexgroup.kernels.conv import largest_tile
