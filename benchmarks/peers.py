@@ -1,0 +1,123 @@
+"""Our compiled networks beside the engines that one would pick instead: one run, interleaved, batch 1.
+
+    python benchmarks/peers.py [--networks resnet20,mobilenet_v1] [--sparsities 0,0.9] [--threads 1,2]
+        [--peers onnxruntime,mnn-sparse] [--rounds 7] [--out results/peers.json]
+
+Weights and groups are random: 4x1 groups in every convolution but the first and the depthwise ones. Every engine gets
+the same weights; those that gain nothing from zeros run the dense network. The first run makes a virtual environment
+for each engine that needs one and converts the networks, under --cache; later runs use what is there. More:
+docs/peers.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from _peers._cases import Case, make_case
+from _peers._engine import Engine
+from _peers._registry import OURS, PEERS
+from _peers._rounds import Cell, Outcome, Plan, cells_of, measure
+from _peers._tables import Failure, Row, show_network, show_verdicts, verdicts, wide_console
+from rich.console import Console
+
+from flexgroup.report import this_machine, write_whole
+from flexgroup.report._timing import summary
+
+ROOT = Path(__file__).parents[1]
+NETWORKS = "resnet50,mobilenet_v1,mobilenet_v2,resnet20"
+
+
+def cases_of(network: str, sparsities: Sequence[float], cache: Path) -> list[Case]:
+    """Dense and pruned networks, the pruned ones with aligned and with unaligned groups."""
+    return [
+        make_case(network, sparsity, unaligned, cache)
+        for sparsity in sparsities
+        for unaligned in ((False, True) if sparsity else (False,))
+    ]
+
+
+def rows_of(outcomes: Mapping[Cell, Outcome]) -> tuple[list[Row], list[Failure]]:
+    """What was measured, and what was not."""
+    rows, failures = [], []
+    for cell, outcome in outcomes.items():
+        engine, case = cell.engine, cell.case
+        if outcome.failure:
+            failures.append(Failure(case.network, engine.name, case.variant, cell.threads, outcome.failure))
+            continue
+        timing = summary(outcome.samples)
+        rows.append(
+            Row(
+                *(case.network, engine.name, engine.precision, case.sparsity, case.unaligned, cell.threads),
+                *(timing.median_ms, timing.p10_ms, timing.p90_ms, timing.calls),
+                *(outcome.difference, outcome.difference <= engine.tolerance),
+            )
+        )
+    return rows, failures
+
+
+def chosen_peers(words: str) -> list[Engine]:
+    """The engines that a comma-separated list names."""
+    if words == "all":
+        return list(PEERS)
+    known = {engine.key: engine for engine in PEERS}
+    unknown = [word for word in words.split(",") if word not in known]
+    if unknown:
+        sys.exit(f"unknown peers: {', '.join(unknown)}; choose from {', '.join(known)}")
+    return [known[word] for word in words.split(",")]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", default=NETWORKS)
+    parser.add_argument("--sparsities", default="0,0.8,0.9,0.95")
+    parser.add_argument("--threads", default="1,2")
+    parser.add_argument("--peers", default="all", help=f"all, or some of {','.join(engine.key for engine in PEERS)}")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=0.2, help="length of a turn")
+    parser.add_argument(
+        "--cache", type=Path, default=ROOT / "build" / "peers", help="environments and converted networks"
+    )
+    parser.add_argument("--out", type=Path, help="write the results to this JSON file")
+    options = parser.parse_args()
+    engines = [OURS, *chosen_peers(options.peers)]
+    sparsities = [float(word) for word in options.sparsities.split(",")]
+    threads = [int(word) for word in options.threads.split(",")]
+    progress, console = Console(stderr=True), wide_console()
+    rows: list[Row] = []
+    failures: list[Failure] = []
+    versions: dict[str, str] = {}
+    for network in options.networks.split(","):
+        plan = Plan(
+            options.cache.resolve(),
+            options.rounds,
+            options.seconds,
+            lambda line, n=network: progress.log(f"{n}: {line}"),
+        )
+        plan.say("building")
+        outcomes, found = measure(cells_of(engines, cases_of(network, sparsities, plan.cache), threads), plan)
+        measured, missing = rows_of(outcomes)
+        rows, failures, versions = rows + measured, failures + missing, versions | found
+        show_network(console, network, measured, missing)
+    show_verdicts(console, verdicts(rows))
+    if options.out:
+        machine = asdict(this_machine())
+        machine["versions"] |= versions
+        document = {
+            "command": shlex.join(["python", "benchmarks/peers.py", *sys.argv[1:]]),
+            "machine": machine,
+            "options": {engine.name: engine.options for engine in engines},
+            "rows": [asdict(row) for row in rows],
+            "not_measured": [asdict(failure) for failure in failures],
+            "fastest_peer": [asdict(verdict) | {"met": verdict.met} for verdict in verdicts(rows)],
+        }
+        write_whole(options.out, json.dumps(document, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
