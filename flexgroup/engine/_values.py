@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from flexgroup.engine._layout import External, Image, Vector
+from flexgroup.engine._view import View
 
 
 @dataclass(frozen=True)
@@ -19,4 +20,4 @@ class Crop:
     width: int
 
 
-Value: TypeAlias = Image | Vector | External | Crop
+Value: TypeAlias = Image | Vector | External | Crop | View

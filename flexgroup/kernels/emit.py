@@ -160,6 +160,9 @@ class Kernel(Code):
         operation = "fma" if self.target.has_fma else "fmuladd"
         return self._intrinsic(operation, [a, b, c])
 
+    def sqrt(self, value: ir.Value) -> ir.Value:
+        return self._intrinsic("sqrt", [value])
+
     def clamp(self, value: ir.Value, low: ir.Value, high: ir.Value) -> ir.Value:
         """``min(max(value, low), high)``; a NaN stays a NaN, as in torch."""
         b = self.builder

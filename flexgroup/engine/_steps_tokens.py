@@ -1,0 +1,209 @@
+"""Steps of operations on tokens: copies that rearrange, layer norm, products of activations, attention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from flexgroup.engine._layout import External, Image, PlaneRef, Vector
+from flexgroup.engine._operations_tokens import AttentionOp, GatherOp, LayerNormOp, ProductOp
+from flexgroup.engine._plan import ARENA, FIRST_EXTERNAL, Step, number, reference
+from flexgroup.engine._view import Held, Indices, Source
+from flexgroup.kernels import CopyKernel, Target
+from flexgroup.kernels.attention import LARGEST_TILE, AttentionKernel
+from flexgroup.kernels.conv import largest_tile
+from flexgroup.kernels.gather import GatherKernel
+from flexgroup.kernels.norm import LayerNormKernel
+from flexgroup.kernels.product import ProductKernel
+
+if TYPE_CHECKING:
+    from flexgroup.engine._steps import StepBuilder
+
+Offsets = npt.NDArray[np.int64]
+
+SHORTEST_RUN = 4  # elements side by side from which on a copy is one of rectangles
+NORM_TILE = 4
+
+
+def _gather(builder: StepBuilder, op: GatherOp) -> Step:
+    source, *read = _places(builder, op.source, op.from_rows, op.from_columns)
+    target, *written = _places(builder, op.target, op.to_rows, op.to_columns)
+    runs = _rectangle(builder, read[1], written[1])
+    if runs is None:
+        fields = {
+            "source": source,
+            "target": target,
+            "from_rows": builder.table(read[0]),
+            "from_columns": builder.table(read[1]),
+            "to_rows": builder.table(written[0]),
+            "to_columns": builder.table(written[1]),
+            "columns": len(read[1]),
+        }
+        return builder.by_range(op.name, GatherKernel(builder.element), fields, len(read[0]))
+    rows, columns, source_row, target_row = runs
+    fields = {
+        "source": source,
+        "target": target,
+        "sources": builder.table(read[0] + read[1][0]),
+        "targets": builder.table(written[0] + written[1][0]),
+        "source_row": source_row,
+        "target_row": target_row,
+        "rows": rows,
+        "columns": columns,
+    }
+    return builder.by_range(op.name, CopyKernel(1, builder.element), fields, len(read[0]))
+
+
+def _places(builder: StepBuilder, value: Source, rows: Indices, columns: Indices) -> tuple[int, Offsets, Offsets]:
+    """The reference that a value's bytes are counted from, and the bytes of rows and of columns."""
+    layout, size = builder.layout, builder.element.bytes
+    base, planes, pitch = reference(ARENA, 0), np.zeros(1, np.int64), 0
+    if isinstance(value, Image):
+        planes, pitch = np.array(builder.planes(value), np.int64), layout.pitch(value)
+    elif isinstance(value, Vector):
+        base = reference(ARENA, layout.offset(PlaneRef(value.buffer, 0)))
+    elif isinstance(value, External):
+        base = reference(FIRST_EXTERNAL + value.port + (builder.input_count if value.output else 0), 0)
+    else:
+        assert isinstance(value, Held)
+        base = builder.constants.add(value.array)
+    if columns[0].any() and len(planes) > 1:
+        # Planes that are equally far apart: an address is the sum of its row's and its column's.
+        step = planes[1] - planes[0]
+        return base, _bytes(rows, step, pitch, size) + planes[0], _bytes(columns, step, pitch, size)
+    zero = np.zeros_like(columns)
+    zero[1:] = columns[1:]
+    return base, planes[rows[0]] + _bytes(rows, 0, pitch, size), _bytes(zero, 0, pitch, size)
+
+
+def _bytes(at: Indices, plane: int, pitch: int, size: int) -> Offsets:
+    return np.asarray(at[0] * plane + (at[1] * pitch + at[2]) * size, np.int64)
+
+
+def _rectangle(builder: StepBuilder, read: Offsets, written: Offsets) -> tuple[int, int, int, int] | None:
+    """(rows, columns, bytes from a row to the next on both sides) if the columns are a rectangle with long rows."""
+    size = builder.element.bytes
+    steps = np.stack([np.diff(read), np.diff(written)])
+    breaks = np.flatnonzero((steps != size).any(axis=0)) + 1
+    columns = int(breaks[0]) if len(breaks) else len(read)
+    if columns < SHORTEST_RUN or len(read) % columns:
+        return None
+    rows = len(read) // columns
+    jumps = [0, 0] if rows == 1 else [int(side[columns] - side[0]) for side in (read, written)]
+    within, across = np.arange(columns) * size, np.arange(rows)[:, None]
+    for side, jump in zip((read, written), jumps, strict=True):
+        if not np.array_equal(side.reshape(rows, columns) - side[0], across * jump + within):
+            return None
+    return rows, columns, jumps[0], jumps[1]
+
+
+def _layer_norm(builder: StepBuilder, op: LayerNormOp) -> Step:
+    vectors, planes = builder.layout.vectors(op.out), len(op.out.planes)
+    tile = min(NORM_TILE, vectors)
+    fields = {
+        "inputs": builder.table(builder.planes(op.x)),
+        "outputs": builder.table(builder.planes(op.out)),
+        "weight": builder.constants.add(op.weight),
+        "bias": builder.constants.add(op.bias),
+        "mask": builder.mask(op.out),
+        "arena": reference(ARENA, 0),
+        "planes": planes,
+        "last_start": vectors - tile,
+        "scale": number(1 / planes),
+        "eps": number(op.eps),
+    }
+    return builder.by_range(op.name, LayerNormKernel(tile, builder.element), fields, -(-vectors // tile))
+
+
+def _product(builder: StepBuilder, op: ProductOp) -> Step:
+    vectors = builder.layout.vectors(op.out)
+    sums, rows = len(op.x.planes) // op.blocks, len(op.out.planes) // op.blocks
+    height, tile = _shape(builder.target, rows, vectors)
+    tiles = -(-vectors // tile)
+    fields = {
+        "entries": builder.table(builder.planes(op.entries)),
+        "inputs": builder.table(builder.planes(op.x)),
+        "outputs": builder.table(builder.planes(op.out)),
+        "mask": builder.mask(op.out),
+        "arena": reference(ARENA, 0),
+        "rows": rows,
+        "sums": sums,
+        "tiles": tiles,
+        "last_start": vectors - tile,
+        "scale": number(op.scale),
+    }
+    macs = op.blocks * rows * sums * op.out.height * op.out.width
+    kernel = ProductKernel(op.transposed, height, tile, builder.element)
+    return builder.by_range(op.name, kernel, fields, op.blocks * tiles, macs)
+
+
+def _attention(builder: StepBuilder, op: AttentionOp) -> Step:
+    layout, vectors = builder.layout, builder.layout.vectors(op.out)
+    keys, width = op.key.width, len(op.value.planes) // op.heads
+    rows, tile = _shape(builder.target, min(keys, width), vectors)
+    tiles = -(-vectors // tile)
+    added = np.zeros(1, np.float32) if op.mask is None else _scores_mask(builder, op)
+    fields = {
+        "queries": builder.table(builder.planes(op.query)),
+        "keys": builder.table(builder.planes(op.key)),
+        "values": builder.table(builder.planes(op.value)),
+        "outputs": builder.table(builder.planes(op.out)),
+        "mask": builder.mask(op.out),
+        "scores_mask": builder.constants.add(added),
+        "head_mask": added[0].nbytes if len(added) > 1 else 0,
+        "key_mask": vectors * layout.lanes * builder.element.bytes,
+        "arena": reference(ARENA, 0),
+        "key_count": keys,
+        "query_planes": len(op.query.planes) // op.heads,
+        "value_planes": width,
+        "tiles": tiles,
+        "last_start": vectors - tile,
+        "scale": number(op.scale),
+    }
+    macs = keys * (len(op.query.planes) + len(op.value.planes)) * op.out.height * op.out.width
+    kernel = AttentionKernel(rows, tile, op.mask is not None, builder.element)
+    start = layout.offset(PlaneRef(op.scratch.buffer, 0))
+    own = keys * LARGEST_TILE * layout.lanes * builder.element.bytes
+    bounds = [op.heads * tiles * thread // builder.threads for thread in range(builder.threads + 1)]
+    parts = [
+        tuple(
+            kernel.signature.pack(
+                fields | {"first": first, "last": last, "scratch": reference(ARENA, start + thread * own)}
+            )
+        )
+        if last > first
+        else None
+        for thread, (first, last) in enumerate(pairwise(bounds))
+    ]
+    return Step(op.name, kernel, tuple(parts), macs, macs, macs)
+
+
+def _scores_mask(builder: StepBuilder, op: AttentionOp) -> npt.NDArray[np.float32]:
+    """The mask as (heads or 1, keys, positions of queries)."""
+    assert op.mask is not None
+    by_key = op.mask.transpose(0, 2, 1).reshape(*op.mask.shape[:1], op.mask.shape[2], op.out.height, op.out.width)
+    return np.ascontiguousarray(builder.positions(op.out, by_key), np.float32)
+
+
+def _shape(target: Target, rows: int, vectors: int) -> tuple[int, int]:
+    """The strip and tile of a product: as many sums as the registers hold, and no more rows than there are."""
+    shapes = []
+    for height in (8, 4, 2, 1):
+        tile = min(largest_tile(height, target), LARGEST_TILE, vectors)
+        if height <= rows:
+            # Loads an accumulated vector: what a strip reads of both operands over what it multiplies.
+            shapes.append(((height + tile) / (height * tile), height, tile))
+    _, height, tile = min(shapes)
+    return height, tile
+
+
+BUILDERS: Mapping[type, Callable[..., Step]] = {
+    GatherOp: _gather,
+    LayerNormOp: _layer_norm,
+    ProductOp: _product,
+    AttentionOp: _attention,
+}
