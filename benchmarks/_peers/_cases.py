@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
 import json
-import logging
 import os
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from _peers import _onnx
+from _peers._onnx import write_onnx
 from _peers._tables import variant_name
 from flexgroup import Groups, select
 from flexgroup.pruning import reestimate_batch_norm
 from flexgroup.zoo import build, input_shape, save_weights
 
 ALIGNED, UNALIGNED = Groups("4x1"), Groups("4x1", unaligned="rows")
-OPSET = 13  # the newest that every engine here reads: DeepSparse's last one
 
 
 @dataclass(frozen=True)
@@ -89,13 +84,9 @@ def _write(case: Case, model: nn.Module, x: torch.Tensor) -> None:
     np.save(case.folder / "input.npy", x.numpy())
     np.save(case.folder / "output.npy", expected.numpy())
     save_weights(model, case.folder / "weights.safetensors")
-    with _quiet():
-        export: Any = torch.onnx.export
-        names = {"input_names": ["x"], "output_names": ["y"]}
-        export(model, (x,), str(case.folder / "model.onnx"), opset_version=OPSET, dynamo=False, **names)
-    zeros = {
-        name: float((tensor == 0).float().mean()) for name, tensor in model.state_dict().items() if tensor.ndim > 1
-    }
+    write_onnx(model, x, case.folder / "model.onnx")
+    weights = {name: tensor for name, tensor in model.state_dict().items() if tensor.ndim > 1}
+    zeros = {name: float((tensor == 0).float().mean()) for name, tensor in weights.items()}
     document = {"network": case.network, "sparsity": case.sparsity, "unaligned": case.unaligned, "zeros": zeros}
     partial = case.folder / "case.json.part"
     partial.write_text(json.dumps(document, indent=1) + "\n")
@@ -103,22 +94,8 @@ def _write(case: Case, model: nn.Module, x: torch.Tensor) -> None:
 
 
 def _fingerprint(model: nn.Module) -> str:
-    digest = hashlib.sha256(f"{OPSET} {torch.__version__}".encode())
+    digest = hashlib.sha256(torch.__version__.encode() + Path(_onnx.__file__).read_bytes())
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()[:12]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter prints deprecation notes, which belong to neither our output nor the user."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            with contextlib.redirect_stderr(io.StringIO()):
-                yield
-    finally:
-        logging.disable(before)
