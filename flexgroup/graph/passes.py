@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from flexgroup.graph import ir
+from flexgroup.graph._passes_tokens import fold_norm, fold_scales, is_idle, uniform_scale
+from flexgroup.graph._passes_tokens import merge_moves as moves_merged
 
 Rule: TypeAlias = Callable[[ir.Node, ir.Node], "ir.Op | None"]
 
@@ -34,6 +36,9 @@ def optimize(graph: ir.Graph) -> ir.Graph:
             fold_affine,
             fuse_clamp,
             fuse_add,
+            merge_moves,
+            fold_scales,
+            fold_norm,
         ):
             graph = change(graph)
         if graph is before:
@@ -57,7 +62,7 @@ def drop_identities(graph: ir.Graph) -> ir.Graph:
     kept: list[ir.Node] = []
     for node in graph.nodes:
         inputs = tuple(same.get(value, value) for value in node.inputs)
-        if _is_identity(node.op, graph.shapes[node.inputs[0]]):
+        if inputs and _is_identity(node.op, graph.shapes[node.inputs[0]]):
             same[node.output] = inputs[0]
         else:
             kept.append(replace(node, inputs=inputs))
@@ -108,14 +113,22 @@ def fold_affine(graph: ir.Graph) -> ir.Graph:
 
     def rule(before: ir.Node, after: ir.Node) -> ir.Op | None:
         first, affine = before.op, after.op
+        if isinstance(first, ir.MatMul):
+            factor = uniform_scale(affine)
+            return None if factor is None else replace(first, scale=first.scale * factor)
         if not (isinstance(first, ir.Conv2d | ir.Linear | ir.Affine) and isinstance(affine, ir.Affine)):
             return None
         if len(before.inputs) > 1 or not first.clamp.is_identity:
             return None
+        shape = graph.shapes[before.output]
+        axis = {ir.Conv2d: 0, ir.Linear: len(shape) - 1}.get(type(first), getattr(first, "axis", 0))
+        affine = _along(affine, axis, shape)
+        if affine is None:
+            return None
         scale, shift = affine.scale.astype(np.float64), affine.shift.astype(np.float64)
         if isinstance(first, ir.Affine):
             both = _float32(scale * first.scale), _float32(scale * first.shift + shift)
-            return ir.Affine(*both, clamp=affine.clamp)
+            return ir.Affine(*both, clamp=affine.clamp, axis=axis)
         rows = scale.reshape(-1, *(1,) * (first.weight.ndim - 1))
         weight, bias = _float32(rows * first.weight), _float32(scale * first.bias + shift)
         return replace(first, weight=weight, bias=bias, clamp=affine.clamp)
@@ -139,20 +152,37 @@ def fuse_clamp(graph: ir.Graph) -> ir.Graph:
 
 
 def fuse_add(graph: ir.Graph) -> ir.Graph:
-    """Let a convolution add the other operand of a sum, its residual.
+    """Let a convolution, or a linear layer over tokens, add the other operand of a sum, its residual.
 
-    Of two convolutions that could, the later one does. It moves to the place of the addition, where the
+    Of two that could, the later one does. It moves to the place of the addition, where the
     residual has been computed whatever the order was.
     """
 
     def rule(before: ir.Node, after: ir.Node) -> ir.Op | None:
         conv, add = before.op, after.op
-        if not (isinstance(conv, ir.Conv2d) and isinstance(add, ir.Add)):
+        if not (isinstance(conv, ir.Conv2d | ir.Linear) and isinstance(add, ir.Add)):
+            return None
+        if len(graph.shapes[before.output]) == 1:
             return None
         free = conv.clamp.is_identity and len(before.inputs) == 1
         return replace(conv, clamp=add.clamp) if free else None
 
     return _merge_pairs(graph, rule)
+
+
+def merge_moves(graph: ir.Graph) -> ir.Graph:
+    """Make one reshape of two, and one permutation of two."""
+    return _merge_pairs(graph, lambda before, after: moves_merged(before.op, after.op, graph.shapes[after.output]))
+
+
+def _along(affine: ir.Affine, axis: int, shape: tuple[int, ...]) -> ir.Affine | None:
+    """``affine`` with its numbers along ``axis``, if it has them there or if they are all equal."""
+    if affine.axis == axis:
+        return affine
+    if (affine.scale != affine.scale[0]).any() or (affine.shift != affine.shift[0]).any():
+        return None
+    scale, shift = (np.full(shape[axis], numbers[0], np.float32) for numbers in (affine.scale, affine.shift))
+    return replace(affine, scale=scale, shift=shift, axis=axis)
 
 
 def _merge_pairs(graph: ir.Graph, rule: Rule, keep: str = "before") -> ir.Graph:
@@ -196,7 +226,7 @@ def _is_identity(op: ir.Op, shape: tuple[int, ...]) -> bool:
         return op.amounts == ((0, 0), (0, 0), (0, 0))
     if isinstance(op, ir.MaxPool2d | ir.AvgPool2d):
         return op.kernel == op.stride == (1, 1) and not any(op.padding)
-    return isinstance(op, ir.Flatten) and len(shape) == 1
+    return is_idle(op, shape) or (isinstance(op, ir.Flatten) and len(shape) == 1)
 
 
 def _is_whole_mean(op: ir.Op, shape: tuple[int, ...]) -> bool:
