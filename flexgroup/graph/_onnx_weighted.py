@@ -1,0 +1,116 @@
+"""ONNX layers with weights: convolution, matrix products, normalisations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from flexgroup.graph import ir
+from flexgroup.graph._call import Unsupported, Value
+from flexgroup.graph._onnx_call import OnnxCall, OnnxRule, Results
+from flexgroup.graph._onnx_file import Tensor
+from flexgroup.graph._onnx_windows import border, pair_attribute, window_extent
+
+aten = torch.ops.aten
+
+
+def _array(call: OnnxCall, name: str, array: Tensor) -> ir.Array:
+    return call.plain().array(name, torch.from_numpy(np.array(array)))
+
+
+def _conv(call: OnnxCall) -> Results:
+    weight = call.constant(1, "weight")
+    if weight.ndim != 4:
+        raise Unsupported(f"{weight.ndim - 2}-d convolutions are not compiled; use 2-d ones")
+    image = call.image()
+    stride, dilation = pair_attribute(call, "strides"), pair_attribute(call, "dilations")
+    kernel = (weight.shape[2], weight.shape[3])
+    op = ir.Conv2d(
+        weight=_array(call, "weight", weight),
+        bias=_bias(call, len(weight)),
+        stride=stride,
+        padding=border(call, image, window_extent(kernel, dilation), stride),
+        dilation=dilation,
+        groups=int(call.attribute("group", 1)),
+    )
+    return call.plain().emit(op, image)
+
+
+def _bias(call: OnnxCall, size: int) -> ir.Array:
+    return np.zeros(size, np.float32) if call.get(2) is None else _array(call, "bias", call.constant(2, "bias"))
+
+
+def _gemm(call: OnnxCall) -> Results:
+    """alpha * a @ b + beta * c, either matrix transposed first."""
+    a = _transposed(call, 0, "transA")
+    b = _transposed(call, 1, "transB")
+    alpha, beta = float(call.attribute("alpha", 1.0)), float(call.attribute("beta", 1.0))
+    c = call.get(2)
+    if isinstance(b, np.ndarray):
+        bias = None if c is None or isinstance(c, Value) or beta == 0 else _row(beta * c, b.shape[-1])
+        product = call.apply(aten.linear.default, a, alpha * b.T, bias)
+        if c is None or bias is not None or beta == 0:
+            return product
+    else:
+        product = call.apply(aten.matmul.default, a, b)
+        product = product if alpha == 1 else call.apply(aten.mul.Tensor, product, alpha)
+        if c is None or beta == 0:
+            return product
+    return call.apply(aten.add.Tensor, product, c, alpha=beta)
+
+
+def _transposed(call: OnnxCall, index: int, flag: str) -> Value | Tensor:
+    matrix = call[index]
+    if not call.attribute(flag, 0):
+        return matrix
+    return call.apply(aten.permute.default, matrix, [1, 0]) if isinstance(matrix, Value) else matrix.T
+
+
+def _row(array: Tensor, size: int) -> Tensor | None:
+    """``array`` as one number for each of ``size`` columns; None where its rows differ."""
+    rows = array.reshape((1,) * (2 - array.ndim) + array.shape)
+    return np.broadcast_to(rows[0], (size,)) if len(rows) == 1 else None
+
+
+def _matmul(call: OnnxCall) -> Results:
+    return call.apply(aten.matmul.default, call[0], call[1])
+
+
+def _batch_norm(call: OnnxCall) -> Results:
+    if call.attribute("training_mode", 0):
+        raise Unsupported("it normalises by the batch it sees; export the model in eval mode")
+    names = ("scale", "bias", "mean", "variance")
+    scale, bias, mean, variance = (call.constant(index, name) for index, name in enumerate(names, start=1))
+    eps = float(call.attribute("epsilon", 1e-5))
+    return call.apply(aten.batch_norm.default, call.value(0), scale, bias, mean, variance, False, 0.0, eps, False)
+
+
+def _layer_norm(call: OnnxCall) -> Results:
+    shape = call.shape(call.value(0))
+    axis = int(call.attribute("axis", -1)) % len(shape)
+    weight, bias = (call.get(index) for index in (1, 2))
+    eps = float(call.attribute("epsilon", 1e-5))
+    return call.apply(aten.layer_norm.default, call.value(0), shape[axis:], weight, bias, eps, False)
+
+
+def _softmax(call: OnnxCall) -> Results:
+    shape = call.shape(call.value(0))
+    old = call.opset < 13
+    axis = int(call.attribute("axis", 1 if old else -1)) % len(shape)
+    if old and np.prod(shape[axis:]) != shape[axis]:
+        raise Unsupported(
+            f"before opset 13 it is over all axes from {axis} on, flattened; export with opset_version=17, or keep one"
+        )
+    return call.apply(aten.softmax.int, call.value(0), axis)
+
+
+WEIGHTED: Mapping[str, OnnxRule] = {
+    "Conv": _conv,
+    "Gemm": _gemm,
+    "MatMul": _matmul,
+    "BatchNormalization": _batch_norm,
+    "LayerNormalization": _layer_norm,
+    "Softmax": _softmax,
+}

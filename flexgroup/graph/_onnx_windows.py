@@ -1,0 +1,146 @@
+"""ONNX operators that look at windows of an image or reduce over axes: convolutions' padding, pools, means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeAlias
+
+import numpy as np
+import torch
+
+from flexgroup.graph import ir
+from flexgroup.graph._call import Unsupported, Value
+from flexgroup.graph._onnx_call import OnnxCall, OnnxRule, Results
+
+aten = torch.ops.aten
+
+Border: TypeAlias = tuple[int, int, int, int]  # top, bottom, left, right
+
+
+def pair_attribute(call: OnnxCall, name: str) -> ir.Pair:
+    """Attribute ``name`` as (height, width); (1, 1) where it is left out."""
+    numbers = [int(x) for x in call.attribute(name, (1, 1))]
+    if len(numbers) != 2:
+        raise Unsupported("only 2-d windows, over (batch, channels, height, width), are compiled")
+    return numbers[0], numbers[1]
+
+
+def border(call: OnnxCall, image: Value, extent: ir.Pair, stride: ir.Pair) -> Border:
+    """The padding that ``auto_pad`` or ``pads`` asks for, around windows of ``extent``."""
+    how = call.attribute("auto_pad", "NOTSET")
+    if how in ("SAME_UPPER", "SAME_LOWER"):
+        sides: list[int] = []
+        for size, window, step in zip(image.shape[1:], extent, stride, strict=True):
+            total = max((-(-size // step) - 1) * step + window - size, 0)
+            less, more = total // 2, total - total // 2
+            sides += (less, more) if how == "SAME_UPPER" else (more, less)
+        return sides[0], sides[1], sides[2], sides[3]
+    pads = [0, 0, 0, 0] if how == "VALID" else [int(x) for x in call.attribute("pads", (0, 0, 0, 0))]
+    if min(pads) < 0:
+        raise Unsupported(f"its pads {pads} are negative; cut the image with a Slice instead")
+    top, left, bottom, right = pads
+    return top, bottom, left, right
+
+
+def window_extent(kernel: ir.Pair, dilation: ir.Pair) -> ir.Pair:
+    """How many rows and columns a dilated window spans."""
+    return dilation[0] * (kernel[0] - 1) + 1, dilation[1] * (kernel[1] - 1) + 1
+
+
+def _more_at_the_end(call: OnnxCall, image: Value, around: Border, extent: ir.Pair, stride: ir.Pair) -> ir.Pair:
+    """How many rows and columns ``ceil_mode`` adds below and to the right; a window never starts in the padding."""
+    if not call.attribute("ceil_mode", 0):
+        return 0, 0
+    more = []
+    for axis in (0, 1):
+        size, before, after = image.shape[1 + axis], around[2 * axis], around[2 * axis + 1]
+        count = -(-(size + before + after - extent[axis]) // stride[axis]) + 1
+        if (count - 1) * stride[axis] >= size + before:
+            count -= 1
+        more.append(max((count - 1) * stride[axis] + extent[axis] - size - before - after, 0))
+    return more[0], more[1]
+
+
+def _max_pool(call: OnnxCall) -> Results:
+    if call.attribute("storage_order", 0):
+        raise Unsupported("storage_order=1 is not compiled; export with storage_order=0")
+    image = call.image()
+    kernel, stride, dilation = (pair_attribute(call, name) for name in ("kernel_shape", "strides", "dilations"))
+    extent = window_extent(kernel, dilation)
+    top, bottom, left, right = around = border(call, image, extent, stride)
+    below, beside = _more_at_the_end(call, image, around, extent, stride)
+    op = ir.MaxPool2d(kernel, stride, (top, bottom + below, left, right + beside), dilation)
+    return call.plain().emit(op, image)
+
+
+def _average_pool(call: OnnxCall) -> Results:
+    image = call.image()
+    kernel, stride, dilation = (pair_attribute(call, name) for name in ("kernel_shape", "strides", "dilations"))
+    if dilation != (1, 1):
+        raise Unsupported("dilated average pools are not compiled")
+    top, bottom, left, right = around = border(call, image, kernel, stride)
+    below, beside = _more_at_the_end(call, image, around, kernel, stride)
+    counted = bool(call.attribute("count_include_pad", 0))
+    if counted and any(around) and (below or beside):
+        # The padding counts, what ceil_mode adds does not: make one of them part of the image.
+        image = call.plain().emit(ir.Pad(((0, 0), (top, bottom), (left, right))), image, kind="pad")
+        top = bottom = left = right = 0
+    counts_border = counted and not (below or beside)
+    op = ir.AvgPool2d(kernel, stride, (top, bottom + below, left, right + beside), counts_border)
+    return call.plain().emit(op, image)
+
+
+def _global_average_pool(call: OnnxCall) -> Results:
+    axes = list(range(2, len(call.shape(call.value(0)))))
+    return call.apply(aten.mean.dim, call.value(0), axes, True)
+
+
+def _global_max_pool(call: OnnxCall) -> Results:
+    image = call.image()
+    whole = (image.shape[1], image.shape[2])
+    return call.plain().emit(ir.MaxPool2d(whole, whole), image)
+
+
+def _reduced(call: OnnxCall) -> list[int] | None:
+    """The axes that a reduction is over, counted from the front; None where there are none to reduce."""
+    count = len(call.shape(call.value(0)))
+    axes = call.numbers("axes", 1)
+    if not axes:
+        return None if axes is not None and call.attribute("noop_with_empty_axes", 0) else list(range(count))
+    return sorted({axis % count for axis in axes})
+
+
+def _reduce_mean(call: OnnxCall) -> Results:
+    axes = _reduced(call)
+    value = call.value(0)
+    return value if axes is None else call.apply(aten.mean.dim, value, axes, bool(call.attribute("keepdims", 1)))
+
+
+def _reduce_sum(call: OnnxCall) -> Results:
+    axes = _reduced(call)
+    if axes is None:
+        return call.value(0)
+    shape = call.shape(call.value(0))
+    count = float(np.prod([shape[axis] for axis in axes]))
+    return call.apply(aten.mul.Tensor, _reduce_mean(call), count)
+
+
+def _reduce_max(call: OnnxCall) -> Results:
+    axes = _reduced(call)
+    if axes != [2, 3] or len(call.shape(call.value(0))) != 4:
+        raise Unsupported("only maxima over all of height and width are compiled: axes=[2, 3]")
+    image = call.image()
+    whole = (image.shape[1], image.shape[2])
+    pooled = call.plain().emit(ir.MaxPool2d(whole, whole), image)
+    return pooled if call.attribute("keepdims", 1) else call.apply(aten.view.default, pooled, call.shape(pooled)[:2])
+
+
+WINDOWS: Mapping[str, OnnxRule] = {
+    "MaxPool": _max_pool,
+    "AveragePool": _average_pool,
+    "GlobalAveragePool": _global_average_pool,
+    "GlobalMaxPool": _global_max_pool,
+    "ReduceMean": _reduce_mean,
+    "ReduceSum": _reduce_sum,
+    "ReduceMax": _reduce_max,
+}
