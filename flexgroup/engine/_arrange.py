@@ -106,7 +106,7 @@ def spread(lowering: Lowering, name: str, planes: Sequence[int] = ()) -> View:
 
 def by_plane(lowering: Lowering, name: str, axis: int, numbers: Array) -> Array:
     """``numbers``, one for every index of ``axis``, as one for every plane of the value."""
-    if is_ordinary(lowering, name):
+    if axis == 0 and is_ordinary(lowering, name):
         return numbers
     equal = len(set(numbers.tolist())) == 1
     seen = spread(lowering, name, () if equal else [axis])

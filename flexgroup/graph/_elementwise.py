@@ -61,9 +61,15 @@ def _weighted_sum(call: Call, first: float, second: float) -> Value:
         if a.shape != b.shape:
             raise Unsupported(f"it broadcasts {a.shape} and {b.shape} (without batch); add equal shapes")
         return call.emit(ir.Add(), _scaled(call, a, first), _scaled(call, b, second))
-    if isinstance(a, Value):
-        return _affine(call, call.activation("self"), first, np.multiply(second, _per_channel(call, b, a)))
-    return _affine(call, call.activation("other"), second, np.multiply(first, _per_channel(call, a, b)))
+    name, constant, factors = ("self", b, (first, second)) if isinstance(a, Value) else ("other", a, (second, first))
+    value = call.activation(name)
+    along = _along_axis(constant, value)
+    if along is not None:
+        axis, numbers = along
+        return _affine(call, value, factors[0], np.multiply(factors[1], numbers), axis)
+    tensor = torch.as_tensor(constant).detach().to("cpu", torch.float64) * factors[1]
+    tensor = tensor.reshape((1,) * (len(value.shape) + 1 - tensor.ndim) + tuple(tensor.shape))
+    return call.emit(ir.Add(), _scaled(call, value, factors[0]), call.constant_value("constant", tensor, value.shape))
 
 
 def _scaled(call: Call, value: Value, factor: float) -> Value:
@@ -76,7 +82,8 @@ def _mul(call: Call) -> Value:
         raise Unsupported("products of activations (gates, squeeze-and-excite) are not compiled")
     name, constant = ("self", b) if isinstance(a, Value) else ("other", a)
     value = call.activation(name)
-    return _affine(call, value, _per_channel(call, constant, value), 0.0)
+    axis, numbers = _one_axis(constant, value)
+    return _affine(call, value, numbers, 0.0, axis)
 
 
 def _div(call: Call) -> Value:
@@ -85,22 +92,34 @@ def _div(call: Call) -> Value:
     if call.get("rounding_mode") is not None:
         raise Unsupported("rounding divisions are not compiled")
     value = call.activation("self")
-    return _affine(call, value, 1 / _per_channel(call, call["other"], value), 0.0)
+    axis, numbers = _one_axis(call["other"], value)
+    return _affine(call, value, 1 / numbers, 0.0, axis)
 
 
-def _per_channel(call: Call, constant: Any, value: Value) -> Any:
-    """``constant`` as one float64 number a channel of ``value``."""
+def _one_axis(constant: Any, value: Value) -> tuple[int, Any]:
+    """What `_along_axis` gives, or an explanation of why it gives nothing."""
+    along = _along_axis(constant, value)
+    if along is None:
+        shape = tuple(torch.as_tensor(constant).shape)
+        raise Unsupported(f"its constant of shape {shape} is not one number, one a channel, or one a feature")
+    return along
+
+
+def _along_axis(constant: Any, value: Value) -> tuple[int, Any] | None:
+    """``constant`` as float64 numbers along the first or the last axis of ``value``, and which of them."""
     array = torch.as_tensor(constant).detach().to("cpu", torch.float64).numpy()
     shape = (1,) * (len(value.shape) + 1 - array.ndim) + array.shape
-    channels = shape[1] if len(shape) == len(value.shape) + 1 else 0
-    if channels not in (1, value.shape[0]) or array.size != channels:
-        raise Unsupported(f"its constant of shape {tuple(array.shape)} is not one number, or one a channel")
-    return np.broadcast_to(array.reshape(-1), value.shape[:1])
+    varying = [axis for axis, size in enumerate(shape[1:]) if size != 1] or [0]
+    (axis,) = varying if len(varying) == 1 else (-1,)
+    if shape[0] != 1 or axis not in (0, len(value.shape) - 1):
+        return None
+    return axis, np.broadcast_to(array.reshape(-1), value.shape[axis : axis + 1])
 
 
-def _affine(call: Call, value: Value, scale: Any, shift: Any) -> Value:
-    scales, shifts = (torch.from_numpy(np.broadcast_to(x, value.shape[:1]).copy()) for x in (scale, shift))
-    return call.emit(ir.Affine(call.array("scale", scales), call.array("shift", shifts)), value)
+def _affine(call: Call, value: Value, scale: Any, shift: Any, axis: int = 0) -> Value:
+    size = value.shape[axis : axis + 1]
+    scales, shifts = (torch.from_numpy(np.broadcast_to(x, size).copy()) for x in (scale, shift))
+    return call.emit(ir.Affine(call.array("scale", scales), call.array("shift", shifts), axis=axis), value)
 
 
 _IDENTITIES = (

@@ -95,7 +95,7 @@ def test_all_unsupported_operators_are_reported_at_once_with_layer_line_and_hint
             lambda x: x + x.mean((2, 3), keepdim=True),
             "it broadcasts .3, 8, 8. and .3, 1, 1. .without batch.; add",
         ),
-        (lambda x: x + torch.ones(8), "its constant of shape .8,. is not one number, or one a channel"),
+        (lambda x: x * torch.ones(8, 1), "its constant of shape .8, 1. is not one number, one a channel, or one a"),
         (lambda x: 1 / x, "aten.reciprocal"),
         (lambda x: x.clamp(torch.zeros(8)), "its bounds are tensors; clamp to numbers"),
         (lambda x: F.dropout(x, 0.5, True), "dropout is active in eval mode; pass training=self.training"),
