@@ -40,8 +40,8 @@ class ExportedFiles:
 
 
 def export(
-    model: torch.nn.Module,
-    example: tuple[torch.Tensor, ...],
+    model: torch.nn.Module | str | os.PathLike[str] | bytes,
+    example: tuple[torch.Tensor, ...] | None,
     out: str | os.PathLike[str],
     *,
     target: str = "host",
@@ -50,7 +50,9 @@ def export(
 ) -> ExportedFiles:
     """Compile ``model`` ahead of time into ``out/NAME.o`` and ``out/NAME.h``, using the zeros in its weights.
 
-    ``example`` is a tuple of float32 inputs, batch first: it fixes every shape but the batch; a call runs one image.
+    ``model`` is a torch module or an ONNX file, as for `flexgroup.compile`; ``example`` is a tuple of float32 inputs,
+    batch first, or None for an ONNX file that declares its sizes: it fixes every shape but the batch; a call runs one
+    image.
     ``target`` is "host" or a name such as "aarch64-android". The object defines ``NAME_run`` and ``NAME_prepare``,
     which the header describes; it needs no library, allocates nothing and has no state. It runs on the caller's thread.
 
@@ -61,9 +63,7 @@ def export(
     Raises `FlexgroupError` for an unknown target, a name that C does not allow, a folder that exists, and whatever
     `flexgroup.compile` refuses; then nothing is written.
     """
-    import torch
-
-    from flexgroup.graph import from_torch, optimize
+    from flexgroup.graph import optimize, read_network
 
     if not _NAME.fullmatch(name):
         raise FlexgroupError(
@@ -71,10 +71,9 @@ def export(
         )
     chosen = host_target() if target == "host" else target_named(target)
     folder = check_folder(Path(out), force)
-    if isinstance(example, torch.Tensor):
-        example = (example,)
-    plan = plan_graph(optimize(from_torch(model, example)), chosen)
-    error = _check(plan, model, example)
+    graph, module, inputs = read_network(model, example)
+    plan = plan_graph(optimize(graph), chosen)
+    error = _check(plan, module, inputs)
     code, text = compile_object(plan, name), header(plan, name)
     write_files(folder, {f"{name}.o": code, f"{name}.h": text.encode()}, force)
     return ExportedFiles(

@@ -1,7 +1,8 @@
-"""`compile`: from a torch module to a callable that runs native code, checked against torch on the way."""
+"""`compile`: from a torch module or an ONNX file to a callable that runs native code, checked on the way."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -88,8 +89,8 @@ class CompiledModel:
 
 
 def compile(
-    model: torch.nn.Module,
-    example: tuple[torch.Tensor, ...],
+    model: torch.nn.Module | str | os.PathLike[str] | bytes,
+    example: tuple[torch.Tensor, ...] | None = None,
     *,
     threads: int = 1,
     target: str = "host",
@@ -98,26 +99,24 @@ def compile(
 ) -> CompiledModel:
     """Compile ``model`` to native code for this machine, using the zeros in its weights.
 
-    ``example`` is a tuple of inputs, batch first: it fixes every shape but the batch. ``threads`` cores share each
-    layer. ``target`` is "host" or the name of an x86-64 level to restrict the code to ("x86-64-avx2", "x86-64").
-    ``sparse=False`` ignores zeros: dense code from the same engine, to compare with. The result is run on the example
-    and compared with torch; a difference beyond ``tolerance`` times the largest output is an error.
+    ``model`` is a torch module, or an ONNX file: its path, which ends in ``.onnx``, or its bytes. ``example`` is a
+    tuple of inputs, batch first: it fixes every shape but the batch; an ONNX file that declares its sizes needs none.
+    ``threads`` cores share each layer. ``target`` is "host" or the name of an x86-64 level to restrict the code to
+    ("x86-64-avx2", "x86-64"). ``sparse=False`` ignores zeros: dense code from the same engine, to compare with. The
+    result is run on the example and compared with torch; a difference beyond ``tolerance`` times the largest output is
+    an error.
 
     Raises `FlexgroupError` for a model that cannot be exported, operators that are not supported (all of them at once)
     and results that disagree.
     """
-    import torch
-
-    from flexgroup.graph import from_torch, optimize
+    from flexgroup.graph import optimize, read_network
 
     if not isinstance(threads, int) or threads < 1:
         raise FlexgroupError(f"threads={threads!r}; give the number of cores to use, 1 or more")
-    if isinstance(example, torch.Tensor):
-        example = (example,)
-    graph = optimize(from_torch(model, example))
+    graph, module, inputs = read_network(model, example)
     chosen = host_target() if target == "host" else target_named(target)
-    compiled = CompiledModel(plan_graph(graph, chosen, threads=threads, sparse=sparse), 0.0)
-    compiled.error = difference(model, compiled, example)
+    compiled = CompiledModel(plan_graph(optimize(graph), chosen, threads=threads, sparse=sparse), 0.0)
+    compiled.error = difference(module, compiled, inputs)
     if not compiled.error <= tolerance:
         compiled.close()
         raise FlexgroupError(

@@ -1,5 +1,7 @@
-"""A torch program becomes a small typed graph: ``from_torch`` in, ``Graph`` out, passes in between."""
+"""A network becomes a small typed graph: ``from_torch`` or ``from_onnx`` in, ``Graph`` out, passes in between."""
 
+from flexgroup.graph._either import GraphModule, is_onnx, read_network
+from flexgroup.graph.from_onnx import from_onnx
 from flexgroup.graph.from_torch import from_torch
 from flexgroup.graph.ir import (
     Add,
@@ -29,11 +31,15 @@ __all__ = [
     "Flatten",
     "GlobalMean",
     "Graph",
+    "GraphModule",
     "Linear",
     "MaxPool2d",
     "Node",
     "Pad",
     "Slice",
+    "from_onnx",
     "from_torch",
+    "is_onnx",
     "optimize",
+    "read_network",
 ]
