@@ -25,7 +25,7 @@ from flexgroup.engine._plan import ARENA, Constants, Plan, Step, reference
 from flexgroup.kernels import F32, CopyKernel, KernelSpec, PeakKernel, Target, host_target
 from flexgroup.kernels.bandwidth import BandwidthKernel
 
-ROUNDS = 7
+ROUNDS = 5
 PEAK_ROUNDS = 20_000
 CACHED_BYTES = 64 << 20  # read from a cache in one go: a fraction of a millisecond
 SMALLEST_MEMORY, LARGEST_MEMORY = 64 << 20, 512 << 20  # bytes that are read and copied to measure the memory
