@@ -20,6 +20,7 @@ from flexgroup.pruning import reestimate_batch_norm
 from flexgroup.zoo import build, input_shape, save_weights
 
 ALIGNED, UNALIGNED = Groups("4x1"), Groups("4x1", unaligned="rows")
+BATCH = 4  # images that the batch norms are measured on
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,12 @@ def make_case(network: str, sparsity: float, unaligned: bool, cache: Path) -> Ca
     """Build a network, prune it at random and write its files under ``cache``, if they are not there yet."""
     torch.manual_seed(0)
     model = build(network).eval()
-    images = torch.randn(16, *input_shape(network), generator=torch.Generator().manual_seed(1))
+    images = torch.randn(BATCH, *input_shape(network), generator=torch.Generator().manual_seed(1))
     if sparsity:
         prune_at_random(model, sparsity, UNALIGNED if unaligned else ALIGNED)
     # A network that was just initialised, or lost most of its weights, may put out next to nothing: with the batch
     # norms measured, values are about one in every layer, and a difference between two engines means something.
-    reestimate_batch_norm(model, images, batch_size=16)
+    reestimate_batch_norm(model, images, batch_size=BATCH)
     name = variant_name(sparsity, unaligned).replace(" % ", "_").replace(" %", "")
     folder = cache / "models" / network / f"{name}-{_fingerprint(model)}"
     case = Case(network, sparsity, unaligned, folder)

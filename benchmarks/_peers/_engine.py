@@ -65,8 +65,8 @@ class Engine:
     """Whether it runs the dense network."""
     unaligned: ClassVar[bool] = False
     """Whether it runs the networks with unaligned groups as well."""
-    tolerance: ClassVar[float] = 1e-3
-    """Largest accepted difference to PyTorch, relative to the largest output."""
+    tolerance: ClassVar[float] = 1e-2
+    """Largest accepted difference to PyTorch, relative to the largest output: fast convolutions lose digits."""
     variables: ClassVar[Mapping[str, str]] = MappingProxyType({})
     """Environment variables of its process."""
     options: ClassVar[str] = ""

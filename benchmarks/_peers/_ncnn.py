@@ -43,7 +43,8 @@ class Ncnn(Engine):
         if net.load_param(str(files.own / "model.ncnn.param")) or net.load_model(str(files.own / "model.ncnn.bin")):
             raise RuntimeError("ncnn cannot load what pnnx wrote")
         (given,), (result,) = net.input_names(), net.output_names()
-        x = ncnn.Mat(files.example()[0]).clone()  # a Mat only borrows the array's memory
+        image = files.example()[0]
+        x = ncnn.Mat(image).clone()  # a Mat only borrows the memory of its array
 
         def call() -> object:
             extractor = net.create_extractor()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,7 +137,7 @@ def _convert(cell: Cell, own: Path, plan: Plan) -> str:
 
 def _own_folder(engine: Engine, case: Case) -> Path:
     """Beside the network; another recipe of the engine gets another folder."""
-    source = Path(__file__).with_name(type(engine).__module__.rpartition(".")[2] + ".py").read_bytes()
+    source = Path(inspect.getfile(type(engine))).read_bytes()
     return case.folder / f"{engine.key}-{hashlib.sha256(source).hexdigest()[:8]}"
 
 
