@@ -137,8 +137,6 @@ def _with_functions_inlined(model: Any, name: str) -> Any:
 
 
 def _check(model: Any, name: str) -> None:
-    import onnx
-
     opset = _opset(model)
     if not OLDEST <= opset <= NEWEST:
         what = "older" if opset < OLDEST else "newer"
@@ -146,12 +144,32 @@ def _check(model: Any, name: str) -> None:
             f"{name} is of opset {opset}, {what} than flexgroup reads ({OLDEST} to {NEWEST}); export it with "
             f"opset_version=17, or convert it with onnx.version_converter.convert_version(model, 17)"
         )
-    try:
-        onnx.checker.check_model(model)
-    except Exception as error:  # the checker raises several types of its own, and protobuf's
-        raise FlexgroupError(
-            f"{name} is not a valid ONNX model: {_first_line(error)}; export it again, or ask its maker"
-        ) from error
+    complaint = _complaint(model, opset)
+    if complaint:
+        raise FlexgroupError(f"{name} is not a valid ONNX model: {complaint}; export it again, or ask its maker")
+
+
+def _complaint(model: Any, opset: int) -> str:
+    """What is wrong with the nodes of ``model``, or nothing. ONNX's own check of a whole model refuses more than that:
+    outputs without a declared shape, which engines take."""
+    from onnx import checker
+
+    context = checker.C.CheckerContext()
+    context.ir_version, context.opset_imports = 10, {"": opset}
+    known = {"", *(x.name for x in model.graph.input), *(x.name for x in model.graph.initializer)}
+    for node in model.graph.node:
+        step = step_of(node)
+        unknown = [name for name in step.inputs if name not in known]
+        if unknown:
+            return f"node {step.name!r} reads {unknown[0]!r}, which nothing before it computes"
+        if "." not in step.operator and not any(x.HasField("g") for x in node.attribute):
+            try:
+                checker.check_node(node, context)
+            except Exception as error:  # the checker raises several types of its own, and protobuf's
+                return f"node {step.name!r}: {_first_line(error)}"
+        known.update(step.outputs)
+    missing = [x.name for x in model.graph.output if x.name not in known]
+    return f"nothing computes its output {missing[0]!r}" if missing else ""
 
 
 def _opset(model: Any) -> int:
