@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,13 @@ from flexgroup.graph._onnx_hints import onnx_hint_for
 from flexgroup.graph._onnx_rules import ONNX_RULES
 from flexgroup.graph._onnx_shapes import inferred_shapes
 from flexgroup.graph._validate import Shape
+
+
+@dataclass(frozen=True)
+class LeftOut(Unknown):
+    """A result that the step at ``where`` has in ONNX, but not in a graph."""
+
+    where: str
 
 
 class OnnxLowering(Builder):
@@ -47,10 +55,19 @@ class OnnxLowering(Builder):
     def source_of(self, node: Step) -> str:
         return ""
 
+    def _read(self, name: str) -> Operand | Unknown:
+        value = self._known.get(name, Unknown())
+        if isinstance(value, LeftOut):
+            self.note_unsupported(value.where, f"its result {name!r} is read, and only its first result is compiled")
+        return value
+
+    def _where(self, step: Step) -> str:
+        return f"{step.name}: {step.operator} (opset {self._network.opset})"
+
     def _outputs(self) -> tuple[str, ...]:
         names = []
         for name in self._network.outputs:
-            value = self._known.get(name, Unknown())
+            value = self._read(name)
             try:
                 if isinstance(value, Value):
                     names.append(Call(self, _output_step(name), {}, ()).settled(value).name)
@@ -61,7 +78,7 @@ class OnnxLowering(Builder):
         return tuple(names)
 
     def _lower(self, step: Step) -> list[Operand | Unknown]:
-        inputs = [self._known.get(name, Unknown()) if name else None for name in step.inputs]
+        inputs = [self._read(name) if name else None for name in step.inputs]
         computed = self._compute(step, inputs)
         if computed is not None:
             return computed
@@ -79,11 +96,10 @@ class OnnxLowering(Builder):
                 raise Unsupported("it works on constants, but not the same way every time")
             results = rule(OnnxCall(self, step, known, self._network.opset))
         except Unsupported as error:
-            self.note_unsupported(f"{step.name}: {step.operator} (opset {self._network.opset})", str(error))
+            self.note_unsupported(self._where(step), str(error))
             return self._stand_ins(step)
         given: list[Any] = list(results) if isinstance(results, list | tuple) else [results]
-        # Results that a rule leaves out are those that nobody should read; who does cannot be judged.
-        return given + [Unknown()] * (len(step.outputs) - len(given))
+        return given + [LeftOut(self._where(step))] * (len(step.outputs) - len(given))
 
     def _compute(self, step: Step, inputs: list[Operand | Unknown | None]) -> list[Operand | Unknown] | None:
         """What ``step`` gives if no number of an activation matters to it."""
