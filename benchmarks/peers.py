@@ -17,7 +17,10 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
+from math import isfinite
 from pathlib import Path
+from typing import Any
 
 from _peers._cases import Case, make_case
 from _peers._engine import Engine
@@ -47,8 +50,11 @@ def rows_of(outcomes: Mapping[Cell, Outcome]) -> tuple[list[Row], list[Failure]]
     rows, failures = [], []
     for cell, outcome in outcomes.items():
         engine, case = cell.engine, cell.case
-        if outcome.failure:
-            failures.append(Failure(case.network, engine.name, case.variant, cell.threads, outcome.failure))
+        reason = outcome.failure
+        if not reason and not isfinite(outcome.difference):
+            reason = "its output has another shape, or is not finite"
+        if reason:
+            failures.append(Failure(case.network, engine.name, case.variant, cell.threads, reason))
             continue
         timing = summary(outcome.samples)
         rows.append(
@@ -72,6 +78,18 @@ def chosen_peers(words: str) -> list[Engine]:
     return [known[word] for word in words.split(",")]
 
 
+def machine_with(versions: Mapping[str, str]) -> dict[str, Any]:
+    """This machine's class, and the versions of all that was measured."""
+    machine = asdict(this_machine())
+    machine["versions"] |= versions
+    return machine
+
+
+def tell(console: Console, network: str, line: str) -> None:
+    """Say how far the measurement is."""
+    console.log(f"{network}: {line}", highlight=False)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", default=NETWORKS)
@@ -93,30 +111,23 @@ def main() -> None:
     failures: list[Failure] = []
     versions: dict[str, str] = {}
     for network in options.networks.split(","):
-        plan = Plan(
-            options.cache.resolve(),
-            options.rounds,
-            options.seconds,
-            lambda line, n=network: progress.log(f"{n}: {line}"),
-        )
+        plan = Plan(options.cache.resolve(), options.rounds, options.seconds, partial(tell, progress, network))
         plan.say("building")
         outcomes, found = measure(cells_of(engines, cases_of(network, sparsities, plan.cache), threads), plan)
         measured, missing = rows_of(outcomes)
         rows, failures, versions = rows + measured, failures + missing, versions | found
         show_network(console, network, measured, missing)
+        if options.out:  # after every network: an interrupted run keeps what it has
+            document = {
+                "command": shlex.join(["python", "benchmarks/peers.py", *sys.argv[1:]]),
+                "machine": machine_with(versions),
+                "options": {engine.name: engine.options for engine in engines},
+                "rows": [asdict(row) for row in rows],
+                "not_measured": [asdict(failure) for failure in failures],
+                "fastest_peer": [asdict(verdict) | {"met": verdict.met} for verdict in verdicts(rows)],
+            }
+            write_whole(options.out, json.dumps(document, indent=1) + "\n")
     show_verdicts(console, verdicts(rows))
-    if options.out:
-        machine = asdict(this_machine())
-        machine["versions"] |= versions
-        document = {
-            "command": shlex.join(["python", "benchmarks/peers.py", *sys.argv[1:]]),
-            "machine": machine,
-            "options": {engine.name: engine.options for engine in engines},
-            "rows": [asdict(row) for row in rows],
-            "not_measured": [asdict(failure) for failure in failures],
-            "fastest_peer": [asdict(verdict) | {"met": verdict.met} for verdict in verdicts(rows)],
-        }
-        write_whole(options.out, json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ class Ncnn(Engine):
         model = files.own / "model.onnx"  # pnnx writes beside its input
         model.write_bytes(files.onnx.read_bytes())
         shape = ",".join(map(str, files.example().shape))
-        command = [program, model, f"inputshape=[{shape}]", "fp16=0"]
+        command = [str(program), str(model), f"inputshape=[{shape}]", "fp16=0"]
         done = subprocess.run(command, cwd=files.own, text=True, capture_output=True, check=False)
         model.unlink()
         words = done.stdout + done.stderr

@@ -32,7 +32,7 @@ class Process:
     def __init__(self, engine: Engine, python: Path, log: Path, threads: int) -> None:
         self.engine = engine
         self.log = log
-        variables = os.environ | {"OMP_NUM_THREADS": str(threads)} | engine.variables
+        variables = os.environ | {"OMP_NUM_THREADS": str(threads), **engine.variables}
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
             self._process = subprocess.Popen(

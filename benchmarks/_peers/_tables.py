@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 OURS = "flexgroup"
-WIDTH = 130
+WIDTH = 155
 DENSE_LIMIT = 1.3  # of the fastest dense peer's time
 TARGETS = {  # network: {share of zeros: how many times as fast as the fastest fp32 peer of any kind}
     "resnet50": {0.8: 2.5, 0.95: 4.0},
@@ -71,7 +71,7 @@ class Verdict:
 
 def verdicts(rows: Sequence[Row]) -> list[Verdict]:
     """Against the fastest fp32 peer at every share of zeros, running the dense network or the pruned one, and bf16."""
-    found = []
+    found: list[Verdict] = []
     for network in dict.fromkeys(row.network for row in rows):
         here = [row for row in rows if row.network == network and row.right]
         for sparsity in sorted({row.sparsity for row in here}):

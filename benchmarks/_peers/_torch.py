@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from _peers._engine import Call, Engine, Files
-from _peers._module import module_of
+from _peers._module import channels_last, module_of
 
 
 class TorchEager(Engine):
@@ -16,7 +18,7 @@ class TorchEager(Engine):
         import torch
 
         torch.set_num_threads(threads)
-        model = module_of(files).to(memory_format=torch.channels_last)
+        model = channels_last(module_of(files))
         x = torch.from_numpy(files.example()).contiguous(memory_format=torch.channels_last)
 
         def call() -> torch.Tensor:
@@ -39,9 +41,9 @@ class TorchCompile(Engine):
         torch.set_num_threads(threads)
         torch._inductor.config.freezing = True  # folds batch norms and packs weights once
         torch._dynamo.config.recompile_limit = 64  # the networks of a session share their classes' code
-        model = module_of(files).to(memory_format=torch.channels_last)
+        model = channels_last(module_of(files))
         x = torch.from_numpy(files.example()).contiguous(memory_format=torch.channels_last)
-        compiled = torch.compile(model, dynamic=False)
+        compiled: Any = torch.compile(model, dynamic=False)
 
         def call() -> torch.Tensor:
             with torch.inference_mode():
