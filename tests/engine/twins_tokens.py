@@ -1,0 +1,108 @@
+"""The kernels for tokens and for sparse linear layers once more, slowly and readably, in numpy."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import numpy as np
+
+from flexgroup.kernels import AttentionKernel, GatherKernel, LayerNormKernel, ProductKernel, SparseLinearKernel
+
+
+def number(bits: int) -> np.float32:
+    return np.float32(struct.unpack("<f", struct.pack("<I", bits))[0])
+
+
+def gather(kernel: GatherKernel, f: dict[str, int], memory: Any, lanes: int) -> None:
+    source, target = memory.view(f["source"]), memory.view(f["target"])
+    from_rows, from_columns, to_rows, to_columns = (
+        memory.view(f[name], np.int32) // 4 for name in ("from_rows", "from_columns", "to_rows", "to_columns")
+    )
+    for i in range(f["first"], f["last"]):
+        for j in range(f["columns"]):
+            target[to_rows[i] + to_columns[j]] = source[from_rows[i] + from_columns[j]]
+
+
+def layer_norm(kernel: LayerNormKernel, f: dict[str, int], memory: Any, lanes: int) -> None:
+    arena, width, planes = memory.view(f["arena"]), kernel.tile * lanes, f["planes"]
+    inputs, outputs = (memory.view(f[name], np.int32, planes) // 4 for name in ("inputs", "outputs"))
+    weight, bias = (memory.view(f[name], np.float32, planes)[:, None] for name in ("weight", "bias"))
+    mask = memory.view(f["mask"], np.int32)
+    assert np.isclose(number(f["scale"]), 1 / planes)
+    for tile in range(f["first"], f["last"]):
+        start = min(tile * kernel.tile, f["last_start"]) * lanes
+        x = np.stack([arena[plane + start :][:width] for plane in inputs])
+        y = (x - x.mean(0)) / np.sqrt(x.var(0) + number(f["eps"])) * weight + bias
+        for plane, row in zip(outputs, y, strict=True):
+            arena[plane + start :][:width] = np.where(mask[start : start + width], row, 0)
+
+
+def product(kernel: ProductKernel, f: dict[str, int], memory: Any, lanes: int) -> None:
+    arena, width, rows, sums = memory.view(f["arena"]), kernel.tile * lanes, f["rows"], f["sums"]
+    entries, inputs, outputs = (memory.view(f[name], np.int32) // 4 for name in ("entries", "inputs", "outputs"))
+    mask = memory.view(f["mask"], np.int32)
+    assert rows >= kernel.rows
+    for item in range(f["first"], f["last"]):
+        block, tile = divmod(item, f["tiles"])
+        start = min(tile * kernel.tile, f["last_start"]) * lanes
+        x = np.stack([arena[plane + start :][:width] for plane in inputs[block * sums :][:sums]])
+        if kernel.transposed:
+            matrix = np.stack([arena[plane:][:rows] for plane in entries[block * sums :][:sums]]).T
+        else:
+            matrix = np.stack([arena[plane:][:sums] for plane in entries[block * rows :][:rows]])
+        for plane, row in zip(outputs[block * rows :][:rows], number(f["scale"]) * (matrix @ x), strict=True):
+            arena[plane + start :][:width] = np.where(mask[start : start + width], row, 0)
+
+
+def attention(kernel: AttentionKernel, f: dict[str, int], memory: Any, lanes: int) -> None:
+    arena, width = memory.view(f["arena"]), kernel.tile * lanes
+    depth, features, count = f["query_planes"], f["value_planes"], f["key_count"]
+    tables = {name: memory.view(f[name], np.int32) // 4 for name in ("queries", "keys", "values", "outputs")}
+    mask = memory.view(f["mask"], np.int32)
+    assert min(count, features) >= kernel.rows
+    for item in range(f["first"], f["last"]):
+        head, tile = divmod(item, f["tiles"])
+        start = min(tile * kernel.tile, f["last_start"]) * lanes
+        query = np.stack([arena[plane + start :][:width] for plane in tables["queries"][head * depth :][:depth]])
+        key = np.stack([arena[plane:][:count] for plane in tables["keys"][head * depth :][:depth]])
+        value = np.stack([arena[plane:][:count] for plane in tables["values"][head * features :][:features]])
+        scores = number(f["scale"]) * (key.T @ query)
+        if kernel.masked:
+            added = memory.view(f["scores_mask"])
+            at = head * f["head_mask"] // 4 + start
+            scores += np.stack([added[at + j * f["key_mask"] // 4 :][:width] for j in range(count)])
+        weights = np.exp(scores - scores.max(0))
+        result = value @ (weights / weights.sum(0))
+        for plane, row in zip(tables["outputs"][head * features :][:features], result, strict=True):
+            arena[plane + start :][:width] = np.where(mask[start : start + width], row, 0)
+
+
+def sparse_linear(kernel: SparseLinearKernel, f: dict[str, int], memory: Any, lanes: int) -> None:
+    size = kernel.size
+    x, scratch = memory.view(f["input"]), {}
+    ends, places, offsets = (memory.view(f[name], np.int32) for name in ("ends", "places", "offsets"))
+    groups = ends[f["last"] - 1] if f["last"] else 0
+    weights = memory.view(f["weights"], np.float32, groups * size).reshape(-1, size)
+    for line in range(f["first"], f["last"]):
+        row = places[line] // 4
+        for group in range(ends[line - 1] if line else 0, ends[line]):
+            first = offsets[group] // 4
+            if kernel.form == "columns":
+                for i, value in enumerate(weights[group] * x[first]):
+                    scratch[row + i] = scratch.get(row + i, 0) + value
+            else:
+                scratch[row] = scratch.get(row, 0) + weights[group] @ x[first : first + size]
+    rows = range(f["first_vector"] * lanes, f["last_vector"] * lanes)
+    sums = np.array([scratch.get(row, 0) for row in rows], np.float32)
+    value = np.clip(sums + memory.view(f["bias"])[rows.start : rows.stop], number(f["low"]), number(f["high"]))
+    memory.view(f["output"])[rows.start : rows.stop] = value
+
+
+TWINS = {
+    GatherKernel: gather,
+    LayerNormKernel: layer_norm,
+    ProductKernel: product,
+    AttentionKernel: attention,
+    SparseLinearKernel: sparse_linear,
+}
