@@ -42,6 +42,7 @@ def check(graph: ir.Graph) -> None:
             _require(node.output not in known, f"it computes {node.output!r} a second time")
             _require(node.name not in names, "another node has the same name")
             _check_weights(node.op)
+            _check_curve(node.op)
             shape = infer_shape(node.op, *(known[value] for value in node.inputs))
             noted = graph.shapes.get(node.output)
             _require(noted == shape, f"its output is {shape}, but the graph notes {noted}")
@@ -60,10 +61,16 @@ def _require(condition: bool, complaint: str) -> None:
 
 
 def _check_weights(op: ir.Op) -> None:
-    for name in ("weight", "bias", "scale", "shift", "value", "mask"):
+    for name in ("weight", "bias", "scale", "shift", "value", "mask", "rows", "columns"):
         array = getattr(op, name, None)
         if isinstance(array, np.ndarray):
             _require(array.dtype == np.float32, f"its {name} is {array.dtype}, not float32")
+
+
+def _check_curve(op: ir.Op) -> None:
+    curve = op.kind if isinstance(op, ir.Curve) else getattr(op, "curve", "")
+    known = not curve or curve in ir.CURVES or ir.slope_of(curve) is not None
+    _require(known, f"its curve {curve!r} is none of {', '.join(ir.CURVES)}")
 
 
 def _only(inputs: tuple[Shape, ...], axes: tuple[int, ...] = (1, 3)) -> Shape:
@@ -126,13 +133,41 @@ def _affine(op: ir.Affine, inputs: tuple[Shape, ...]) -> Shape:
 
 
 def _add(op: ir.Add, inputs: tuple[Shape, ...]) -> Shape:
+    return _broadcast(inputs)
+
+
+def _mul(op: ir.Mul, inputs: tuple[Shape, ...]) -> Shape:
+    return _broadcast(inputs)
+
+
+def _broadcast(inputs: tuple[Shape, ...]) -> Shape:
     _require(len(inputs) == 2, f"it has {len(inputs)} inputs instead of two")
-    _require(inputs[0] == inputs[1], f"its inputs differ in shape: {inputs[0]} and {inputs[1]}")
-    return inputs[0]
+    first, second = inputs
+    fits = len(first) == len(second) and all(a == b or 1 in (a, b) for a, b in zip(first, second, strict=True))
+    _require(fits, f"its inputs differ in shape: {first} and {second}")
+    return tuple(map(max, first, second))
 
 
 def _clamp(op: ir.Clamp, inputs: tuple[Shape, ...]) -> Shape:
     return _any(inputs)
+
+
+def _curve(op: ir.Curve, inputs: tuple[Shape, ...]) -> Shape:
+    _require(bool(op.kind), "it has no kind")
+    return _any(inputs)
+
+
+def _resize(op: ir.Resize, inputs: tuple[Shape, ...]) -> Shape:
+    channels, height, width = _only(inputs, (3,))
+    taken = (op.rows.shape[1], op.columns.shape[1])
+    _require((height, width) == taken, f"it resizes images of {taken[0]}x{taken[1]}, not of {height}x{width}")
+    return channels, len(op.rows), len(op.columns)
+
+
+def _softmax(op: ir.Softmax, inputs: tuple[Shape, ...]) -> Shape:
+    shape = _any(inputs)
+    _require(0 <= op.axis < len(shape), f"its axis {op.axis} is not one of {shape}")
+    return shape
 
 
 def _max_pool2d(op: ir.MaxPool2d, inputs: tuple[Shape, ...]) -> Shape:
@@ -225,10 +260,14 @@ _RULES: Mapping[type, Callable[[Any, tuple[Shape, ...]], Shape]] = {
     ir.Linear: _linear,
     ir.Affine: _affine,
     ir.Add: _add,
+    ir.Mul: _mul,
     ir.Clamp: _clamp,
+    ir.Curve: _curve,
     ir.MaxPool2d: _max_pool2d,
     ir.AvgPool2d: _avg_pool2d,
     ir.GlobalMean: _global_mean,
+    ir.Resize: _resize,
+    ir.Softmax: _softmax,
     ir.Flatten: _flatten,
     ir.Slice: _slice,
     ir.Pad: _pad,

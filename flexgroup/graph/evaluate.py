@@ -49,6 +49,29 @@ def _clamp(clamp: ir.Clamp, x: torch.Tensor) -> torch.Tensor:
     return x if clamp.is_identity else x.clamp(clamp.low, clamp.high)
 
 
+_CURVES: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "sigmoid": torch.sigmoid,
+    "silu": F.silu,
+    "hard_swish": F.hardswish,
+    "tanh": torch.tanh,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "mish": F.mish,
+}
+
+
+def _curve(curve: str, x: torch.Tensor) -> torch.Tensor:
+    slope = ir.slope_of(curve)
+    if slope is not None:
+        return F.leaky_relu(x, slope)
+    return _CURVES[curve](x) if curve else x
+
+
+def _finish(op: Any, x: torch.Tensor) -> torch.Tensor:
+    """What operators do to their result: the clamp, then the curve."""
+    return _curve(op.curve, _clamp(op.clamp, x))
+
+
 def _like(array: ir.Array, x: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(array).to(x.dtype)
 
@@ -61,21 +84,33 @@ def _border(x: torch.Tensor, padding: tuple[int, int, int, int], value: float = 
 def _conv2d(op: ir.Conv2d, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
     weight, bias = _like(op.weight, x), _like(op.bias, x)
     y = F.conv2d(_border(x, op.padding), weight, bias, op.stride, 0, op.dilation, op.groups)
-    return _clamp(op.clamp, y if residual is None else y + residual)
+    return _finish(op, y if residual is None else y + residual)
 
 
 def _linear(op: ir.Linear, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
     y = F.linear(x, _like(op.weight, x), _like(op.bias, x))
-    return _clamp(op.clamp, y if residual is None else y + residual)
+    return _finish(op, y if residual is None else y + residual)
 
 
 def _affine(op: ir.Affine, x: torch.Tensor) -> torch.Tensor:
     channels = (-1,) + (1,) * (x.ndim - 2 - op.axis)
-    return _clamp(op.clamp, x * _like(op.scale, x).view(channels) + _like(op.shift, x).view(channels))
+    return _finish(op, x * _like(op.scale, x).view(channels) + _like(op.shift, x).view(channels))
 
 
 def _add(op: ir.Add, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    return _clamp(op.clamp, a + b)
+    return _finish(op, a + b)
+
+
+def _mul(op: ir.Mul, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return _finish(op, a * b)
+
+
+def _resize(op: ir.Resize, x: torch.Tensor) -> torch.Tensor:
+    return _like(op.rows, x) @ x @ _like(op.columns, x).T
+
+
+def _softmax(op: ir.Softmax, x: torch.Tensor) -> torch.Tensor:
+    return x.softmax(op.axis + 1)
 
 
 def _max_pool2d(op: ir.MaxPool2d, x: torch.Tensor) -> torch.Tensor:
@@ -142,10 +177,14 @@ _MEANINGS: Mapping[type, Callable[..., torch.Tensor]] = {
     ir.Linear: _linear,
     ir.Affine: _affine,
     ir.Add: _add,
+    ir.Mul: _mul,
     ir.Clamp: _clamp,
+    ir.Curve: lambda op, x: _curve(op.kind, x),
     ir.MaxPool2d: _max_pool2d,
     ir.AvgPool2d: _avg_pool2d,
     ir.GlobalMean: _global_mean,
+    ir.Resize: _resize,
+    ir.Softmax: _softmax,
     ir.Flatten: _flatten,
     ir.Slice: _slice,
     ir.Pad: _pad,

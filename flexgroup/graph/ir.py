@@ -41,10 +41,41 @@ class Clamp:
 
 IDENTITY = Clamp()
 
+CURVES = ("sigmoid", "silu", "hard_swish", "tanh", "gelu", "gelu_tanh", "mish")
+"""Activation functions that are no clamps, by name; `leaky_relu` makes one more for every slope.
+
+``hard_swish`` is ``x * clamp(x + 3, 0, 6) / 6``, ``gelu`` the exact one, ``gelu_tanh`` its approximation by tanh.
+Hard sigmoid is an `Affine` with a clamp.
+"""
+
+_LEAKY = "leaky_relu_"
+
+
+def leaky_relu(slope: float) -> str:
+    """The curve ``x if x > 0 else slope * x``: a name that holds the bits of ``slope`` as a float32."""
+    return f"{_LEAKY}{int(np.float32(slope).view(np.uint32)):08x}"
+
+
+def slope_of(curve: str) -> float | None:
+    """The slope of a curve that `leaky_relu` made, None for any other."""
+    if not curve.startswith(_LEAKY):
+        return None
+    return float(np.uint32(int(curve.removeprefix(_LEAKY), 16)).view(np.float32))
+
+
+@dataclass(frozen=True)
+class Curve:
+    """An activation function, one of `CURVES` or a leaky relu, on every number.
+
+    Operators that have a field ``curve`` apply it to their result, after the clamp; "" is none.
+    """
+
+    kind: str
+
 
 @dataclass(frozen=True, eq=False)
 class Conv2d:
-    """2-D convolution, then ``+ bias``, ``+ second input`` if there is one (a residual), then ``clamp``.
+    """2-D convolution, then ``+ bias``, ``+ second input`` if there is one (a residual), ``clamp`` and ``curve``.
 
     ``weight`` is (out_channels, in_channels / groups, kernel_h, kernel_w); ``padding`` is (top, bottom, left,
     right).
@@ -57,11 +88,12 @@ class Conv2d:
     dilation: Pair = (1, 1)
     groups: int = 1
     clamp: Clamp = IDENTITY
+    curve: str = ""
 
 
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """``clamp(weight @ x + bias)`` along the last axis; ``weight`` is (out_features, in_features).
+    """``curve(clamp(weight @ x + bias))`` along the last axis; ``weight`` is (out_features, in_features).
 
     A second input, of the output's shape, is added before the clamp; vectors have none.
     """
@@ -69,23 +101,34 @@ class Linear:
     weight: Array
     bias: Array
     clamp: Clamp = IDENTITY
+    curve: str = ""
 
 
 @dataclass(frozen=True, eq=False)
 class Affine:
-    """``clamp(scale[c] * x[c] + shift[c])`` for every index c of ``axis``: a batch norm that stands alone."""
+    """``curve(clamp(scale[c] * x[c] + shift[c]))`` for every index c of ``axis``: a batch norm that stands alone."""
 
     scale: Array
     shift: Array
     clamp: Clamp = IDENTITY
     axis: int = 0
+    curve: str = ""
 
 
 @dataclass(frozen=True)
 class Add:
-    """``clamp(a + b)`` of two values of one shape."""
+    """``curve(clamp(a + b))`` of two values of one shape, or of as many axes, along which those of size 1 repeat."""
 
     clamp: Clamp = IDENTITY
+    curve: str = ""
+
+
+@dataclass(frozen=True)
+class Mul:
+    """``curve(clamp(a * b))`` of two values that broadcast as those of `Add`: a gate is (channels, 1, 1)."""
+
+    clamp: Clamp = IDENTITY
+    curve: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,6 +150,24 @@ class AvgPool2d:
 @dataclass(frozen=True)
 class GlobalMean:
     """Mean over height and width; the output is the vector (channels,)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Resize:
+    """``rows @ image @ columns.T`` for every channel: an output pixel is a weighted sum of a rectangle of pixels.
+
+    Nearest and bilinear resizing, and means over windows of unequal size, differ in their matrices only.
+    """
+
+    rows: Array  # (out_height, in_height)
+    columns: Array  # (out_width, in_width)
+
+
+@dataclass(frozen=True)
+class Softmax:
+    """``exp(x) / sum(exp(x))`` along an axis of the shape without batch."""
+
+    axis: int
 
 
 @dataclass(frozen=True)
@@ -193,10 +254,14 @@ Op: TypeAlias = (
     | Linear
     | Affine
     | Add
+    | Mul
     | Clamp
+    | Curve
     | MaxPool2d
     | AvgPool2d
     | GlobalMean
+    | Resize
+    | Softmax
     | Flatten
     | Slice
     | Pad
