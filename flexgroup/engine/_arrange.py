@@ -104,23 +104,23 @@ def spread(lowering: Lowering, name: str, planes: Sequence[int] = ()) -> View:
     return seen
 
 
-def by_plane(lowering: Lowering, name: str, axis: int, numbers: Array) -> Array:
-    """``numbers``, one for every index of ``axis``, as one for every plane of the value."""
+def by_plane(lowering: Lowering, name: str, axis: int, scale: Array, shift: Array) -> tuple[Array, Array]:
+    """Numbers for every index of ``axis`` as numbers for every plane of the value."""
     if axis == 0 and is_ordinary(lowering, name):
-        return numbers
-    equal = len(set(numbers.tolist())) == 1
+        return scale, shift
+    equal = bool((scale == scale[0]).all() and (shift == shift[0]).all())
     seen = spread(lowering, name, () if equal else [axis])
     assert isinstance(seen.source, Image)
     count = len(seen.source.planes)
     if equal:
-        return np.full(count, numbers[0], np.float32)
+        return np.full(count, scale[0]), np.full(count, shift[0])
     if not holds_planes(seen.axes[axis]):
         seen = lowering.values[name] = copied(lowering, name, seen, [axis])
-        count = len(numbers)
+        count = len(scale)
     at = np.zeros(count, np.int64)
     for factor in seen.axes[axis]:
         at = at * factor.size + np.arange(count) // factor.step % factor.size
-    return np.ascontiguousarray(numbers[at])
+    return np.ascontiguousarray(scale[at]), np.ascontiguousarray(shift[at])
 
 
 def like(lowering: Lowering, name: str, wanted: View) -> Image:

@@ -96,7 +96,9 @@ class Call:
         if len(rows) > 1:
             raise Unsupported(f"its constant {name} of shape {tuple(tensor.shape)} differs between images of a batch")
         spread = rows[0] if shape is None else rows[0].expand(shape)
-        return self.emit(ir.Constant(self.array(name, spread)), kind="constant")
+        finite = torch.nan_to_num(spread, nan=torch.nan, posinf=0.0, neginf=0.0)
+        self.array(name, finite)  # counts what is not a number; a mask may well be infinite
+        return self.emit(ir.Constant(np.array(spread.detach().to("cpu", torch.float32).numpy())), kind="constant")
 
     def emit(self, op: ir.Op, *inputs: Value, kind: str = "") -> Value:
         """Append a node; ``kind`` names it where torch's own name for the operator would mislead."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -42,11 +43,10 @@ def fold_scales(graph: ir.Graph) -> ir.Graph:
     return replace(graph, nodes=tuple(nodes)) if changed else graph
 
 
-def uniform_scale(op: ir.Op) -> float | None:
+def uniform_scale(op: Any) -> float | None:
     """The number that ``op`` multiplies by, if that is all it does."""
-    if not isinstance(op, ir.Affine) or op.shift.any() or not op.clamp.is_identity or (op.scale != op.scale[0]).any():
-        return None
-    return float(op.scale[0])
+    plain = isinstance(op, ir.Affine) and op.clamp.is_identity and not op.curve and not op.shift.any()
+    return float(op.scale[0]) if plain and (op.scale == op.scale[0]).all() else None
 
 
 def fold_norm(graph: ir.Graph) -> ir.Graph:
@@ -56,9 +56,9 @@ def fold_norm(graph: ir.Graph) -> ir.Graph:
     for node in graph.nodes:
         op, reading = node.op, readers[node.output]
         if isinstance(op, ir.LayerNorm) and ((op.weight != 1).any() or op.bias.any()):
-            linear = all(isinstance(reader.op, ir.Linear) and reader.inputs[0] == node.output for reader in reading)
+            linears = all(isinstance(reader.op, ir.Linear) and reader.inputs[0] == node.output for reader in reading)
             once = all(reader.inputs.count(node.output) == 1 for reader in reading)
-            if linear and once and reading and node.output not in graph.outputs:
+            if linears and once and reading and node.output not in graph.outputs:
                 plain[node.output] = op
     if not plain:
         return graph
@@ -74,3 +74,61 @@ def fold_norm(graph: ir.Graph) -> ir.Graph:
             node = replace(node, op=replace(linear, weight=(weight * norm.weight).astype(np.float32), bias=bias))
         nodes.append(node)
     return replace(graph, nodes=tuple(nodes))
+
+
+def find_attention(graph: ir.Graph) -> ir.Graph:
+    """Recognise attention that is written out: ``softmax(query @ key.T [+ mask], -1) @ value``."""
+    search = _Search(graph)
+    nodes: list[ir.Node] = []
+    shapes = dict(graph.shapes)
+    for node in graph.nodes:
+        found = search.attention(node)
+        if found is not None:
+            op, (query, transposed, value) = found
+            shape, key = graph.shapes[transposed], f"{node.output}/key"
+            swap = ir.Permute((*range(len(shape) - 2), len(shape) - 1, len(shape) - 2))
+            shapes[key] = (*shape[:-2], shape[-1], shape[-2])
+            nodes.append(ir.Node(f"{node.name}/key", swap, (transposed,), key, node.source))
+            node = replace(node, op=op, inputs=(query, key, value))
+        nodes.append(node)
+    return replace(graph, nodes=tuple(nodes), shapes=shapes) if len(shapes) > len(graph.shapes) else graph
+
+
+class _Search:
+    """Looks for the nodes of a pattern backwards from the last."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self._shapes, self._outputs = graph.shapes, graph.outputs
+        self._producers, self._readers = graph.producers(), graph.consumers()
+
+    def attention(self, node: ir.Node) -> tuple[ir.Attention, tuple[str, str, str]] | None:
+        """The operator, and query, transposed key and value, if ``node`` is the end of an attention."""
+        if not isinstance(node.op, ir.MatMul) or node.op.scale != 1:
+            return None
+        weights = self._inner(node.inputs[0], ir.Softmax)
+        if weights is None or weights.op != ir.Softmax(len(self._shapes[weights.output]) - 1):
+            return None
+        name, mask = self._without_mask(weights.inputs[0])
+        scores = self._inner(name, ir.MatMul)
+        if scores is None or not isinstance(scores.op, ir.MatMul):
+            return None
+        return ir.Attention(scores.op.scale, mask), (scores.inputs[0], scores.inputs[1], node.inputs[1])
+
+    def _inner(self, name: str, kind: type) -> ir.Node | None:
+        """The node that computes ``name``, if it is of this kind and one node reads its result."""
+        node = self._producers.get(name)
+        once = len(self._readers[name]) == 1 and name not in self._outputs
+        return node if node is not None and isinstance(node.op, kind) and once else None
+
+    def _without_mask(self, name: str) -> tuple[str, ir.Array | None]:
+        """The scores before a constant was added to them, and that constant."""
+        added = self._inner(name, ir.Add)
+        if added is None or added.op != ir.Add():
+            return name, None
+        for scores, mask in (added.inputs, added.inputs[::-1]):
+            constant = self._producers.get(mask)
+            if constant is not None and isinstance(constant.op, ir.Constant):
+                shape = self._shapes[scores]
+                if shape == self._shapes[name]:
+                    return scores, np.ascontiguousarray(np.broadcast_to(constant.op.value, shape))
+        return name, None

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flexgroup.graph import ir
-from flexgroup.graph._passes_tokens import fold_norm, fold_scales, is_idle, uniform_scale
+from flexgroup.graph._passes_tokens import find_attention, fold_norm, fold_scales, is_idle, uniform_scale
 from flexgroup.graph._passes_tokens import merge_moves as moves_merged
 
 Rule: TypeAlias = Callable[[ir.Node, ir.Node], "ir.Op | None"]
@@ -39,6 +39,7 @@ def optimize(graph: ir.Graph) -> ir.Graph:
             merge_moves,
             fold_scales,
             fold_norm,
+            find_attention,
         ):
             graph = change(graph)
         if graph is before:
@@ -122,10 +123,10 @@ def fold_affine(graph: ir.Graph) -> ir.Graph:
             return None
         shape = graph.shapes[before.output]
         axis = {ir.Conv2d: 0, ir.Linear: len(shape) - 1}.get(type(first), getattr(first, "axis", 0))
-        affine = _along(affine, axis, shape)
-        if affine is None:
+        moved = _along(affine, axis, shape)
+        if moved is None:
             return None
-        scale, shift = affine.scale.astype(np.float64), affine.shift.astype(np.float64)
+        scale, shift = moved.scale.astype(np.float64), moved.shift.astype(np.float64)
         if isinstance(first, ir.Affine):
             both = _float32(scale * first.scale), _float32(scale * first.shift + shift)
             return ir.Affine(*both, clamp=affine.clamp, axis=axis)
