@@ -68,7 +68,7 @@ def same_step(
 ) -> Graph:
     """Compare one operator on inputs of ``shapes``, and then ``weights`` in order, with ONNX Runtime."""
     names = [f"x{i}" for i in range(len(shapes))]
-    step = node(operator, [*names, *(weights or {})], ["y"], "step", **attributes)
-    given = {name: array for name, array in (weights or {}).items() if name}
+    step = node(operator, [*names, *(name.strip() for name in weights or {})], ["y"], "step", **attributes)
+    given = {name: array for name, array in (weights or {}).items() if name.strip()}
     model = model_of(step, inputs=dict(zip(names, shapes, strict=True)), opset=opset, weights=given)
     return same_as_onnxruntime(model, batch=int(shapes[0][0]))

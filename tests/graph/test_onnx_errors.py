@@ -88,8 +88,8 @@ def test_operators_of_one_runtime_are_named_with_their_domain():
         (node("RandomNormal", [], ["y"], shape=IMAGE), "remove random numbers from the model"),
         (node("Add", ["x", "odd"], ["y"]), "its inputs do not fit each other"),
         (
-            node("Resize", ["x", "", "", "sizes"], ["y"], mode="cubic"),
-            "mode=cubic, coordinate_transformation_mode=half_pixel to 9x9 takes other pixels than torch's nearest and",
+            node("Resize", ["x", "roi", "", "sizes"], ["y"], coordinate_transformation_mode="tf_crop_and_resize"),
+            "coordinate_transformation_mode=tf_crop_and_resize is not compiled; use half_pixel or align_corners",
         ),
         (node("Resize", ["x", "", "", "batches"], ["y"]), "it resizes (1, 3, 8, 8) to (2, 3, 8, 8); only height and"),
     ],
@@ -103,7 +103,7 @@ def test_each_line_says_why_and_what_would_help(step, message):
             "twice": [1, 2, 1, 1],
         },
         **{"shuffled": [0, 2, 1], "three": numbers(3, 1, 1), "yes": np.array(True), "odd": numbers(5)},
-        **{"sizes": [1, 3, 9, 9], "batches": [2, 3, 8, 8]},
+        **{"sizes": [1, 3, 9, 9], "batches": [2, 3, 8, 8], "roi": numbers(8)},
     }
     used = {name: x for name, x in weights.items() if name in step.input}
     message_given = error_of(model_of(step, inputs={"x": IMAGE}, weights=used))
