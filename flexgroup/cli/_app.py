@@ -15,6 +15,7 @@ from flexgroup.cli._demo import demo
 from flexgroup.cli._eval import evaluate
 from flexgroup.cli._export import export
 from flexgroup.cli._inspect import inspect
+from flexgroup.cli._profile import profile
 from flexgroup.cli._prune import prune
 from flexgroup.cli._select import select
 
@@ -56,6 +57,7 @@ def _app() -> typer.Typer:
     app.command("prune")(prune)
     app.command("eval")(evaluate)
     app.command("bench")(bench)
+    app.command("profile")(profile)
     app.command("inspect")(inspect)
     app.command("export")(export)
     return app

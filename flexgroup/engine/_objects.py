@@ -89,7 +89,8 @@ def module_for(kernels: tuple[KernelSpec, ...], target: Target, *, runner: bool)
 def object_code(module: ir.Module, target: Target) -> bytes:
     """``module`` as one relocatable object file; raises `FlexgroupError` if this LLVM build lacks the target."""
     with _LOCK:
-        return _emit_object(module, machine_for(target, jit=False))
+        machine = machine_for(target, jit=False)
+        return _assemble(_text(module, machine), machine)
 
 
 def load(kernels: Sequence[KernelSpec], target: Target) -> tuple[Any, dict[str, int]]:
@@ -116,10 +117,8 @@ def _objects(parts: Sequence[_Runner | KernelSpec], target: Target, machine: Any
         key = None if sources is None else object_key(part, target, sources)
         data = None if key is None else _RECENT.get(key) or cache.get(_KIND, key)
         if data is None:
-            module = ir.Module(part.name)
-            module.triple = target.triple
-            part.emit(module, target)
-            data = _emit_object(module, machine)
+            module = _module_of(part, target)
+            data = _assemble(_text(module, machine), machine)
             if key is not None:
                 cache.put(_KIND, key, data)
                 made = True
@@ -144,8 +143,20 @@ def _remember(key: str, data: bytes) -> None:
         _RECENT.popitem(last=False)
 
 
-def _emit_object(module: ir.Module, machine: Any) -> bytes:
+def _module_of(part: _Runner | KernelSpec, target: Target) -> ir.Module:
+    module = ir.Module(part.name)
+    module.triple = target.triple
+    part.emit(module, target)
+    return module
+
+
+def _text(module: ir.Module, machine: Any) -> str:
     module.data_layout = str(machine.target_data)
-    parsed = llvm.parse_assembly(str(module))
+    return str(module)
+
+
+def _assemble(text: str, machine: Any) -> bytes:
+    """LLVM's part of the work."""
+    parsed = llvm.parse_assembly(text)
     parsed.verify()
     return bytes(machine.emit_object(parsed))

@@ -18,6 +18,7 @@ from flexgroup.report._results import (
 )
 from flexgroup.report._tables import ResultTable, markdown, result_table, rich_table
 from flexgroup.report._timing import Timing, interleaved
+from flexgroup.report._trace import trace_document, write_trace
 
 __all__ = [
     "Headline",
@@ -45,6 +46,8 @@ __all__ = [
     "to_json",
     "torch_session",
     "torch_threads",
+    "trace_document",
     "write_report",
+    "write_trace",
     "write_whole",
 ]

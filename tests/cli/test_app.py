@@ -9,7 +9,7 @@ import pytest
 
 import flexgroup as package
 
-COMMANDS = ("demo", "select", "prune", "eval", "bench", "inspect", "export")
+COMMANDS = ("demo", "select", "prune", "eval", "bench", "profile", "inspect", "export")
 
 
 def test_help_names_every_command(flexgroup):

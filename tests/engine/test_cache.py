@@ -33,13 +33,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def emitted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the modules that LLVM compiles from now on."""
     names: list[str] = []
-    emit = _objects._emit_object
+    text = _objects._text
 
     def note(module, machine):
         names.append(module.name)
-        return emit(module, machine)
+        return text(module, machine)
 
-    monkeypatch.setattr(_objects, "_emit_object", note)
+    monkeypatch.setattr(_objects, "_text", note)
     return names
 
 

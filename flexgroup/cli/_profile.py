@@ -1,0 +1,119 @@
+"""``flexgroup profile``: where a compiled network's time goes, layer by layer, beside what the machine can do."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flexgroup._errors import FlexgroupError
+from flexgroup.cli._network import load_network, run_once
+from flexgroup.cli._options import JsonOption, ModelOption, WeightsOption, check_at_least, parse_numbers
+from flexgroup.cli._output import Progress, print_json, working
+
+if TYPE_CHECKING:
+    from flexgroup.engine import Explanation, Profile
+
+
+def profile(
+    model: ModelOption,
+    weights: WeightsOption = None,
+    threads: Annotated[int, typer.Option("--threads", help="Cores that share each layer.")] = 1,
+    dense: Annotated[bool, typer.Option("--dense", help="Skip no zeros: the baseline.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Say too why every layer runs as it does.")] = False,
+    trace: Annotated[
+        Path | None, typer.Option("--trace", help="Write one run as a timeline for Perfetto (JSON).", metavar="FILE")
+    ] = None,
+    input_shape: Annotated[
+        str, typer.Option("--input", help="Shape with batch; needed for package.module:function.")
+    ] = "",
+    runs: Annotated[int, typer.Option("--runs", help="Runs of which the medians are shown.")] = 50,
+    as_json: JsonOption = False,
+) -> None:
+    """Time every layer of the compiled network, beside the machine's peak and its bandwidth.
+
+    \b
+    Example:
+      flexgroup profile --model resnet20 --weights RUN/model.safetensors
+          --trace trace.json
+    """
+    with working(Progress(shown=True)):
+        result, choices = run_profile(
+            model,
+            weights,
+            threads=threads,
+            dense=dense,
+            shape=parse_numbers(input_shape, "--input", "1,3,224,224") if input_shape else None,
+            runs=runs,
+            trace=trace,
+        )
+    if as_json:
+        print_json(document(model, result, choices if explain else None))
+        return
+    print(result)
+    if explain:
+        print(f"\n{choices}")
+
+
+def run_profile(
+    model: str,
+    weights: Path | None,
+    *,
+    threads: int = 1,
+    dense: bool = False,
+    shape: tuple[int, ...] | None = None,
+    runs: int = 50,
+    trace: Path | None = None,
+) -> tuple[Profile, Explanation]:
+    """Compile network ``model``, and time it on random input of ``shape`` (by default what it was made for).
+
+    Raises `FlexgroupError` for wrong input, and where ``trace`` cannot be written.
+    """
+    check_at_least(runs, 1, "--runs")
+    check_at_least(threads, 1, "--threads")
+    if trace is not None and not trace.absolute().parent.is_dir():
+        raise FlexgroupError(f"--trace {trace}: there is no folder {trace.absolute().parent}; make it before")
+    if trace is not None and trace.is_dir():
+        raise FlexgroupError(f"--trace {trace} is a folder; name a file")
+
+    import torch
+
+    import flexgroup
+    from flexgroup import zoo
+
+    shape = shape or (1, *zoo.input_shape(model))
+    network = load_network(model, weights)
+    run_once(network, model, shape)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    compiled = flexgroup.compile(network, (x,), threads=threads, sparse=not dense)
+    try:
+        result = compiled.profile(x, rounds=runs)
+    finally:
+        compiled.close()
+    if trace is not None:
+        _write_trace(result, trace)
+    return result, compiled.explain()
+
+
+def _write_trace(result: Profile, path: Path) -> None:
+    from flexgroup.report import write_trace
+
+    try:
+        write_trace(result, path)
+    except OSError as error:
+        raise FlexgroupError(f"--trace {path} cannot be written: {error.strerror}; name another file") from error
+
+
+def document(model: str, result: Profile, choices: Explanation | None) -> dict[str, Any]:
+    """What ``--json`` prints; the single calls are in the trace."""
+    from flexgroup.report import this_machine
+
+    rows = [asdict(row) | {"node_type": row.node_type} for row in result.rows]
+    facts: dict[str, Any] = {"model": model, "threads": result.threads, "ms": result.ms, "rounds": result.rounds}
+    facts |= {"rows": rows, "types": [asdict(row) for row in result.types]}
+    facts["memory"] = None if result.memory is None else asdict(result.memory)
+    facts["machine"] = asdict(this_machine())
+    facts["rates"] = None if result.machine is None else asdict(result.machine)
+    return facts if choices is None else facts | {"explanation": asdict(choices)}
