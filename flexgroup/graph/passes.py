@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flexgroup.graph import ir
+from flexgroup.graph._early_slices import slice_early
 from flexgroup.graph._passes_tokens import find_attention, fold_norm, fold_scales, is_idle, uniform_scale
 from flexgroup.graph._passes_tokens import merge_moves as moves_merged
 
@@ -40,6 +41,7 @@ def optimize(graph: ir.Graph) -> ir.Graph:
             fold_scales,
             fold_norm,
             find_attention,
+            slice_early,
         ):
             graph = change(graph)
         if graph is before:
