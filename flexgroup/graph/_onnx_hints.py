@@ -7,7 +7,7 @@ _FAMILIES = {
         "If, Loop, Scan, NonZero, Where, Range, SequenceAt, SequenceConstruct, SplitToSequence, ConcatFromSequence"
     ),
     "recurrent layers are not compiled; compile the part before them": "LSTM, GRU, RNN",
-    "resize and convolve, or compile the parts before and after it separately": "ConvTranspose, GridSample",
+    "resize and convolve, or compile the parts before and after it separately": "GridSample, DeformConv",
     "use batch norm, whose statistics are fixed after training, or layer norm": (
         "InstanceNormalization, GroupNormalization, LRN, LpNormalization, RMSNormalization"
     ),

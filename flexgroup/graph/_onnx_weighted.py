@@ -12,6 +12,7 @@ from flexgroup.graph._call import Unsupported, Value
 from flexgroup.graph._onnx_call import OnnxCall, OnnxRule, Results
 from flexgroup.graph._onnx_file import Tensor
 from flexgroup.graph._onnx_windows import border, pair_attribute, window_extent
+from flexgroup.graph._transposed import transposed_conv2d
 
 aten = torch.ops.aten
 
@@ -36,6 +37,36 @@ def _conv(call: OnnxCall) -> Results:
         groups=int(call.attribute("group", 1)),
     )
     return call.plain().emit(op, image)
+
+
+def _conv_transpose(call: OnnxCall) -> Results:
+    weight = call.constant(1, "weight")
+    if weight.ndim != 4:
+        raise Unsupported(f"{weight.ndim - 2}-d convolutions are not compiled; use 2-d ones")
+    image = call.image()
+    if pair_attribute(call, "dilations") != (1, 1):
+        raise Unsupported("dilated transposed convolutions are not compiled")
+    groups, stride = int(call.attribute("group", 1)), pair_attribute(call, "strides")
+    begin, size = _transposed_window(call, image, (weight.shape[2], weight.shape[3]), stride)
+    bias = _bias(call, weight.shape[1] * groups)
+    array = _array(call, "weight", weight)
+    return transposed_conv2d(call.plain(), image, array, bias, stride=stride, begin=begin, size=size, groups=groups)
+
+
+def _transposed_window(call: OnnxCall, image: Value, kernel: ir.Pair, stride: ir.Pair) -> tuple[ir.Pair, ir.Pair]:
+    """Where the result begins in the full transposed convolution, and its size."""
+    more = call.attribute("output_padding", (0, 0))
+    how = call.attribute("auto_pad", "NOTSET")
+    full = [stride[i] * (image.shape[1 + i] - 1) + kernel[i] + int(more[i]) for i in (0, 1)]
+    size = call.attribute("output_shape")
+    if size is None and how.startswith("SAME"):
+        size = [image.shape[1 + i] * stride[i] for i in (0, 1)]
+    if size is not None:
+        total = [max(full[i] - int(size[-2 + i]), 0) for i in (0, 1)]
+        begin = [x // 2 if how == "SAME_UPPER" else x - x // 2 for x in total]
+        return (begin[0], begin[1]), (int(size[-2]), int(size[-1]))
+    top, bottom, left, right = border(call, image, kernel, stride)
+    return (top, left), (full[0] - top - bottom, full[1] - left - right)
 
 
 def _bias(call: OnnxCall, size: int) -> ir.Array:
@@ -108,6 +139,7 @@ def _softmax(call: OnnxCall) -> Results:
 
 WEIGHTED: Mapping[str, OnnxRule] = {
     "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
     "Gemm": _gemm,
     "MatMul": _matmul,
     "BatchNormalization": _batch_norm,

@@ -50,6 +50,32 @@ def test_a_convolution_without_attributes():
 
 
 @many
+@given(
+    kernel=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    stride=pairs,
+    pads=st.lists(st.integers(0, 3), min_size=4, max_size=4),
+    more=st.booleans(),
+    groups=st.sampled_from([1, 2]),
+    bias=st.booleans(),
+)
+def test_transposed_convolutions(kernel, stride, pads, more, groups, bias):
+    """Output padding, where there is some, must be less than the stride."""
+    output_padding = [step - 1 if more else 0 for step in stride]
+    sizes = [stride[i] * (5 + i - 1) + kernel[i] + output_padding[i] - pads[i] - pads[2 + i] for i in (0, 1)]
+    assume(min(sizes) > 0)
+    weights = {"w": numbers(4, 6 // groups, *kernel), **({"b": numbers(6)} if bias else {})}
+    attributes = {"strides": stride, "pads": pads, "output_padding": output_padding, "group": groups}
+    same_step("ConvTranspose", (2, 4, 5, 6), weights=weights, **attributes)
+
+
+@pytest.mark.parametrize(
+    "attributes", [{"auto_pad": "SAME_UPPER"}, {"auto_pad": "SAME_LOWER"}, {"output_shape": [9, 12]}, {}]
+)
+def test_transposed_convolutions_to_a_size(attributes):
+    same_step("ConvTranspose", (1, 4, 5, 6), weights={"w": numbers(4, 3, 3, 3)}, strides=[2, 2], **attributes)
+
+
+@many
 @given(data=st.data(), kernel=pairs, stride=pairs, dilation=pairs, ceil=st.booleans())
 def test_max_pools(data, kernel, stride, dilation, ceil):
     padding = data.draw(paddings(kernel))
