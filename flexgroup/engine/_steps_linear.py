@@ -61,7 +61,11 @@ def _linear(builder: StepBuilder, op: LinearOp) -> Step:
     choice, dense_slots = choose_linear(op.weight, builder.layout.lanes, sparse=sparse)
     kept = int(np.count_nonzero(op.weight))
     if choice.form == "dense":
-        why = "no zeros to skip" if kept == op.weight.size else "too few zeros, or zeros too scattered"
+        why = (
+            "no zeros to skip"
+            if kept == op.weight.size
+            else "too few zeros, or zeros too scattered, to be faster than dense"
+        )
         return replace(_dense(builder, op), useful_macs=kept, reason=why)
     group = f"{choice.size}x1" if choice.form == "columns" else f"1x{choice.size}"
     fill = kept / max(1, choice.groups * choice.size)
