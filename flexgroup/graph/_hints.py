@@ -27,7 +27,7 @@ _FAMILIES = {
         "bmm, einsum, baddbmm, scaled_dot_product_attention"
     ),
     "compile the parts of the model before and after the resizing separately": (
-        "upsample_nearest2d, upsample_bilinear2d, upsample_bicubic2d, grid_sampler_2d, conv_transpose2d"
+        "upsample_nearest2d, upsample_bilinear2d, upsample_bicubic2d, grid_sampler_2d"
     ),
     "use the 2-d layer instead": "conv1d, conv3d, max_pool1d, avg_pool1d, max_pool3d, avg_pool3d",
     "use zero padding (padding_mode='zeros')": "reflection_pad2d, replication_pad2d, _pad_circular",

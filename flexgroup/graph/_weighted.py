@@ -10,6 +10,7 @@ import numpy as np
 from flexgroup.graph import ir
 from flexgroup.graph._call import Call, Rule, Unsupported, Value
 from flexgroup.graph._factors import whole
+from flexgroup.graph._transposed import transposed_conv2d
 from flexgroup.graph._views import axes_of, has_batch, plain_axes, settle, viewed
 
 
@@ -21,7 +22,7 @@ def pair(numbers: Any) -> ir.Pair:
 
 def _conv2d(call: Call) -> Value:
     if call.get("transposed"):
-        raise Unsupported("transposed convolutions are not compiled; resize outside of the compiled network")
+        return _conv_transpose2d(call)
     weight = call.constant("weight")
     if weight.ndim != 4:
         raise Unsupported("only 2-d convolutions are compiled; use nn.Conv2d")
@@ -35,6 +36,25 @@ def _conv2d(call: Call) -> Value:
         groups=int(call["groups"]),
     )
     return call.emit(op, call.image("input"), kind="conv2d")
+
+
+def _conv_transpose2d(call: Call) -> Value:
+    weight, image = call.constant("weight"), call.image("input")
+    if weight.ndim != 4:
+        raise Unsupported("only 2-d convolutions are compiled; use nn.ConvTranspose2d")
+    if pair(call["dilation"]) != (1, 1):
+        raise Unsupported("dilated transposed convolutions are not compiled; use dilation=1")
+    groups = int(call["groups"])
+    return transposed_conv2d(
+        call,
+        image,
+        call.array("weight", weight),
+        _bias(call, weight.shape[1] * groups),
+        stride=pair(call["stride"]),
+        begin=pair(call["padding"]),
+        size=(call.result[2], call.result[3]),
+        groups=groups,
+    )
 
 
 def _bias(call: Call, size: int) -> ir.Array:
@@ -99,6 +119,7 @@ def _float64(call: Call, name: str) -> Any:
 RULES: Mapping[str, Rule] = {
     "aten.conv2d": _conv2d,
     "aten.convolution": _conv2d,
+    "aten.conv_transpose2d": _conv_transpose2d,
     "aten.linear": _linear,
     "aten.addmm": _addmm,
     "aten.batch_norm": _batch_norm,

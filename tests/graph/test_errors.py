@@ -116,7 +116,10 @@ def test_all_unsupported_operators_are_reported_at_once_with_layer_line_and_hint
             lambda x: F.batch_norm(x, None, None, training=True),
             "use nn.BatchNorm2d, whose statistics are fixed",
         ),
-        (lambda x: F.conv_transpose2d(x, torch.ones(3, 2, 2, 2)), "before and after the resizing separately"),
+        (
+            lambda x: F.conv_transpose2d(x, torch.ones(3, 2, 2, 2), dilation=2),
+            "dilated transposed convolutions are not compiled; use dilation=1",
+        ),
         (lambda x: F.interpolate(x, scale_factor=2), "before and after the resizing separately"),
         (lambda x: F.max_pool2d(x, 2, return_indices=True)[1], "use only the first result"),
         (lambda x: (x, None), "output.: None: return only tensors that depend on the input"),

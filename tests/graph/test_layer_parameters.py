@@ -39,6 +39,21 @@ def convolutions(draw):
 
 
 @st.composite
+def transposed_convolutions(draw):
+    kernel, stride = draw(st.tuples(st.integers(1, 5), st.integers(1, 5))), draw(strides)
+    return nn.ConvTranspose2d(
+        in_channels=4,
+        out_channels=6,
+        kernel_size=kernel,
+        stride=stride,
+        padding=tuple(draw(st.integers(0, 2)) for _ in kernel),
+        output_padding=tuple(draw(st.integers(0, step - 1)) for step in stride),
+        groups=draw(st.sampled_from([1, 2])),
+        bias=draw(st.booleans()),
+    )
+
+
+@st.composite
 def max_pools(draw):
     kernel, padding = draw(windows())
     return nn.MaxPool2d(kernel, draw(strides), padding, draw(strides), ceil_mode=draw(st.booleans()))
@@ -79,6 +94,12 @@ def test_convolutions(same_as_torch, layers, batch):
             layer.dilation,
             layer.groups,
         )
+
+
+@side_by_side
+@given(layers=st.lists(transposed_convolutions(), min_size=8, max_size=8), batch=st.integers(1, 2))
+def test_transposed_convolutions(same_as_torch, layers, batch):
+    same_as_torch(SideBySide(layers), torch.randn(batch, 4, 7, 6))
 
 
 @side_by_side
