@@ -13,7 +13,7 @@ from flexgroup.graph import ir
 from flexgroup.graph._call import Call, Rule, Unsupported, Value
 from flexgroup.graph._factors import Axes, whole
 from flexgroup.graph._value import BATCH_MOVES
-from flexgroup.graph._views import axes_of, has_batch, reshape, settle, viewed
+from flexgroup.graph._views import axes_of, has_batch, reshape, settle, stored_axis, viewed
 from flexgroup.graph._weighted import on_last_axis
 
 
@@ -30,6 +30,13 @@ def _layer_norm(call: Call) -> Value:
 def _affine_part(call: Call, name: str, otherwise: float, size: int) -> ir.Array:
     given = call.get(name)
     return np.full(size, otherwise, np.float32) if given is None else call.array(name, call.constant(name).reshape(-1))
+
+
+def _softmax(call: Call) -> Value:
+    value = settle(call, call.viewed("self"))
+    axes = axes_of(call, value)
+    op = ir.Softmax(stored_axis(call, value, int(call["dim"]) % len(axes)))
+    return viewed(call, call.emit(op, Value(value.name, call.stored(value)), kind="softmax"), axes)
 
 
 def _matmul(call: Call) -> Value:
@@ -109,6 +116,8 @@ def _spread_mask(call: Call, mask: torch.Tensor, axes: Axes, scores: tuple[int, 
 RULES: Mapping[str, Rule] = {
     "aten.layer_norm": _layer_norm,
     "aten.native_layer_norm": _layer_norm,
+    "aten.softmax": _softmax,
+    "aten._softmax": _softmax,
     "aten.mm": _matmul,
     "aten.bmm": _matmul,
     "aten.matmul": _matmul,

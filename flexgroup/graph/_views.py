@@ -107,6 +107,15 @@ def settle(call: Call, value: Value) -> Value:
     return now if after == plain_axes(call.batch, shape) else viewed(call, now, after)
 
 
+def stored_axis(call: Call, value: Value, dim: int) -> int:
+    """The stored axis that torch's axis ``dim`` of a settled ``value`` is; the batch must not be in it."""
+    axes = axes_of(call, value)
+    if has_batch(axes[dim]) or (call.batch == 1 and not axes[dim] and not any(axes[:dim])):
+        raise Unsupported(BATCH_MOVES)
+    shape, _ = _settled(axes[:dim], call.batch)
+    return len(shape)
+
+
 def _settled(axes: Axes, batch: int) -> tuple[Shape, Axes]:
     """What `settle` makes of ``axes``: the stored shape, and torch's axes in factors of it."""
     alone = next((i for i, axis in enumerate(axes) if not axis), None) if batch == 1 else None
