@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 SUPPORTED = (
-    "convolutions, linear layers, batch norm, clamps (relu, relu6, hardtanh), additions, arithmetic with "
-    "constants, pools, means over height and width, flattening, slices, zero padding and concatenation"
+    "convolutions, linear layers, batch and layer norm, attention, matrix products, clamps (relu, relu6, hardtanh), "
+    "additions, arithmetic with constants, softmax, pools, means, reshapes and permutations, slices, zero padding and "
+    "concatenation"
 )
 
 _FAMILIES = {
@@ -13,19 +14,14 @@ _FAMILIES = {
         "softplus, softsign, threshold, log_sigmoid, abs, exp, pow, sqrt"
     ),
     "use nn.BatchNorm2d, whose statistics are fixed after training": (
-        "layer_norm, native_layer_norm, group_norm, native_group_norm, instance_norm, rms_norm, "
+        "group_norm, native_group_norm, instance_norm, rms_norm, "
         "local_response_norm, _native_batch_norm_legit, native_batch_norm"
     ),
     "end the model before it, and apply it to the compiled network's output": (
-        "softmax, _softmax, log_softmax, _log_softmax, argmax, topk, max, sort"
+        "log_softmax, _log_softmax, argmax, topk, max, sort"
     ),
-    "keep activations as (batch, channels, height, width), without moving axes": (
-        "permute, transpose, t, numpy_T, channel_shuffle, native_channel_shuffle, pixel_shuffle, "
-        "pixel_unshuffle, movedim"
-    ),
-    "products of activations, as in attention, are not compiled; compile the convolutional part alone": (
-        "bmm, einsum, baddbmm, scaled_dot_product_attention"
-    ),
+    "write it as a permutation: x.permute(...)": "numpy_T, matrix_H, adjoint",
+    "write it as a product and a sum: input + a @ b": "baddbmm",
     "compile the parts of the model before and after the resizing separately": (
         "upsample_nearest2d, upsample_bilinear2d, upsample_bicubic2d, grid_sampler_2d"
     ),

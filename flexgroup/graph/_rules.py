@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from flexgroup.graph import _elementwise, _moves, _tokens, _weighted, _windows
+from flexgroup.graph import _einsum, _elementwise, _moves, _tokens, _weighted, _windows
 from flexgroup.graph._call import Call, Result, Rule, Unsupported
 from flexgroup.graph._hints import hint_for
 from flexgroup.graph._pointwise import pointwise
@@ -16,12 +16,15 @@ RULES: Mapping[str, Rule] = {
     **_windows.RULES,
     **_moves.RULES,
     **_tokens.RULES,
+    **_einsum.RULES,
 }
 
 POINTWISE = frozenset(_elementwise.RULES)
 """Operators that treat every number alike, so that views of their operands need not be put in torch's order."""
 
-MOVES_BATCH = frozenset((*POINTWISE, *_moves.RULES, *_tokens.RULES, "aten.linear", "aten.addmm", "aten.mean"))
+MOVES_BATCH = frozenset(
+    (*POINTWISE, *_moves.RULES, *_tokens.RULES, *_einsum.RULES, "aten.linear", "aten.addmm", "aten.mean")
+)
 """Operators whose rules know where the batch is; the results of all others must have it first."""
 
 SHAPE_ONLY = frozenset(

@@ -13,7 +13,7 @@ from flexgroup.graph import ir
 from flexgroup.graph._call import Call, Rule, Unsupported, Value
 from flexgroup.graph._factors import Axes, whole
 from flexgroup.graph._value import BATCH_MOVES
-from flexgroup.graph._views import axes_of, has_batch, reshape, settle, stored_axis, viewed
+from flexgroup.graph._views import axes_of, has_batch, permute, reshape, settle, stored_axis, viewed
 from flexgroup.graph._weighted import on_last_axis
 
 
@@ -40,16 +40,28 @@ def _softmax(call: Call) -> Value:
 
 
 def _matmul(call: Call) -> Value:
-    first, second = call["self"], call["mat2" if "mat2" in call.arguments else "other"]
-    if isinstance(second, torch.Tensor) and second.ndim == 2:
+    return multiply(call, call["self"], call["mat2" if "mat2" in call.arguments else "other"])
+
+
+def multiply(call: Call, first: Value | torch.Tensor, second: Value | torch.Tensor) -> Value:
+    """``first @ second`` along the last two axes; one of them may be a constant matrix."""
+    if isinstance(first, Value) and isinstance(second, torch.Tensor) and second.ndim == 2:
         op = ir.Linear(call.array("weight", second.T), np.zeros(second.shape[1], np.float32))
-        return on_last_axis(call, call.viewed("self"), op, "linear")
+        return on_last_axis(call, first, op, "linear")
+    if isinstance(first, torch.Tensor) and first.ndim == 2 and isinstance(second, Value):
+        return swapped(call, multiply(call, swapped(call, second), first.T))
     if not (isinstance(first, Value) and isinstance(second, Value)):
         raise Unsupported("it multiplies an activation by a constant that is not one matrix; use nn.Linear")
     first, second = settle(call, first), settle(call, second)
     _check_around(call, first, second)
     product = call.emit(ir.MatMul(), *(Value(x.name, call.stored(x)) for x in (first, second)), kind="matmul")
     return _like_rows(call, product, first)
+
+
+def swapped(call: Call, value: Value) -> Value:
+    """``value`` with its last two axes exchanged."""
+    count = len(axes_of(call, value))
+    return permute(call, value, [*range(count - 2), count - 1, count - 2])
 
 
 def _check_around(call: Call, first: Value, *others: Value) -> None:

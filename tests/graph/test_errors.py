@@ -110,6 +110,9 @@ def test_all_unsupported_operators_are_reported_at_once_with_layer_line_and_hint
             lambda x: F.scaled_dot_product_attention(x, x, x, torch.full((8, 8), -torch.inf)),
             "its mask hides every key from some query, or is NaN",
         ),
+        (lambda x: torch.einsum("bcij,bcij,bcij->bij", x, x, x), "einsum.'bcij,bcij,bcij->bij'. is not compiled; two"),
+        (lambda x: torch.einsum("bcij,bdkj->bcd", x, x), "sums an axis of one operand alone; sum it before"),
+        (lambda x: x.roll(1), "it rolls the flattened value, the batch included; name the axes"),
         (lambda x: F.scaled_dot_product_attention(x, x, x, None, 0.5), "pass dropout_p=0.0 unless self.training"),
         (
             lambda x: F.batch_norm(x, None, None, training=True),

@@ -114,6 +114,13 @@ def heads(x, count=2):
         lambda s, x: s.attention(x, x, x, need_weights=False)[0],
         lambda s, x: s.attention(x, s.linear(x), x[:, :, :])[0],
         lambda s, x: s.layer(x),
+        lambda s, x: torch.einsum("bnc,bmc->bnm", x, s.linear(x)),
+        lambda s, x: torch.einsum("bnc,bnd->bdc", x, s.linear(x)),
+        lambda s, x: torch.einsum("bnc,dc->bnd", x, s.linear.weight),
+        lambda s, x: torch.einsum("mn,bnc->bmc", torch.arange(20.0).view(5, 4), x),
+        lambda s, x: torch.einsum("bhid,bjhd->bijh", heads(x), x.view(x.shape[0], 4, 2, 3)),
+        lambda s, x: torch.arange(20.0).view(5, 4) @ x,
+        lambda s, x: x.roll((1, -2), (1, 2)),
         lambda s, x: x.softmax(-1),
         lambda s, x: x.softmax(1),
         lambda s, x: (x.transpose(0, 1) * 2).softmax(0).transpose(0, 1),
@@ -140,6 +147,12 @@ def test_tokens_of_images(same_as_torch):
         lambda s, x: s.conv(x).flatten(2).mean(-1),
     ):
         same_as_torch(Net(function, **layers), torch.randn(1, 3, 4, 6))
+
+
+def test_shuffles_are_permutations(same_as_torch):
+    x = torch.randn(1, 8, 4, 6)
+    for layer in (nn.ChannelShuffle(4), nn.PixelShuffle(2), nn.PixelUnshuffle(2)):
+        same_as_torch(layer, x)
 
 
 def test_the_mean_over_an_image_is_a_global_mean_however_it_is_written(same_as_torch):
