@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import flexgroup
-from flexgroup.engine._cache import content_key, source_digest, this_cache
+from flexgroup.engine._cache import LARGEST, content_key, source_digest, this_cache
 from flexgroup.engine._serial import from_bytes, to_bytes
 from flexgroup.kernels import Target
 
@@ -37,8 +38,9 @@ def kept(kind: str, key: str | None, make: Callable[[], T], expected: type[T]) -
             if isinstance(found, expected):
                 return found
     value = make()
-    cache.put(kind, key, to_bytes(value))
-    cache.trim()
+    with contextlib.suppress(TypeError, ValueError):  # nothing that can be written, or too much of it
+        cache.put(kind, key, to_bytes(value, LARGEST))
+        cache.trim()
     return value
 
 

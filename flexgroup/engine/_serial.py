@@ -21,12 +21,12 @@ _LENGTH_BYTES = 8
 _WORTHWHILE = 1024  # elements from which zeros are left out
 
 
-def to_bytes(value: object) -> bytes:
+def to_bytes(value: object, limit: int | None = None) -> bytes:
     """``value``, made of dataclasses of this package, tuples, dicts, numbers, strings and arrays, as bytes.
 
-    Raises `TypeError` for anything else.
+    Raises `TypeError` for anything else, and `ValueError` as soon as the arrays take more than ``limit`` bytes.
     """
-    writer = _Writer()
+    writer = _Writer(limit)
     tree = writer.encode(value)
     header = json.dumps({"tree": tree, "classes": writer.classes, "arrays": writer.arrays}).encode()
     start = -(_LENGTH_BYTES + len(header)) % _ALIGNMENT
@@ -47,7 +47,8 @@ def from_bytes(data: bytes) -> Any:
 
 
 class _Writer:
-    def __init__(self) -> None:
+    def __init__(self, limit: int | None) -> None:
+        self._limit = limit
         self.classes: list[str] = []
         self.arrays: list[list[Any]] = []
         self.blocks: list[bytes] = []
@@ -92,6 +93,8 @@ class _Writer:
 
     def _block(self, block: npt.NDArray[Any]) -> list[int]:
         """Append bytes; returns (offset, length)."""
+        if self._limit is not None and self._size + block.nbytes > self._limit:
+            raise ValueError(f"more than {self._limit} bytes")
         data = block.tobytes()
         self.blocks.append(data + bytes(-len(data) % _ALIGNMENT))
         offset = self._size

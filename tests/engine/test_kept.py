@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -157,3 +158,10 @@ def test_an_entry_of_another_format_or_kind_is_made_again(folder):
     assert len(made) == 3
     assert kept("test", None, make, Clamp) == Clamp(0.0)
     assert len(made) == 4
+
+
+def test_what_cannot_be_written_is_made_every_time(folder, monkeypatch):
+    assert kept("test", "key", lambda: {1, 2}, set) == {1, 2}
+    monkeypatch.setattr(_kept, "LARGEST", 100)
+    assert len(kept("test", "key", lambda: np.ones(1000), np.ndarray)) == 1000
+    assert not list(folder.glob("test-*"))

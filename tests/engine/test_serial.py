@@ -56,6 +56,12 @@ def test_zeros_take_little_room_and_negative_zeros_stay_negative():
     assert same(array, from_bytes(data))
 
 
+def test_writing_stops_at_the_limit():
+    with pytest.raises(ValueError, match="more than 100 bytes"):
+        to_bytes((np.ones(20, np.float32), np.ones(20, np.float32)), 100)
+    assert len(to_bytes((np.ones(20, np.float32),), 100)) > 80
+
+
 def test_infinite_bounds_come_back():
     assert from_bytes(to_bytes(Clamp(0.0))) == Clamp(0.0, float("inf"))
 
