@@ -12,8 +12,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from flexgroup._errors import FlexgroupError
-from flexgroup.cli._network import load_network, run_once
-from flexgroup.cli._options import JsonOption, ModelOption, WeightsOption, check_at_least, parse_numbers
+from flexgroup.cli._network import open_network
+from flexgroup.cli._options import (
+    FileArgument,
+    JsonOption,
+    ModelOption,
+    WeightsOption,
+    check_at_least,
+    chosen_model,
+    parse_numbers,
+)
 from flexgroup.cli._output import Progress, print_json, stdout_console, working
 
 if TYPE_CHECKING:
@@ -54,7 +62,8 @@ class Benchmark:
 
 
 def bench(
-    model: ModelOption,
+    file: FileArgument = "",
+    model: ModelOption = "",
     weights: WeightsOption = None,
     threads: Annotated[str, typer.Option("--threads", help="Numbers of threads, such as 1,2.")] = "1",
     against: Annotated[
@@ -72,11 +81,12 @@ def bench(
     Example:
       flexgroup bench --model resnet20 --weights RUN/model.safetensors
           --threads 1,2 --against onnxruntime
+      flexgroup bench model.onnx --against onnxruntime
     """
     progress = Progress(shown=True)
     with working(progress):
         result = run_benchmark(
-            model,
+            chosen_model(file, model),
             weights,
             threads=parse_numbers(threads, "--threads", "1,2"),
             against=tuple(name.strip() for name in against.split(",")) if against else (),
@@ -102,7 +112,8 @@ def run_benchmark(
 ) -> Benchmark:
     """Time network ``model`` on random input of ``shape`` (by default one image of the size it was made for).
 
-    Raises `FlexgroupError` for wrong input, and where an engine of ``against`` is not installed.
+    ``model`` is a name or the path of an ONNX file: PyTorch then runs its operators one by one, and ONNX Runtime the
+    file itself. Raises `FlexgroupError` for wrong input, and where an engine of ``against`` is not installed.
     """
     progress = progress or Progress()
     unknown = [name for name in against if name not in AGAINST]
@@ -112,7 +123,6 @@ def run_benchmark(
 
     import torch
 
-    from flexgroup import zoo
     from flexgroup.report import has_onnxruntime, interleaved, this_machine, torch_threads
 
     with_onnxruntime = "onnxruntime" in against
@@ -120,10 +130,9 @@ def run_benchmark(
         raise FlexgroupError(
             "--against onnxruntime: onnxruntime or onnx is not installed; pip install 'flexgroup[bench]'"
         )
-    shape = shape or (1, *zoo.input_shape(model))
-    network = load_network(model, weights)
-    run_once(network, model, shape)
+    network, shape = open_network(model, weights, shape)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    peer = model if Path(model).suffix.lower() == ".onnx" else network
     latencies: list[Latency] = []
 
     def show_round(number: int) -> None:
@@ -132,7 +141,7 @@ def run_benchmark(
     for count in dict.fromkeys(threads):
         with torch_threads(count):
             progress.stage(f"compiling for {count} thread{'s' if count > 1 else ''}")
-            calls = _engines(network, x, count, with_onnxruntime)
+            calls = _engines(network, x, count, peer if with_onnxruntime else None)
             reference = calls["torch"]()
             differences = {name: float((call() - reference).abs().max()) for name, call in calls.items()}
             progress.stage(f"timing, {count} thread{'s' if count > 1 else ''}")
@@ -147,8 +156,10 @@ def run_benchmark(
     return Benchmark(model, shown, shape, _sparsity(network), machine, tuple(latencies))
 
 
-def _engines(network: nn.Module, x: Tensor, threads: int, with_onnxruntime: bool) -> dict[str, Callable[[], Tensor]]:
-    """A call of each engine on ``x``, by the engine's name."""
+def _engines(
+    network: nn.Module, x: Tensor, threads: int, peer: nn.Module | str | None
+) -> dict[str, Callable[[], Tensor]]:
+    """A call of each engine on ``x``, by the engine's name, with ONNX Runtime on ``peer``."""
     import torch
 
     import flexgroup
@@ -158,8 +169,8 @@ def _engines(network: nn.Module, x: Tensor, threads: int, with_onnxruntime: bool
     dense = flexgroup.compile(network, (x,), threads=threads, sparse=False)
     eager = torch_session(network)
     calls = {OURS: lambda: sparse(x), f"{OURS}, dense": lambda: dense(x), "torch": lambda: eager(x)}
-    if with_onnxruntime:
-        session, array = onnxruntime_session(network, x, threads), x.numpy()
+    if peer is not None:
+        session, array = onnxruntime_session(peer, x, threads), x.numpy()
         calls["onnxruntime"] = lambda: torch.from_numpy(session(array))
     return calls
 

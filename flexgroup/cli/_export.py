@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flexgroup.cli._network import load_network
-from flexgroup.cli._options import JsonOption, ModelOption, WeightsOption, parse_numbers
+from flexgroup.cli._network import open_network
+from flexgroup.cli._options import FileArgument, JsonOption, ModelOption, WeightsOption, chosen_model, parse_numbers
 from flexgroup.cli._output import Progress, print_json, working
 
 if TYPE_CHECKING:
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
 
 
 def export(
-    model: ModelOption,
     out: Annotated[Path, typer.Option("--out", help="Folder for NAME.o and NAME.h.")],
+    file: FileArgument = "",
+    model: ModelOption = "",
     weights: WeightsOption = None,
     target: Annotated[
         str, typer.Option("--target", help="host, aarch64-android, aarch64-ios, x86-64-avx2, wasm32, ...")
@@ -36,15 +38,17 @@ def export(
     Example:
       flexgroup export --model resnet20 --weights RUN/model.safetensors
           --target aarch64-android --out OUT
+      flexgroup export model.onnx --out OUT
     """
     progress = Progress(shown=True)
     with working(progress):
+        chosen = chosen_model(file, model)
         files = run_export(
-            model,
+            chosen,
             weights,
             out,
             target=target,
-            name=name or model.rpartition(":")[2],
+            name=name or _name_of(chosen),
             shape=parse_numbers(input_shape, "--input", "1,3,224,224") if input_shape else None,
             force=force,
             progress=progress,
@@ -53,6 +57,12 @@ def export(
         print_json(asdict(files) | {"object": str(files.object), "header": str(files.header)})
     else:
         _print(files)
+
+
+def _name_of(model: str) -> str:
+    """``mynets:make`` -> ``make``, ``nets/my-net.onnx`` -> ``my_net``."""
+    is_file = Path(model).suffix.lower() == ".onnx"
+    return re.sub(r"[^A-Za-z0-9_]", "_", Path(model).stem) if is_file else model.rpartition(":")[2]
 
 
 def run_export(
@@ -72,11 +82,10 @@ def run_export(
     """
     import torch
 
-    from flexgroup import deploy, zoo
+    from flexgroup import deploy
 
     progress = progress or Progress()
-    shape = shape or (1, *zoo.input_shape(model))
-    network = load_network(model, weights)
+    network, shape = open_network(model, weights, shape)
     progress.stage(f"compiling for {target}")
     example = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
     return deploy.export(network, (example,), out, target=target, name=name, force=force)

@@ -17,6 +17,7 @@ from flexgroup.cli._output import Progress, print_json, stdout_console, working
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    from torch import Tensor
 
 HEIGHTS = (2, 4, 8)
 
@@ -63,7 +64,9 @@ class Summary:
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(help="Weights: .safetensors or a PyTorch checkpoint.", metavar="FILE")],
+    path: Annotated[
+        Path, typer.Argument(help="Weights: .safetensors, a PyTorch checkpoint or an ONNX file.", metavar="FILE")
+    ],
     as_json: JsonOption = False,
 ) -> None:
     """Show each layer's zeros, and the groups that are found in them.
@@ -87,7 +90,7 @@ def run_inspection(path: Path) -> Summary:
     """
     from flexgroup import zoo
 
-    weights = zoo.read_weights(path)
+    weights = _read(path)
     zoo.check_finite(weights, f"weights {path}")
     layers = tuple(
         _summarise(name.removesuffix(".weight"), tuple(tensor.shape), tensor.float().flatten(1).numpy())
@@ -96,7 +99,8 @@ def run_inspection(path: Path) -> Summary:
     )
     if not layers:
         raise FlexgroupError(f"weights {path}: no tensor in it is a kernel or a matrix; give a network's weights")
-    layers = tuple(sorted(layers, key=lambda layer: _natural(layer.name)))
+    if path.suffix.lower() != ".onnx":  # whose order is that of execution
+        layers = tuple(sorted(layers, key=lambda layer: _natural(layer.name)))
     total, nonzeros = (sum(values) for values in zip(*((r.rows * r.columns, r.nonzeros) for r in layers), strict=True))
     pruned = [layer for layer in layers if layer.windows]
     in_windows = sum(layer.nonzeros for layer in pruned)
@@ -106,6 +110,18 @@ def run_inspection(path: Path) -> Summary:
         if pruned
     )
     return Summary(str(path), zoo.read_metadata(path), layers, total, nonzeros, 1.0 - nonzeros / total, windows)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    from flexgroup import zoo
+
+    if path.suffix.lower() != ".onnx":
+        return zoo.read_weights(path)
+    import torch
+
+    from flexgroup.graph import onnx_weights
+
+    return {name: torch.from_numpy(weight) for name, weight in onnx_weights(path).items()}
 
 
 def _summarise(name: str, shape: tuple[int, ...], matrix: npt.NDArray[np.float32]) -> LayerSummary:

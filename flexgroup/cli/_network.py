@@ -32,6 +32,36 @@ def load_network(model: str, weights: Path | None) -> nn.Module:
     return network
 
 
+def open_network(model: str, weights: Path | None, shape: tuple[int, ...] | None) -> tuple[nn.Module, tuple[int, ...]]:
+    """The network and the shape of its input, batch included: ``shape``, or by default what it was made for.
+
+    ``model`` is a name, as for `load_network`, or the path of an ONNX file, which holds its own weights.
+    Raises `FlexgroupError` where there is no such network, or where it does not take such an input.
+    """
+    if Path(model).suffix.lower() == ".onnx":
+        network, shape = _onnx_network(model, weights, shape)
+    else:
+        from flexgroup import zoo
+
+        shape = shape or (1, *zoo.input_shape(model))
+        network = load_network(model, weights)
+    run_once(network, model, shape)
+    return network, shape
+
+
+def _onnx_network(model: str, weights: Path | None, shape: tuple[int, ...] | None) -> tuple[nn.Module, tuple[int, ...]]:
+    from flexgroup.graph import GraphModule, from_onnx
+
+    if weights is not None:
+        raise FlexgroupError(f"{model} holds its own weights; leave out --weights {weights}")
+    graph = from_onnx(model, None if shape is None else [shape])
+    if len(graph.inputs) > 1:
+        raise FlexgroupError(
+            f"{model} has {len(graph.inputs)} inputs; commands take networks of one, flexgroup.compile takes any"
+        )
+    return GraphModule(graph), shape or (1, *graph.shapes[graph.inputs[0]])
+
+
 def check_classifies(network: nn.Module, model: str, data: ImageData, spec: str) -> None:
     """Raise `FlexgroupError` unless the network gives one logit for each class of the data set's images."""
     logits = run_once(network, model, (1, *data.image_shape))

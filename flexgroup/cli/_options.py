@@ -12,6 +12,9 @@ from flexgroup._errors import FlexgroupError
 ModelOption: TypeAlias = Annotated[
     str, typer.Option("--model", help="Network: resnet20, ..., or your own as package.module:function.")
 ]
+FileArgument: TypeAlias = Annotated[
+    str, typer.Argument(help="An ONNX file, instead of --model.", metavar="[FILE.onnx]")
+]
 WeightsOption: TypeAlias = Annotated[
     Path | None,
     typer.Option(
@@ -23,6 +26,18 @@ DataOption: TypeAlias = Annotated[str, typer.Option("--data", help="Data set: di
 JsonOption: TypeAlias = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")
 ]
+
+
+def chosen_model(file: str, model: str) -> str:
+    """The one network that is named: by the argument ``file``, an ONNX file, or by ``--model``.
+
+    Raises `FlexgroupError` unless there is exactly one, and for files of another kind.
+    """
+    if bool(file) == bool(model):
+        raise FlexgroupError("name one network: --model resnet20, or an ONNX file such as model.onnx")
+    if file and Path(file).suffix.lower() != ".onnx":
+        raise FlexgroupError(f"{file!r} is not a .onnx file; give one, or name a network with --model")
+    return file or model
 
 
 def parse_numbers(text: str, option: str, example: str) -> tuple[int, ...]:

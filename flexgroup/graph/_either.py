@@ -22,6 +22,8 @@ class GraphModule(torch.nn.Module):
     def __init__(self, graph: ir.Graph) -> None:
         super().__init__()
         self.graph = graph
+        arrays = [getattr(node.op, "weight", None) for node in graph.nodes]
+        self.weights = torch.nn.ParameterList(torch.from_numpy(x) for x in arrays if x is not None)
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         arrays = [x.detach().cpu().numpy() for x in inputs]
@@ -42,13 +44,14 @@ def is_onnx(model: Any) -> bool:
 def read_network(model: Any, example: Any = None) -> tuple[ir.Graph, torch.nn.Module, tuple[torch.Tensor, ...]]:
     """The graph of a torch module or an ONNX file, a module that computes what it means, and an example.
 
-    An ONNX file needs no ``example`` where it declares its inputs' sizes: then it is random, of batch 1.
-    Raises `FlexgroupError` as `from_torch` and `from_onnx` do, and for a module without an example.
+    An ONNX file, or a `GraphModule`, needs no ``example`` where its inputs' sizes are known: then it is random, of
+    batch 1. Raises `FlexgroupError` as `from_torch` and `from_onnx` do, and for a module without an example.
     """
-    if is_onnx(model):
+    if isinstance(model, GraphModule) or is_onnx(model):
         given = None if example is None else _tensors(example)
-        graph = from_onnx(model, None if given is None else [tuple(x.shape) for x in given])
-        return graph, GraphModule(graph), _random(graph) if given is None else given
+        shapes = None if given is None else [tuple(x.shape) for x in given]
+        module = model if isinstance(model, GraphModule) else GraphModule(from_onnx(model, shapes))
+        return module.graph, module, _random(module.graph) if given is None else given
     if example is None:
         raise FlexgroupError("a torch module needs an example of its inputs: pass a tuple of tensors, batch first")
     inputs = (example,) if isinstance(example, torch.Tensor) else example

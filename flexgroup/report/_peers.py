@@ -23,13 +23,17 @@ if TYPE_CHECKING:
 Array = npt.NDArray[np.float32]
 
 
-def onnxruntime_session(model: torch.nn.Module, example: torch.Tensor, threads: int = 1) -> Callable[[Array], Array]:
+def onnxruntime_session(
+    model: torch.nn.Module | str | Path, example: torch.Tensor, threads: int = 1
+) -> Callable[[Array], Array]:
     """The network as ONNX Runtime runs it on the CPU: a callable of one float32 array of ``example``'s shape.
+
+    ``model`` is a torch module, which is exported, or the path of an ONNX file, which runs as it is.
 
     The session uses ``threads`` threads and all of ONNX Runtime's graph optimizations. Its threads stop
     spinning when a call returns: otherwise they would take the cores from what is timed next in the process.
 
-    Raises `FlexgroupError` if onnxruntime or onnx is not installed, or if the model cannot be exported.
+    Raises `FlexgroupError` if onnxruntime or onnx is not installed, or if the model cannot be exported or run.
     """
     if not has_onnxruntime():
         raise FlexgroupError(
@@ -42,10 +46,22 @@ def onnxruntime_session(model: torch.nn.Module, example: torch.Tensor, threads: 
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        _export(model, example, path)
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    providers = ["CPUExecutionProvider"]
+    if isinstance(model, str | Path):
+        try:
+            session = ort.InferenceSession(str(model), options, providers=providers)
+            session.run(None, {session.get_inputs()[0].name: example.numpy()})
+        except Exception as error:  # ONNX Runtime raises types of its own
+            reason = str(error).strip().partition("\n")[0]
+            raise FlexgroupError(
+                f"ONNX Runtime does not run {model} on an input of {tuple(example.shape)}: {reason}; "
+                "give another --input, or leave ONNX Runtime out of the comparison"
+            ) from error
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            _export(model, example, path)
+            session = ort.InferenceSession(str(path), options, providers=providers)
     inputs = session.get_inputs()[0].name
 
     def run(x: Array) -> Array:

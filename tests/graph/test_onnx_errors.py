@@ -158,7 +158,7 @@ def test_a_file_of_something_else(content):
 @pytest.mark.parametrize(("opset", "word"), [(7, "older"), (99, "newer")])
 def test_an_opset_that_is_not_known(opset, word):
     assert error_of(small(opset=opset)) == (
-        f"the ONNX model is of opset {opset}, {word} than flexgroup reads (9 to 26); export it with opset_version=17, "
+        f"the ONNX model is of opset {opset}, {word} than flexgroup reads (9 to 28); export it with opset_version=17, "
         "or convert it with onnx.version_converter.convert_version(model, 17)"
     )
 
