@@ -66,6 +66,11 @@ class Process:
             raise WorkerError(answer["error"])
         return answer["ok"]
 
+    @property
+    def number(self) -> int:
+        """The system's number of the process."""
+        return self._process.pid
+
     def settle(self) -> bool:
         """Wait until the process uses no processor time; False where it does not stop within two seconds.
 

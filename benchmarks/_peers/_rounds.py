@@ -15,6 +15,7 @@ import numpy.typing as npt
 from _peers._cases import Case
 from _peers._engine import Engine
 from _peers._install import python_of
+from _peers._others import Others
 from _peers._process import Process, WorkerError
 
 
@@ -41,6 +42,15 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """All outcomes, the versions of what was measured, and the cores that other programs used during the rounds."""
+
+    outcomes: dict[Cell, Outcome]
+    versions: dict[str, str]
+    others: float
+
+
+@dataclass(frozen=True)
 class Plan:
     """How long to measure, and where things are kept."""
 
@@ -61,8 +71,8 @@ def cells_of(engines: Sequence[Engine], cases: Sequence[Case], threads: Sequence
     ]
 
 
-def measure(cells: Sequence[Cell], plan: Plan) -> tuple[dict[Cell, Outcome], dict[str, str]]:
-    """All outcomes, and the versions of what was measured."""
+def measure(cells: Sequence[Cell], plan: Plan) -> Measured:
+    """Prepare, load, check and time everything; what does not work becomes a reason."""
     outcomes = {cell: Outcome() for cell in cells}
     versions = _prepare(outcomes, plan)
     with contextlib.ExitStack() as stack:
@@ -76,14 +86,16 @@ def measure(cells: Sequence[Cell], plan: Plan) -> tuple[dict[Cell, Outcome], dic
             with _noting(outcomes[cell]):
                 given = workers[place].ask("load", key=cell.key, threads=cell.threads, **files)
                 outcomes[cell].difference = _difference(cell.case, given)
+        others = Others(worker.number for worker in workers.values())
         for number in range(plan.rounds):
             plan.say(f"round {number + 1} of {plan.rounds}")
             _round(outcomes, workers, plan, backwards=number % 2 == 1)
+        busy = others.cores()
         for cell in _working(outcomes):
             with _noting(outcomes[cell]):
                 given = workers[cell.engine.key, cell.threads].ask("output", key=cell.key)
                 outcomes[cell].difference = max(outcomes[cell].difference, _difference(cell.case, given))
-    return outcomes, versions
+    return Measured(outcomes, versions, busy)
 
 
 def _round(

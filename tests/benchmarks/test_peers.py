@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import toy_engines
 from _peers._cases import ALIGNED, UNALIGNED, make_case, prune_at_random
 from _peers._mnn import blocks_of_output_channels
 from _peers._onnx import write_onnx
+from _peers._others import Others
 from _peers._process import Process, WorkerError
 from _peers._rounds import Plan, cells_of, measure
 from _peers._tables import Row, verdicts
@@ -91,9 +94,9 @@ def test_bf16_peers_are_a_race_of_their_own() -> None:
 @pytest.mark.usefixtures("toys_on_the_path")
 def test_what_does_not_work_has_its_reason_in_the_results(tmp_path: Path) -> None:
     case = make_case("digits_net", 0.0, False, tmp_path)
-    outcomes, versions = measure(cells_of([toy_engines.Echo(), toy_engines.Dying()], [case], [1]), plan_in(tmp_path))
-    echo, dying = outcomes.values()
-    assert versions["numpy"] == np.__version__
+    result = measure(cells_of([toy_engines.Echo(), toy_engines.Dying()], [case], [1]), plan_in(tmp_path))
+    echo, dying = result.outcomes.values()
+    assert result.versions["numpy"] == np.__version__
     assert echo.difference == float("inf")  # its input is no output of the network
     assert not echo.failure
     assert len(echo.samples) >= 2
@@ -102,10 +105,25 @@ def test_what_does_not_work_has_its_reason_in_the_results(tmp_path: Path) -> Non
 
 @pytest.mark.usefixtures("toys_on_the_path")
 def test_a_worker_says_what_went_wrong_and_goes_on(tmp_path: Path) -> None:
-    import sys
-
     with Process(toy_engines.Echo(), Path(sys.executable), tmp_path / "log", 1) as worker:
         with pytest.raises(WorkerError, match="KeyError: 'nothing'"):
             worker.ask("output", key="nothing")
         assert worker.ask("versions") == {"numpy": np.__version__}
         assert worker.settle()
+
+
+def test_what_other_programs_use_is_told_apart_from_our_own_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stat, hertz = tmp_path / "stat", os.sysconf("SC_CLK_TCK")
+
+    def at(clock: float, ours: float, everybody: float) -> None:
+        stat.write_text(f"cpu  {round(everybody * hertz)} 0 0 5000 0 0 0 0 0 0\n")
+        monkeypatch.setattr("time.monotonic", lambda: clock)
+        monkeypatch.setattr("time.process_time", lambda: ours)
+
+    monkeypatch.setattr("_peers._others.STAT", stat)
+    at(clock=10.0, ours=1.0, everybody=100.0)
+    others = Others([])
+    at(clock=12.0, ours=2.0, everybody=104.0)
+    assert others.cores() == pytest.approx(1.5)
