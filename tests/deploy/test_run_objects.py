@@ -109,23 +109,27 @@ process.stdout.write(Buffer.concat(results));
 """
 
 
-def test_as_webassembly(small_net, small_object, zig_tool, tmp_path):
+def runs_as_torch_in_webassembly(zig_tool, folder: Path, files, model, inputs: list[torch.Tensor]) -> None:
+    """As `runs_as_torch`, for a network called "small" with one input and one output, under node."""
     node = shutil.which("node") or pytest.skip("needs node")
-    files = small_object("wasm32")
-    linked, script = tmp_path / "small.wasm", tmp_path / "run.mjs"
+    linked, script = folder / "small.wasm", folder / "run.mjs"
     exports = [f"--export={name}" for name in ("__heap_base", "small_prepare", "small_run")]
     command = [*zig_tool, "wasm-ld", "--no-entry", "--export-memory", *exports, str(files.object), "-o", str(linked)]
     subprocess.run(command, check=True, timeout=300)
     script.write_text(WASM_PROGRAM)
-    x = images(3, 17, 11)
-    sizes = [str(number) for number in (3 * 17 * 11, 7, files.workspace_bytes)]
-    stdin = b"".join(each.numpy().tobytes() for each in (*x, x[0]))
+    expected = [model(x) for x in (*inputs, inputs[0])]
+    sizes = [str(number) for number in (inputs[0].numel(), expected[0].numel(), files.workspace_bytes)]
+    stdin = b"".join(each.numpy().tobytes() for each in (*inputs, inputs[0]))
     done = subprocess.run([node, str(script), str(linked), *sizes], input=stdin, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
-    results = np.frombuffer(done.stdout, np.float32).reshape(4, 7)
-    for given, each in zip(results, (*x, x[0]), strict=True):
-        assert close(given, small_net(each))
-    assert np.array_equal(results[0], results[3])
+    results = np.frombuffer(done.stdout, np.float32).reshape(len(expected), -1)
+    for given, want in zip(results, expected, strict=True):
+        assert close(given, want)
+    assert np.array_equal(results[0], results[-1])
+
+
+def test_as_webassembly(small_net, small_object, zig_tool, tmp_path):
+    runs_as_torch_in_webassembly(zig_tool, tmp_path, small_object("wasm32"), small_net, images(3, 17, 11))
 
 
 @pytest.fixture
