@@ -11,7 +11,7 @@ from flexgroup.engine import _lower_layers, _lower_moves
 from flexgroup.engine._arrange import copied, gather, is_ordinary, like, to_external, tokens, view
 from flexgroup.engine._layout import External, Image, Vector
 from flexgroup.engine._operations import ConvOp, Tap
-from flexgroup.engine._operations_tokens import AttentionOp, LayerNormOp, ProductOp
+from flexgroup.engine._operations_tokens import AttentionOp, LayerNormOp, ProductOp, SoftmaxOp
 from flexgroup.engine._view import COLUMN, PLANE, Held, View, indices, sliced, view_of
 from flexgroup.graph import ir
 from flexgroup.graph._factors import Axes, Axis, Factor, regrouped, whole
@@ -44,6 +44,25 @@ def _layer_norm(lowering: Lowering, node: ir.Node, op: ir.LayerNorm) -> Value:
     lowering.layout.tie(out, image)
     lowering.append(LayerNormOp(node.name, op.weight, op.bias, op.eps, image, out))
     return View(out, (*around[:-1], *whole(op.weight.shape, PLANE)))
+
+
+def _softmax(lowering: Lowering, node: ir.Node, op: ir.Softmax) -> Value:
+    name, shape = node.inputs[0], lowering.graph.shapes[node.output]
+    # Axes that lie in planes anyway may as well be blocks.
+    blocks = [
+        axis for axis, each in enumerate(view(lowering, name).axes) if axis != op.axis and any(map(_is_plane, each))
+    ]
+    image, around = tokens(lowering, name, [*blocks, op.axis])
+    out = lowering.layout.new_image(len(image.planes), image.height, image.width)
+    lowering.layout.tie(out, image)
+    heads, counted = _planes((*(shape[axis] for axis in blocks), shape[op.axis]))
+    lowering.append(SoftmaxOp(node.name, image, out, int(np.prod([shape[axis] for axis in blocks]))))
+    placed = dict(zip([*blocks, op.axis], [*heads, counted], strict=True))
+    return View(out, tuple(placed.get(axis, each) for axis, each in enumerate(around)))
+
+
+def _is_plane(factor: Factor) -> bool:
+    return factor.axis == PLANE
 
 
 def _attention(lowering: Lowering, node: ir.Node, op: ir.Attention) -> Value:
@@ -197,6 +216,7 @@ def output(lowering: Lowering, name: str, target: External) -> bool:
 RULES: Mapping[type, Rule] = {
     ir.Linear: _linear,
     ir.LayerNorm: _layer_norm,
+    ir.Softmax: _softmax,
     ir.Attention: _attention,
     ir.MatMul: _matmul,
     ir.Flatten: _reshape,

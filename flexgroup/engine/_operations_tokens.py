@@ -38,6 +38,16 @@ class LayerNormOp:
     out: Image
 
 
+@dataclass(frozen=True)
+class SoftmaxOp:
+    """Softmax over the planes of every block of ``x``, at every position."""
+
+    name: str
+    x: Image
+    out: Image
+    blocks: int
+
+
 @dataclass(frozen=True, eq=False)
 class ProductOp:
     """``scale`` times a product of two activations, for every block of a batch.
@@ -74,14 +84,14 @@ class AttentionOp:
     mask: Array | None
 
 
-TokenOperation: TypeAlias = GatherOp | LayerNormOp | ProductOp | AttentionOp
+TokenOperation: TypeAlias = GatherOp | LayerNormOp | SoftmaxOp | ProductOp | AttentionOp
 
 
 def token_values(operation: TokenOperation) -> list[Source]:
     """What an operation reads and writes."""
     if isinstance(operation, GatherOp):
         return [operation.source, operation.target]
-    if isinstance(operation, LayerNormOp):
+    if isinstance(operation, LayerNormOp | SoftmaxOp):
         return [operation.x, operation.out]
     if isinstance(operation, ProductOp):
         return [operation.entries, operation.x, operation.out]

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flexgroup.engine._layout import External, Image, PlaneRef, Vector
-from flexgroup.engine._operations_tokens import AttentionOp, GatherOp, LayerNormOp, ProductOp
+from flexgroup.engine._operations_tokens import AttentionOp, GatherOp, LayerNormOp, ProductOp, SoftmaxOp
 from flexgroup.engine._plan import ARENA, FIRST_EXTERNAL, Step, number, reference
 from flexgroup.engine._view import Held, Indices, Source
 from flexgroup.kernels import CopyKernel, Target
@@ -19,6 +19,7 @@ from flexgroup.kernels.conv import largest_tile
 from flexgroup.kernels.gather import GatherKernel
 from flexgroup.kernels.norm import LayerNormKernel
 from flexgroup.kernels.product import ProductKernel
+from flexgroup.kernels.softmax import SoftmaxKernel
 
 if TYPE_CHECKING:
     from flexgroup.engine._steps import StepBuilder
@@ -119,6 +120,22 @@ def _layer_norm(builder: StepBuilder, op: LayerNormOp) -> Step:
     return builder.by_range(op.name, LayerNormKernel(tile, builder.element), fields, -(-vectors // tile))
 
 
+def _softmax(builder: StepBuilder, op: SoftmaxOp) -> Step:
+    vectors = builder.layout.vectors(op.out)
+    tile = min(NORM_TILE, vectors)
+    tiles = -(-vectors // tile)
+    fields = {
+        "inputs": builder.table(builder.planes(op.x)),
+        "outputs": builder.table(builder.planes(op.out)),
+        "mask": builder.mask(op.out),
+        "arena": reference(ARENA, 0),
+        "planes": len(op.out.planes) // op.blocks,
+        "tiles": tiles,
+        "last_start": vectors - tile,
+    }
+    return builder.by_range(op.name, SoftmaxKernel(tile, builder.element), fields, op.blocks * tiles)
+
+
 def _product(builder: StepBuilder, op: ProductOp) -> Step:
     vectors = builder.layout.vectors(op.out)
     sums, rows = len(op.x.planes) // op.blocks, len(op.out.planes) // op.blocks
@@ -204,6 +221,7 @@ def _shape(target: Target, rows: int, vectors: int) -> tuple[int, int]:
 BUILDERS: Mapping[type, Callable[..., Step]] = {
     GatherOp: _gather,
     LayerNormOp: _layer_norm,
+    SoftmaxOp: _softmax,
     ProductOp: _product,
     AttentionOp: _attention,
 }

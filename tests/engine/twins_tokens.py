@@ -7,7 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from flexgroup.kernels import AttentionKernel, GatherKernel, LayerNormKernel, ProductKernel, SparseLinearKernel
+from flexgroup.kernels import (
+    AttentionKernel,
+    GatherKernel,
+    LayerNormKernel,
+    ProductKernel,
+    SoftmaxKernel,
+    SparseLinearKernel,
+)
 
 
 def number(bits: int) -> np.float32:
@@ -35,6 +42,19 @@ def layer_norm(kernel: LayerNormKernel, f: dict[str, int], memory: Any, lanes: i
         x = np.stack([arena[plane + start :][:width] for plane in inputs])
         y = (x - x.mean(0)) / np.sqrt(x.var(0) + number(f["eps"])) * weight + bias
         for plane, row in zip(outputs, y, strict=True):
+            arena[plane + start :][:width] = np.where(mask[start : start + width], row, 0)
+
+
+def softmax(kernel: SoftmaxKernel, f: dict[str, int], memory: Any, lanes: int) -> None:
+    arena, width, planes = memory.view(f["arena"]), kernel.tile * lanes, f["planes"]
+    inputs, outputs = (memory.view(f[name], np.int32) // 4 for name in ("inputs", "outputs"))
+    mask = memory.view(f["mask"], np.int32)
+    for item in range(f["first"], f["last"]):
+        block, tile = divmod(item, f["tiles"])
+        start = min(tile * kernel.tile, f["last_start"]) * lanes
+        x = np.stack([arena[plane + start :][:width] for plane in inputs[block * planes :][:planes]])
+        y = np.exp(x - x.max(0))
+        for plane, row in zip(outputs[block * planes :][:planes], y / y.sum(0), strict=True):
             arena[plane + start :][:width] = np.where(mask[start : start + width], row, 0)
 
 
@@ -102,6 +122,7 @@ def sparse_linear(kernel: SparseLinearKernel, f: dict[str, int], memory: Any, la
 TWINS = {
     GatherKernel: gather,
     LayerNormKernel: layer_norm,
+    SoftmaxKernel: softmax,
     ProductKernel: product,
     AttentionKernel: attention,
     SparseLinearKernel: sparse_linear,
