@@ -9,6 +9,8 @@ import numpy as np
 
 from flexgroup.graph import ir
 
+_MOVES = (ir.Reshape, ir.Permute, ir.Slice, ir.Flatten)
+
 
 def merge_moves(before: ir.Op, after: ir.Op, shape: tuple[int, ...]) -> ir.Op | None:
     """One operator for a reshape or permutation after another; ``shape`` is that of the result."""
@@ -27,20 +29,31 @@ def is_idle(op: ir.Op, shape: tuple[int, ...]) -> bool:
 
 
 def fold_scales(graph: ir.Graph) -> ir.Graph:
-    """Let products do the scaling of their operands: ``(s q) @ k`` is ``s (q @ k)``."""
-    producers = graph.producers()
-    nodes, changed = [], False
+    """Let products do the scaling of their operands: ``(s q) @ k`` is ``s (q @ k)``, whatever moves q between."""
+    search = _Search(graph)
+    nodes: list[ir.Node] = []
+    unscaled: dict[str, str] = {}  # for the moves that read a scaled value, the value before
+    changed = False
     for node in graph.nodes:
         op = node.op
         if isinstance(op, ir.MatMul | ir.Attention):
             inputs, scale = list(node.inputs), op.scale
             for i, name in enumerate(inputs[:2]):
-                factor = uniform_scale(producers[name].op) if name in producers else None
-                if factor is not None:
-                    inputs[i], scale, changed = producers[name].inputs[0], scale * factor, True
+                found = search.scaled(name)
+                if found is None:
+                    continue
+                scaling, move = found
+                scale, changed = scale * (uniform_scale(scaling.op) or 0.0), True
+                if move is None:
+                    inputs[i] = scaling.inputs[0]
+                else:
+                    unscaled[move.output] = scaling.inputs[0]
             node = replace(node, op=replace(op, scale=scale), inputs=tuple(inputs))
         nodes.append(node)
-    return replace(graph, nodes=tuple(nodes)) if changed else graph
+    if not changed:
+        return graph
+    kept = (replace(x, inputs=(unscaled[x.output],)) if x.output in unscaled else x for x in nodes)
+    return replace(graph, nodes=tuple(kept))
 
 
 def uniform_scale(op: Any) -> float | None:
@@ -100,6 +113,15 @@ class _Search:
     def __init__(self, graph: ir.Graph) -> None:
         self._shapes, self._outputs = graph.shapes, graph.outputs
         self._producers, self._readers = graph.producers(), graph.consumers()
+
+    def scaled(self, name: str) -> tuple[ir.Node, ir.Node | None] | None:
+        """The node that scales the value ``name``, and the move that reads its result if there are some between."""
+        move, node = None, self._producers.get(name)
+        while node is not None and isinstance(node.op, _MOVES):
+            if len(self._readers[node.output]) > 1 or node.output in self._outputs:
+                return None
+            move, node = node, self._producers.get(node.inputs[0])
+        return None if node is None or uniform_scale(node.op) is None else (node, move)
 
     def attention(self, node: ir.Node) -> tuple[ir.Attention, tuple[str, str, str]] | None:
         """The operator, and query, transposed key and value, if ``node`` is the end of an attention."""

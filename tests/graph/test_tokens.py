@@ -257,6 +257,34 @@ def test_scales_of_both_operands_go_into_the_product():
     assert folded.nodes[-1].inputs == ("x", "x")
 
 
+def test_scales_go_into_the_product_past_what_only_moves_numbers():
+    double = ir.Affine(np.full(4, 2.0, np.float32), np.zeros(4, np.float32))
+    graph = graph_of(
+        (4, 6),
+        (double, ["x"], "a"),
+        (ir.Slice(0, 1, 4), ["a"], "cut"),
+        (ir.Permute((1, 0)), ["cut"], "turned"),
+        (ir.Slice(0, 0, 3), ["x"], "b"),
+        (ir.MatMul(), ["b", "turned"], "y"),
+    )
+    folded = fold_scales(graph)
+    same(graph, folded)
+    assert folded.nodes[-1].op == ir.MatMul(2.0)
+    assert next(node for node in folded.nodes if node.output == "cut").inputs == ("x",)
+
+
+def test_a_scaled_value_that_others_read_too_stays_scaled():
+    double = ir.Affine(np.full(4, 2.0, np.float32), np.zeros(4, np.float32))
+    graph = graph_of(
+        (4, 4),
+        (double, ["x"], "a"),
+        (ir.Permute((1, 0)), ["a"], "turned"),
+        (ir.MatMul(), ["x", "turned"], "product"),
+        (ir.Add(), ["product", "turned"], "y"),
+    )
+    assert fold_scales(graph) is graph
+
+
 def norm(size):
     return ir.LayerNorm(numbers(size), numbers(size, 1)[:, 0], 1e-5)
 
