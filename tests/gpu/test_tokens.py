@@ -1,0 +1,23 @@
+"""What there is no OpenCL code for is refused by name."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from flexgroup import FlexgroupError
+from flexgroup.engine import plan_graph
+from flexgroup.gpu._launch import OPENCL, launch
+from flexgroup.graph import from_torch, optimize
+
+
+def test_layers_of_transformers_are_refused() -> None:
+    model = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    plan = plan_graph(optimize(from_torch(model, (torch.randn(1, 5, 8),))), OPENCL)
+    with pytest.raises(FlexgroupError) as caught:
+        [launch(step, 64) for step in plan.steps if step.name == "norm1"]
+    assert str(caught.value) == (
+        "layer 'norm1' runs as layer_norm_f32_t2, which there is no OpenCL code for yet; compile the network for the CPU, "
+        "or the part of it that is convolutions for the GPU"
+    )
