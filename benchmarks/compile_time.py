@@ -149,7 +149,7 @@ def measure(name: str, rounds: int) -> dict[str, dict[str, float]]:
             environment = {**os.environ, "FLEXGROUP_CACHE": folder, "OMP_NUM_THREADS": "1"}
             for runs in (RUNS[:1], RUNS[1:]):
                 command = [sys.executable, __file__, "--child", name, "--calls", str(len(runs))]
-                output = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+                output = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
                 for run, (seconds, image) in zip(runs, json.loads(output.splitlines()[-1]), strict=True):
                     found[run].append({**seconds, "total": sum(seconds.values()), "image": image})
     return {

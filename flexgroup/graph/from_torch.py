@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import operator
 import os
 import traceback
 import warnings
@@ -16,6 +17,7 @@ import torch
 from flexgroup._errors import FlexgroupError
 from flexgroup.graph import ir
 from flexgroup.graph._lowering import Lowering
+from flexgroup.graph._rules import RULES, SHAPE_ONLY
 from flexgroup.graph._validate import check
 
 _TORCH_FOLDER = os.path.dirname(torch.__file__)
@@ -38,7 +40,12 @@ def from_torch(model: torch.nn.Module, example: tuple[torch.Tensor, ...]) -> ir.
     _check_example(example)
     program = _export(model, example)
     with torch.no_grad():
-        graph = Lowering(program, model).run()
+        try:
+            graph = Lowering(program, model).run()
+        except FlexgroupError:
+            if not _is_plain(program):
+                raise
+            graph = Lowering(_export(model, example, simplified=True), model).run()
     check(graph)
     return graph
 
@@ -83,15 +90,17 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _export(model: torch.nn.Module, example: tuple[torch.Tensor, ...]) -> torch.export.ExportedProgram:
+def _export(
+    model: torch.nn.Module, example: tuple[torch.Tensor, ...], simplified: bool = False
+) -> torch.export.ExportedProgram:
     device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), example[0].device)
     moved = tuple(x.detach().to(device) for x in example)
     if len(moved[0]) == 1:
         # An axis of size one could be the batch or not: two images tell where a forward puts it.
         with contextlib.suppress(Exception):  # a forward for a single image only
-            return _exported(model, tuple(torch.cat([x, x]) for x in moved))
+            return _exported(model, tuple(torch.cat([x, x]) for x in moved), simplified)
     try:
-        return _exported(model, moved)
+        return _exported(model, moved, simplified)
     except Exception as error:  # whatever the user's forward or torch may raise, the user gets one line of it
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise FlexgroupError(
@@ -100,12 +109,25 @@ def _export(model: torch.nn.Module, example: tuple[torch.Tensor, ...]) -> torch.
         ) from error
 
 
-def _exported(model: torch.nn.Module, example: tuple[torch.Tensor, ...]) -> torch.export.ExportedProgram:
+def _exported(
+    model: torch.nn.Module, example: tuple[torch.Tensor, ...], simplified: bool
+) -> torch.export.ExportedProgram:
     with _eval_mode(model), torch.no_grad(), _quiet():
         program: torch.export.ExportedProgram = torch.export.export(model, example, strict=False)
-        # With an empty table this only replaces in-place operators by those that return values.
-        program = program.run_decompositions({})
-        return program
+        # With an empty table this replaces in-place operators by those that return values, and some by simpler ones.
+        # It traces the program again, which takes as long as the export, so it is left out where it has nothing to do.
+        return program if _is_plain(program) and not simplified else program.run_decompositions({})
+
+
+def _is_plain(program: torch.export.ExportedProgram) -> bool:
+    """Whether every operator returns its result and has a rule."""
+    calls = [node for node in program.graph.nodes if node.op == "call_function"]
+    return all(
+        isinstance(target, torch._ops.OpOverload)
+        and not target._schema.is_mutable
+        and (str(target).rpartition(".")[0] in RULES or str(target).rpartition(".")[0] in SHAPE_ONLY)
+        for target in (node.target for node in calls if node.target is not operator.getitem)
+    )
 
 
 def _user_line(error: BaseException) -> str:
