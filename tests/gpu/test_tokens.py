@@ -18,6 +18,6 @@ def test_layers_of_transformers_are_refused() -> None:
     with pytest.raises(FlexgroupError) as caught:
         [launch(step, 64) for step in plan.steps if step.name == "norm1"]
     assert str(caught.value) == (
-        "layer 'norm1' runs as layer_norm_f32_t2, which there is no OpenCL code for yet; compile the network for the CPU, "
-        "or the part of it that is convolutions for the GPU"
+        "layer 'norm1' runs as layer_norm_f32_t2, which there is no OpenCL code for yet; compile the network for the "
+        "CPU, or the part of it that is convolutions for the GPU"
     )
