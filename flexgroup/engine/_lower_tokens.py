@@ -66,7 +66,7 @@ def _is_plane(factor: Factor) -> bool:
 
 
 def _attention(lowering: Lowering, node: ir.Node, op: ir.Attention) -> Value:
-    query, key, value = node.inputs
+    query, key, value, *others = node.inputs
     axes = len(lowering.graph.shapes[query])
     planes = [*range(axes - 2), axes - 1]
     keys, values = (tokens(lowering, name, planes, in_row=True)[0] for name in (key, value))
@@ -81,7 +81,8 @@ def _attention(lowering: Lowering, node: ir.Node, op: ir.Attention) -> Value:
         # Positions of the image are in the order in which its axes count them.
         at = indices([around[axes - 2]])
         mask = mask[:, np.argsort(at[1] * queries.width + at[2])]
-    lowering.append(AttentionOp(node.name, queries, keys, values, out, scratch, heads, op.scale, mask))
+    by_key = lowering.vector(others[0]) if others else None
+    lowering.append(AttentionOp(node.name, queries, keys, values, out, scratch, heads, op.scale, mask, by_key))
     blocks, features = _planes((*batch, width))
     return View(out, (*blocks, around[axes - 2], features))
 

@@ -70,7 +70,7 @@ class AttentionOp:
     """Attention of every position of ``query`` to the positions of ``key`` and ``value``, for every head.
 
     An image has the planes of one head after those of another. ``scratch`` holds the weights of one tile of queries a
-    thread. ``mask`` is (heads or 1, queries, keys).
+    thread. ``mask`` is (heads or 1, queries, keys); ``by_key`` has a number for every key. Both are added to the scores.
     """
 
     name: str
@@ -82,6 +82,7 @@ class AttentionOp:
     heads: int
     scale: float
     mask: Array | None
+    by_key: Vector | None
 
 
 TokenOperation: TypeAlias = GatherOp | LayerNormOp | SoftmaxOp | ProductOp | AttentionOp
@@ -95,4 +96,5 @@ def token_values(operation: TokenOperation) -> list[Source]:
         return [operation.x, operation.out]
     if isinstance(operation, ProductOp):
         return [operation.entries, operation.x, operation.out]
-    return [operation.query, operation.key, operation.value, operation.out, operation.scratch]
+    by_key = [] if operation.by_key is None else [operation.by_key]
+    return [operation.query, operation.key, operation.value, operation.out, operation.scratch, *by_key]

@@ -173,6 +173,7 @@ def _attention(builder: StepBuilder, op: AttentionOp) -> Step:
         "scores_mask": builder.constants.add(added),
         "head_mask": added[0].nbytes if len(added) > 1 else 0,
         "key_mask": vectors * layout.lanes * builder.element.bytes,
+        "by_key": reference(ARENA, layout.offset(PlaneRef(op.by_key.buffer, 0)) if op.by_key is not None else 0),
         "arena": reference(ARENA, 0),
         "key_count": keys,
         "query_planes": len(op.query.planes) // op.heads,
@@ -182,7 +183,7 @@ def _attention(builder: StepBuilder, op: AttentionOp) -> Step:
         "scale": number(op.scale),
     }
     macs = keys * (len(op.query.planes) + len(op.value.planes)) * op.out.height * op.out.width
-    kernel = AttentionKernel(rows, tile, op.mask is not None, builder.element)
+    kernel = AttentionKernel(rows, tile, op.mask is not None, op.by_key is not None, builder.element)
     start = layout.offset(PlaneRef(op.scratch.buffer, 0))
     own = keys * LARGEST_TILE * layout.lanes * builder.element.bytes
     bounds = [op.heads * tiles * thread // builder.threads for thread in range(builder.threads + 1)]

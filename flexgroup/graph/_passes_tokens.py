@@ -97,12 +97,16 @@ def find_attention(graph: ir.Graph) -> ir.Graph:
     for node in graph.nodes:
         found = search.attention(node)
         if found is not None:
-            op, (query, transposed, value) = found
+            op, (query, transposed, value, *by_key) = found
             shape, key = graph.shapes[transposed], f"{node.output}/key"
             swap = ir.Permute((*range(len(shape) - 2), len(shape) - 1, len(shape) - 2))
             shapes[key] = (*shape[:-2], shape[-1], shape[-2])
             nodes.append(ir.Node(f"{node.name}/key", swap, (transposed,), key, node.source))
-            node = replace(node, op=op, inputs=(query, key, value))
+            for name in by_key:
+                flat = f"{node.output}/mask"
+                shapes[flat] = shape[-1:]
+                nodes.append(ir.Node(f"{node.name}/mask", ir.Reshape(shape[-1:]), (name,), flat, node.source))
+            node = replace(node, op=op, inputs=(query, key, value, *(f"{node.output}/mask" for _ in by_key)))
         nodes.append(node)
     return replace(graph, nodes=tuple(nodes), shapes=shapes) if len(shapes) > len(graph.shapes) else graph
 
@@ -123,24 +127,38 @@ class _Search:
             move, node = node, self._producers.get(node.inputs[0])
         return None if node is None or uniform_scale(node.op) is None else (node, move)
 
-    def attention(self, node: ir.Node) -> tuple[ir.Attention, tuple[str, str, str]] | None:
-        """The operator, and query, transposed key and value, if ``node`` is the end of an attention."""
+    def attention(self, node: ir.Node) -> tuple[ir.Attention, tuple[str, ...]] | None:
+        """The operator, and query, transposed key, value and numbers for keys, if ``node`` ends an attention."""
         if not isinstance(node.op, ir.MatMul) or node.op.scale != 1:
             return None
         weights = self._inner(node.inputs[0], ir.Softmax)
         if weights is None or weights.op != ir.Softmax(len(self._shapes[weights.output]) - 1):
             return None
-        name, mask = self._without_mask(weights.inputs[0])
+        name, by_key = self._without_key_mask(weights.inputs[0])
+        name, mask = self._without_mask(name)
         scores = self._inner(name, ir.MatMul)
         if scores is None or not isinstance(scores.op, ir.MatMul):
             return None
-        return ir.Attention(scores.op.scale, mask), (scores.inputs[0], scores.inputs[1], node.inputs[1])
+        return ir.Attention(scores.op.scale, mask), (*scores.inputs, node.inputs[1], *by_key)
 
     def _inner(self, name: str, kind: type) -> ir.Node | None:
         """The node that computes ``name``, if it is of this kind and one node reads its result."""
         node = self._producers.get(name)
         once = len(self._readers[name]) == 1 and name not in self._outputs
         return node if node is not None and isinstance(node.op, kind) and once else None
+
+    def _without_key_mask(self, name: str) -> tuple[str, tuple[str, ...]]:
+        """The scores before numbers for keys, which depend on the input, were added to them, and these."""
+        added = self._inner(name, ir.Add)
+        if added is None or added.op != ir.Add():
+            return name, ()
+        shape = self._shapes[name]
+        for scores, mask in (added.inputs, added.inputs[::-1]):
+            node = self._producers.get(mask)
+            varies = node is None or not isinstance(node.op, ir.Constant)
+            if varies and self._shapes[scores] == shape and self._shapes[mask] == (*(1,) * (len(shape) - 1), shape[-1]):
+                return scores, (mask,)
+        return name, ()
 
     def _without_mask(self, name: str) -> tuple[str, ir.Array | None]:
         """The scores before a constant was added to them, and that constant."""

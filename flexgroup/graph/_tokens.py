@@ -11,7 +11,7 @@ import torch
 
 from flexgroup.graph import ir
 from flexgroup.graph._call import Call, Rule, Unsupported, Value
-from flexgroup.graph._factors import Axes, whole
+from flexgroup.graph._factors import Axes, size_of, whole
 from flexgroup.graph._value import BATCH_MOVES
 from flexgroup.graph._views import axes_of, has_batch, permute, reshape, settle, stored_axis, viewed
 from flexgroup.graph._weighted import on_last_axis
@@ -93,15 +93,27 @@ def _attention(call: Call) -> Value:
         scale=1 / math.sqrt(shape[-1]) if scale is None else float(scale),
         mask=_mask(call, axes_of(call, query), shape, call.stored(key)[-2]),
     )
-    attended = call.emit(op, *(Value(x.name, call.stored(x)) for x in (query, key, value)), kind="attention")
+    operands = [Value(x.name, call.stored(x)) for x in (query, key, value)]
+    if isinstance(call.get("attn_mask"), Value):
+        operands.append(_by_key(call, call.viewed("attn_mask"), call.stored(key)[-2]))
+    attended = call.emit(op, *operands, kind="attention")
     return _like_rows(call, attended, query)
+
+
+def _by_key(call: Call, mask: Value, keys: int) -> Value:
+    """A mask that depends on the input, if it says the same of a key to every head and query."""
+    *around, last = axes_of(call, mask)
+    alone = all(not axis or has_batch(axis) for axis in around) and size_of(last) == keys
+    if not alone or size_of(around[0]) != call.batch:
+        raise Unsupported("its mask depends on the input in more than the key; give a mask (batch, 1, 1, keys)")
+    return call.first(settle(call, reshape(call, mask, (call.batch, keys))))
 
 
 def _mask(call: Call, axes: Axes, query: tuple[int, ...], keys: int) -> ir.Array | None:
     """The mask of an attention as numbers to add to its scores: (queries, keys) or (..., queries, keys)."""
     scores = (*query[:-1], keys)
     given = call.get("attn_mask")
-    mask = torch.zeros(()) if given is None else call.constant("attn_mask")
+    mask = torch.zeros(()) if given is None or isinstance(given, Value) else call.constant("attn_mask")
     if mask.dtype == torch.bool:
         mask = torch.zeros(mask.shape).masked_fill(~mask, -ir.INF)
     if call.get("is_causal"):

@@ -245,13 +245,14 @@ def _matmul(op: ir.MatMul, inputs: tuple[Shape, ...]) -> Shape:
 
 
 def _attention(op: ir.Attention, inputs: tuple[Shape, ...]) -> Shape:
-    _require(len(inputs) == 3, f"it has {len(inputs)} inputs instead of three")
-    query, key, value = inputs
+    _require(len(inputs) in (3, 4), f"it has {len(inputs)} inputs instead of three, or four with numbers for the keys")
+    query, key, value = inputs[:3]
     axes = len(query) == len(key) == len(value) > 1 and query[:-2] == key[:-2] == value[:-2]
     _require(axes and query[-1] == key[-1] and key[-2] == value[-2], f"it cannot attend with {query}, {key}, {value}")
     scores = (*query[:-1], key[-2])
     mask = scores if op.mask is None else op.mask.shape
     _require(mask in (scores, scores[-2:]), f"its mask is {mask}, its scores {scores}")
+    _require(inputs[3:] in ((), (scores[-1:],)), f"its numbers for keys are {inputs[-1]}, its scores {scores}")
     return (*query[:-1], value[-1])
 
 

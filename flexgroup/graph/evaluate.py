@@ -167,9 +167,14 @@ def _matmul(op: ir.MatMul, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return op.scale * (a @ b)
 
 
-def _attention(op: ir.Attention, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+def _attention(op: ir.Attention, query: torch.Tensor, key: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
     scores = op.scale * (query @ key.transpose(-2, -1))
-    return (scores if op.mask is None else scores + _like(op.mask, scores)).softmax(-1) @ value
+    if op.mask is not None:
+        scores = scores + _like(op.mask, scores)
+    value, *by_key = others
+    for numbers in by_key:
+        scores = scores + numbers.reshape(len(numbers), *(1,) * (scores.ndim - 2), -1)
+    return scores.softmax(-1) @ value
 
 
 _MEANINGS: Mapping[type, Callable[..., torch.Tensor]] = {

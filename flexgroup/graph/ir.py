@@ -241,7 +241,8 @@ class Attention:
     """``softmax(scale * query @ key.T + mask) @ value`` along the last two axes (Vaswani et al., arXiv 1706.03762).
 
     Inputs are query (..., n, d), key (..., m, d) and value (..., m, e); axes before the last two are equal. ``mask``,
-    where there is one, is (n, m) or (..., n, m); it may hold minus infinity.
+    where there is one, is (n, m) or (..., n, m); it may hold minus infinity. A fourth input (m,), where there is one,
+    is added to the scores of its keys: it hides the padding of a batch.
     """
 
     scale: float

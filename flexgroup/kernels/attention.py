@@ -1,7 +1,8 @@
 """Attention of a tile of queries to all keys, without storing what has the size of queries times keys.
 
 For one head and one tile of queries (positions, side by side in lanes) the scores of all keys go to scratch memory, one
-row of vectors a key; their softmax is taken across the rows, lane by lane; then the values are summed with these weights.
+row of vectors a key; their softmax is taken across the rows, lane by lane; then the values are summed with these
+weights.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ SIGNATURE = Signature(
         "scores_mask",  # a number a head, key and position of a query: added to the scores, where the kernel has it
         "head_mask",  # bytes in it from a head to the next
         "key_mask",  # bytes in it from a key to the next
+        "by_key",  # a number a key: added to the scores, where the kernel has it
         "arena",
         "scratch",
         "key_count",  # at least as many as the kernel's rows
@@ -49,16 +51,21 @@ _TAYLOR = (1 / 720, 1 / 120, 1 / 24, 1 / 6, 1 / 2, 1.0, 1.0)
 
 @dataclass(frozen=True)
 class AttentionKernel:
-    """``rows`` keys (then planes of values) by ``tile`` vectors of queries; ``masked`` adds numbers to the scores."""
+    """``rows`` keys (then planes of values) by ``tile`` vectors of queries.
+
+    ``masked`` adds a number to every score, ``by_key`` one to all scores of a key.
+    """
 
     rows: int
     tile: int
     masked: bool
+    by_key: bool
     element: Element = F32
 
     @property
     def name(self) -> str:
-        return f"attention_{self.element.name}_{self.rows}x1_t{self.tile}{'_masked' if self.masked else ''}"
+        endings = ("_masked" if self.masked else "") + ("_by_key" if self.by_key else "")
+        return f"attention_{self.element.name}_{self.rows}x1_t{self.tile}{endings}"
 
     @property
     def signature(self) -> Signature:
@@ -80,7 +87,7 @@ class _Emitter:
         self.mask, self.arena, self.scratch = (kernel.address(name) for name in ("mask", "arena", "scratch"))
         self.key_count, self.value_planes = kernel.arg("key_count"), kernel.arg("value_planes")
         self.query_planes = kernel.arg("query_planes")
-        self.key_mask = kernel.arg("key_mask")
+        self.key_mask, self.by_key = kernel.arg("key_mask"), kernel.address("by_key")
         self.scale = kernel.splat(kernel.scalar("scale"))
 
     def emit(self) -> None:
@@ -130,11 +137,16 @@ class _Emitter:
             for i in range(rows):
                 key = b.add(first, ir.Constant(I64, i))
                 out = self._row(key)
+                if self.spec.by_key:
+                    size = k.element.bytes
+                    number = k.load(self.by_key, k.element.ir, size, b.mul(key, ir.Constant(I64, size)))
                 for t in range(tile):
                     score = b.fmul(sums[i * tile + t], self.scale)
                     if self.spec.masked:
                         added = k.at(self.head_mask, b.mul(key, self.key_mask))
                         score = b.fadd(score, k.load(added, k.vector, self.width, t * self.width))
+                    if self.spec.by_key:
+                        score = b.fadd(score, k.splat(number))
                     k.store(score, out, self.width, t * self.width)
                     maxima[t] = b.select(b.fcmp_ordered(">", score, maxima[t]), score, maxima[t])
             strips.next = maxima

@@ -1,8 +1,8 @@
 """Products of two activations: numbers of one operand, read with strides, times planes of the other.
 
-What a dense convolution does with packed weights, ``out[i] = sum over k of entry(i, k) * plane[k]`` for a strip of rows i
-and a tile of positions, this does with entries that were computed before. They are read where they are: ``transposed``
-entries (i, k) are position i of plane k, others are position k of plane i.
+What a dense convolution does with packed weights, ``out[i] = sum over k of entry(i, k) * plane[k]`` for a strip of rows
+i and a tile of positions, this does with entries that were computed before. They are read where they are:
+``transposed`` entries (i, k) are position i of plane k, others are position k of plane i.
 """
 
 from __future__ import annotations

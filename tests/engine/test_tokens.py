@@ -159,6 +159,22 @@ def check(model, x):
         np.testing.assert_allclose(twin, want[0].numpy(), atol=1e-5 * scale)
 
 
+def test_the_padding_of_a_batch_is_hidden():
+    def attend(s, x, mask):
+        q = x.view(x.shape[0], 9, 2, 4).transpose(1, 2)
+        return F.scaled_dot_product_attention(q, q, s.scale * q, (1 - mask[:, None, None, :]) * -1e9)
+
+    model = Net(attend, scale=nn.Parameter(torch.ones(())))
+    x, mask = torch.randn(3, 9, 8), torch.ones(3, 9)
+    mask[0, 5:] = mask[2, 2:] = 0
+    compiled = flexgroup.compile(model, (x[:1], mask[:1]), threads=2)
+    assert torch.allclose(compiled(x, mask), model(x, mask), atol=1e-6)
+    (twin,) = run_plan(compiled.plan, x[2].numpy(), mask[2].numpy())
+    np.testing.assert_allclose(twin, model(x, mask)[2].detach().numpy(), atol=1e-6)
+    x[0, 5:] = 1e3
+    assert torch.equal(compiled(x, mask)[0, :, :5], compiled(x, mask)[0, :, :5])
+
+
 @pytest.mark.parametrize("pattern", ["dense", "4x1 rows"])
 @pytest.mark.parametrize("norm_first", [False, True])
 def test_torchs_own_encoder_layer_is_the_same_for_any_thread_count(pattern, norm_first):

@@ -92,6 +92,8 @@ def attention(kernel: AttentionKernel, f: dict[str, int], memory: Any, lanes: in
             added = memory.view(f["scores_mask"])
             at = head * f["head_mask"] // 4 + start
             scores += np.stack([added[at + j * f["key_mask"] // 4 :][:width] for j in range(count)])
+        if kernel.by_key:
+            scores += memory.view(f["by_key"], np.float32, count)[:, None]
         weights = np.exp(scores - scores.max(0))
         result = value @ (weights / weights.sum(0))
         for plane, row in zip(tables["outputs"][head * features :][:features], result, strict=True):

@@ -230,6 +230,36 @@ def test_attention_that_is_written_out_is_found_with_its_scale_and_mask():
     assert sum(isinstance(node.op, ir.Permute) for node in small.nodes) == 1, "the key is not transposed any more"
 
 
+def hidden(mask):
+    """A mask of ones and zeros as numbers to add to scores, as BERT makes them."""
+    return (1 - mask[:, None, None, :]) * -1e4
+
+
+def test_masks_for_the_padding_of_a_batch(same_as_torch):
+    def attend_hidden(s, x, mask):
+        return F.scaled_dot_product_attention(heads(x), heads(x), heads(x), hidden(mask), scale=0.5)
+
+    _, small = same_as_torch(Net(attend_hidden), torch.randn(1, 4, 6), torch.ones(1, 4))
+    (attention,) = (node for node in small.nodes if isinstance(node.op, ir.Attention))
+    assert small.shapes[attention.inputs[3]] == (4,)
+
+
+def test_masks_for_padding_are_found_in_attention_that_is_written_out():
+    written = graph_of(
+        (5, 6),
+        *QKV,
+        (ir.MatMul(), ["q", "kt"], "scores"),
+        (ir.Slice(1, 2, 3), ["x"], "column"),
+        (ir.Reshape((1, 1, 5)), ["column"], "mask"),
+        (ir.Add(), ["scores", "mask"], "masked"),
+        (ir.Softmax(2), ["masked"], "weights"),
+        (ir.MatMul(), ["weights", "q"], "y"),
+    )
+    small = optimize(written)
+    same(written, small)
+    assert not kinds(small).keys() & {"Softmax", "MatMul", "Add"}
+
+
 def test_what_only_looks_like_attention_is_left_alone():
     for ending in (
         [(ir.Softmax(1), ["scores"], "weights"), (ir.MatMul(), ["weights", "q"], "y")],
@@ -356,6 +386,7 @@ def test_slices_stay_where_others_read_the_whole():
         (norm(5), [(3, 6)], "it has .5,. weights for .3, 6."),
         (ir.MatMul(), [(3, 6), (3, 6)], "it cannot multiply .3, 6. and .3, 6."),
         (ir.Attention(1.0), [(3, 6), (4, 5), (4, 6)], "it cannot attend with .3, 6., .4, 5., .4, 6."),
+        (ir.Attention(1.0), [(3, 6), (4, 6), (4, 6), (3,)], "its numbers for keys are .3,., its scores .3, 4."),
         (ir.Attention(1.0, numbers(3, 3)), [(3, 6), (4, 6), (4, 6)], "its mask is .3, 3., its scores .3, 4."),
         (ir.Linear(numbers(2, 6), numbers(2)), [(6,), (2,)], "a vector cannot have a residual"),
         (ir.Linear(numbers(2, 6), numbers(2)), [(3, 6), (3, 6)], "its residual is .3, 6., its output .3, 2."),
