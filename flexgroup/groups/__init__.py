@@ -1,9 +1,26 @@
-"""What a group is, and which ones to keep: exact selection by price. Needs numpy and numba only, never torch."""
+"""What a group is, and which ones to keep: exact selection by price. Needs numpy and numba only, never torch.
+
+`select` is loaded on first use: the compiler needs groups but no selection, and starts faster without numba.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from flexgroup.groups._cover import cover
 from flexgroup.groups._request import BUDGETS, METHODS, Limits
-from flexgroup.groups._select import select
 from flexgroup.groups._selection import Selection
 from flexgroup.groups._spec import Groups
 
+if TYPE_CHECKING:
+    from flexgroup.groups._select import select as select
+
 __all__ = ["BUDGETS", "METHODS", "Groups", "Limits", "Selection", "cover", "select"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "select":
+        from flexgroup.groups._select import select
+
+        return select
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
