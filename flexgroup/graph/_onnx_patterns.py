@@ -1,4 +1,4 @@
-"""Operators that files spell out in smaller ones: gelu, hard-swish, hard-sigmoid, layer norm.
+"""Operators that files spell out in smaller ones: gelu, swish, mish, hard-swish, hard-sigmoid, layer norm.
 
 Exporters write what an opset has no operator for as a formula. It is found here, and becomes the operator again.
 """
@@ -63,7 +63,9 @@ _NORMAL = op("Div", _CENTRED, op("Sqrt", op("Add", op("ReduceMean", _SQUARE), "e
 
 _GELU = _halved("x", _ERF)
 _TANH_GELU = _halved("x", _TANH)
-_HARD_SWISH = _scaled("x", _GATE, 1 / 6)
+_HARD_SWISH = [*_scaled("x", _GATE, 1 / 6), op("Mul", "x", op("HardSigmoid", "x"))]
+_SWISH = op("Mul", "x", [op("Sigmoid", "x"), op("Sigmoid", op("Mul", "x", 1.0))])
+_MISH = op("Mul", "x", op("Tanh", op("Softplus", "x")))
 _HARD_SIGMOID: Pattern = [op("Div", _GATE, 6.0), op("Mul", _GATE, 1 / 6)]
 _LAYER_NORM = op("Add", op("Mul", _NORMAL, "weight"), "bias")
 
@@ -90,6 +92,8 @@ class _Finder:
             (_GELU, "Gelu", {}),
             (_TANH_GELU, "Gelu", {"approximate": "tanh"}),
             (_HARD_SWISH, "HardSwish", {}),
+            (_SWISH, "Swish", {}),
+            (_MISH, "Mish", {}),
             (_HARD_SIGMOID, "HardSigmoid", {"alpha": 1 / 6, "beta": 0.5}),
         ):
             bound = self._find(pattern, step)
@@ -136,7 +140,13 @@ class _Finder:
             yield from matches
 
     def _is_usual(self, step: Step) -> bool:
-        """Whether the attributes of ``step`` are those that patterns mean: means over the last axis, which stays."""
+        """Whether the attributes of ``step`` are those that patterns mean.
+
+        Means are over the last axis, which stays; a hard sigmoid is that of hard-swish.
+        """
+        if step.operator == "HardSigmoid":
+            alpha, beta = step.attributes.get("alpha", 0.2), step.attributes.get("beta", 0.5)
+            return math.isclose(alpha, 1 / 6, rel_tol=_CLOSE) and beta == 0.5
         if step.operator != "ReduceMean":
             return True
         axes = step.attributes.get("axes")
