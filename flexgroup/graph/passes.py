@@ -223,6 +223,8 @@ def _with_nodes(graph: ir.Graph, nodes: Iterable[ir.Node]) -> ir.Graph:
 def _is_identity(op: ir.Op, shape: tuple[int, ...]) -> bool:
     if isinstance(op, ir.Clamp):
         return op.is_identity
+    if isinstance(op, ir.Affine):
+        return uniform_scale(op) == 1.0
     if isinstance(op, ir.Slice):
         return (op.start, op.stop, op.step) == (0, shape[op.axis], 1)
     if isinstance(op, ir.Pad):
