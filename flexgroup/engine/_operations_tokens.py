@@ -70,7 +70,7 @@ class AttentionOp:
     """Attention of every position of ``query`` to the positions of ``key`` and ``value``, for every head.
 
     An image has the planes of one head after those of another. ``scratch`` holds the weights of one tile of queries a
-    thread. ``mask`` is (heads or 1, queries, keys); ``by_key`` has a number for every key. Both are added to the scores.
+    thread. ``mask`` (heads or 1, queries, keys) and ``by_key``, a number for every key, are added to the scores.
     """
 
     name: str

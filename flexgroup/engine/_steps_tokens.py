@@ -15,7 +15,6 @@ from flexgroup.engine._plan import ARENA, FIRST_EXTERNAL, Step, number, referenc
 from flexgroup.engine._view import Held, Indices, Source
 from flexgroup.kernels import CopyKernel, Target
 from flexgroup.kernels.attention import LARGEST_TILE, AttentionKernel
-from flexgroup.kernels.conv import largest_tile
 from flexgroup.kernels.gather import GatherKernel
 from flexgroup.kernels.norm import LayerNormKernel
 from flexgroup.kernels.product import ProductKernel
@@ -28,6 +27,7 @@ Offsets = npt.NDArray[np.int64]
 
 SHORTEST_RUN = 4  # elements side by side from which on a copy is one of rectangles
 NORM_TILE = 4
+SUMS_IN_FLIGHT = 10  # that hide the latency of a multiply-add
 
 
 def _gather(builder: StepBuilder, op: GatherOp) -> Step:
@@ -208,15 +208,18 @@ def _scores_mask(builder: StepBuilder, op: AttentionOp) -> npt.NDArray[np.float3
 
 
 def _shape(target: Target, rows: int, vectors: int) -> tuple[int, int]:
-    """The strip and tile of a product: as many sums as the registers hold, and no more rows than there are."""
+    """The strip and tile of a product: the fewest cycles, of those whose sums fit the registers."""
     shapes = []
-    for height in (8, 4, 2, 1):
-        tile = min(largest_tile(height, target), LARGEST_TILE, vectors)
-        if height <= rows:
-            # Loads an accumulated vector: what a strip reads of both operands over what it multiplies.
-            shapes.append(((height + tile) / (height * tile), height, tile))
-    _, height, tile = min(shapes)
-    return height, tile
+    for height in (height for height in (8, 4, 2, 1) if height <= rows):
+        for tile in range(1, min(LARGEST_TILE, vectors) + 1):
+            sums = height * tile
+            if sums + tile + 1 <= target.vector_registers or sums == 1:
+                # As many loads a cycle as multiply-adds; too few sums wait for one another.
+                cycles = max(sums, height + tile + 2, SUMS_IN_FLIGHT) / sums
+                covered = -(-vectors // tile) * tile / vectors
+                shapes.append((cycles * covered, -tile, height))
+    _, tile, height = min(shapes)
+    return height, -tile
 
 
 BUILDERS: Mapping[type, Callable[..., Step]] = {
