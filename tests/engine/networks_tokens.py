@@ -32,6 +32,10 @@ class SelfAttention(nn.Module):
         elif self.form == "biased":
             bias = torch.arange(tokens * tokens, dtype=torch.float32).reshape(tokens, tokens).sin()
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        elif self.form == "written":
+            y = (q * 0.3 @ k.transpose(-2, -1)).softmax(-1) @ v
+        elif self.form == "einsum":
+            y = torch.einsum("bhij,bhjd->bhid", torch.einsum("bhid,bhjd->bhij", q, k).softmax(-1), v)
         else:
             y = F.scaled_dot_product_attention(q, k, v)
         return self.proj(y.transpose(1, 2).reshape(batch, tokens, features))
@@ -93,7 +97,7 @@ def transformers(draw) -> tuple[nn.Module, tuple[int, ...]]:
             features,
             heads,
             draw(st.integers(1, 40)),
-            draw(st.sampled_from(["timm", "chunk", "causal", "biased"])),
+            draw(st.sampled_from(["timm", "chunk", "causal", "biased", "written", "einsum"])),
             draw(st.booleans()),
         )
         for _ in range(draw(st.integers(1, 2)))

@@ -159,6 +159,33 @@ def check(model, x):
         np.testing.assert_allclose(twin, want[0].numpy(), atol=1e-5 * scale)
 
 
+class Window(nn.Module):
+    """Attention within windows of an image, shifted by one pixel first, as in Swin transformers."""
+
+    def __init__(self, size: int, channels: int, heads: int) -> None:
+        super().__init__()
+        self.size, self.heads = size, heads
+        self.qkv, self.proj = nn.Linear(channels, 3 * channels), nn.Linear(channels, channels)
+        self.bias = nn.Parameter(torch.zeros(heads, size * size, size * size))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, height, width, channels = x.shape
+        size, shifted = self.size, x.roll((-1, -1), (1, 2))
+        windows = shifted.view(batch, height // size, size, width // size, size, channels).transpose(2, 3)
+        windows = windows.reshape(-1, size * size, channels)
+        qkv = self.qkv(windows).reshape(len(windows), size * size, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        weights = (qkv[0] @ qkv[1].mT + self.bias).softmax(-1)
+        y = self.proj((weights @ qkv[2]).transpose(1, 2).reshape(windows.shape))
+        y = y.view(batch, height // size, width // size, size, size, channels).transpose(2, 3).reshape(x.shape)
+        return x + y.roll((1, 1), (1, 2))
+
+
+def test_attention_within_windows():
+    model = nn.Sequential(Window(2, 8, 2), Window(3, 8, 2))
+    randomise(model, 0)
+    check(model, torch.randn(3, 6, 12, 8))
+
+
 def test_the_padding_of_a_batch_is_hidden():
     def attend(s, x, mask):
         q = x.view(x.shape[0], 9, 2, 4).transpose(1, 2)
