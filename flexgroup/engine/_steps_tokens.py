@@ -19,6 +19,7 @@ from flexgroup.kernels.gather import GatherKernel
 from flexgroup.kernels.norm import LayerNormKernel
 from flexgroup.kernels.product import ProductKernel
 from flexgroup.kernels.softmax import SoftmaxKernel
+from flexgroup.kernels.transpose import TransposeKernel
 
 if TYPE_CHECKING:
     from flexgroup.engine._steps import StepBuilder
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 Offsets = npt.NDArray[np.int64]
 
 SHORTEST_RUN = 4  # elements side by side from which on a copy is one of rectangles
+LARGEST_TRANSPOSE = 16
 NORM_TILE = 4
 SUMS_IN_FLIGHT = 10  # that hide the latency of a multiply-add
 
@@ -35,6 +37,10 @@ def _gather(builder: StepBuilder, op: GatherOp) -> Step:
     target, *written = _places(builder, op.target, op.to_rows, op.to_columns)
     runs = _rectangle(builder, read[1], written[1])
     if runs is None:
+        if _is_adjacent(builder, read[0]) and _is_adjacent(builder, written[1]):
+            return _transpose(builder, op.name, source, target, read, written)
+        if _is_adjacent(builder, read[1]) and _is_adjacent(builder, written[0]):
+            return _transpose(builder, op.name, source, target, read[::-1], written[::-1])
         fields = {
             "source": source,
             "target": target,
@@ -57,6 +63,29 @@ def _gather(builder: StepBuilder, op: GatherOp) -> Step:
         "columns": columns,
     }
     return builder.by_range(op.name, CopyKernel(1, builder.element), fields, len(read[0]))
+
+
+def _transpose(
+    builder: StepBuilder, name: str, source: int, target: int, read: list[Offsets], written: list[Offsets]
+) -> Step:
+    """A copy whose rows are adjacent in the source, and whose columns are in the target."""
+    size = min(builder.layout.lanes, LARGEST_TRANSPOSE)
+    rows, columns = len(read[0]), len(written[1])
+    fields = {
+        "source": source + int(read[0][0]),
+        "target": target + int(written[1][0]),
+        "from_columns": builder.table(read[1]),
+        "to_rows": builder.table(written[0]),
+        "rows": rows,
+        "columns": columns,
+    }
+    return builder.by_range(name, TransposeKernel(size, builder.element), fields, -(-rows // size))
+
+
+def _is_adjacent(builder: StepBuilder, offsets: Offsets) -> bool:
+    """Whether the offsets are those of adjacent elements, enough of them for a block."""
+    size = min(builder.layout.lanes, LARGEST_TRANSPOSE)
+    return len(offsets) >= size and bool((np.diff(offsets) == builder.element.bytes).all())
 
 
 def _places(builder: StepBuilder, value: Source, rows: Indices, columns: Indices) -> tuple[int, Offsets, Offsets]:

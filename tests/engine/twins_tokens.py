@@ -14,6 +14,7 @@ from flexgroup.kernels import (
     ProductKernel,
     SoftmaxKernel,
     SparseLinearKernel,
+    TransposeKernel,
 )
 
 
@@ -29,6 +30,16 @@ def gather(kernel: GatherKernel, f: dict[str, int], memory: Any, lanes: int) -> 
     for i in range(f["first"], f["last"]):
         for j in range(f["columns"]):
             target[to_rows[i] + to_columns[j]] = source[from_rows[i] + from_columns[j]]
+
+
+def transpose(kernel: TransposeKernel, f: dict[str, int], memory: Any, lanes: int) -> None:
+    source, target = memory.view(f["source"]), memory.view(f["target"])
+    from_columns = memory.view(f["from_columns"], np.int32, f["columns"]) // 4
+    to_rows = memory.view(f["to_rows"], np.int32, f["rows"]) // 4
+    for block in range(f["first"], f["last"]):
+        first = min(block * kernel.size, f["rows"] - kernel.size)
+        for i in range(first, first + kernel.size):
+            target[to_rows[i] : to_rows[i] + f["columns"]] = source[from_columns + i]
 
 
 def layer_norm(kernel: LayerNormKernel, f: dict[str, int], memory: Any, lanes: int) -> None:
@@ -123,6 +134,7 @@ def sparse_linear(kernel: SparseLinearKernel, f: dict[str, int], memory: Any, la
 
 TWINS = {
     GatherKernel: gather,
+    TransposeKernel: transpose,
     LayerNormKernel: layer_norm,
     SoftmaxKernel: softmax,
     ProductKernel: product,
