@@ -144,7 +144,10 @@ def _check(model: Any, name: str) -> None:
             f"{name} is of opset {opset}, {what} than flexgroup reads ({OLDEST} to {NEWEST}); export it with "
             f"opset_version=17, or convert it with onnx.version_converter.convert_version(model, 17)"
         )
-    complaint = _complaint(model, opset)
+    try:
+        complaint = _complaint(model, opset)
+    except (TypeError, ValueError) as error:  # names that are no texts
+        complaint = f"it is damaged: {_first_line(error)}"
     if complaint:
         raise FlexgroupError(f"{name} is not a valid ONNX model: {complaint}; export it again, or ask its maker")
 
@@ -204,7 +207,9 @@ def step_of(node: Any) -> Step:
     outputs = tuple(node.output)
     name = node.name or next(filter(None, outputs), operator)
     attributes = {x.name: helper.get_attribute_value(x) for x in node.attribute}
-    words = {key: value.decode() if isinstance(value, bytes) else value for key, value in attributes.items()}
+    words = {
+        key: value.decode(errors="replace") if isinstance(value, bytes) else value for key, value in attributes.items()
+    }
     return Step(name, operator, tuple(node.input), outputs, words, node)
 
 
@@ -222,7 +227,9 @@ def _dims(value: Any, name: str) -> Dims:
         raise FlexgroupError(f"{name}: input {value.name!r} is not a tensor; flexgroup compiles networks of tensors")
     kind = value.type.tensor_type
     if kind.elem_type != _FLOAT:
-        type_name = onnx.TensorProto.DataType.Name(kind.elem_type).lower()
+        known = onnx.TensorProto.DataType.values()
+        number = kind.elem_type
+        type_name = onnx.TensorProto.DataType.Name(number).lower() if number in known else f"of type {number}"
         raise FlexgroupError(
             f"{name}: input {value.name!r} is {type_name}, and flexgroup compiles float32; {_remedy(type_name)}"
         )

@@ -11,7 +11,7 @@ import numpy as np
 from flexgroup.graph import ir
 from flexgroup.graph._builder import Builder
 from flexgroup.graph._call import Call, Unknown, Unsupported, Value
-from flexgroup.graph._onnx_call import OnnxCall, Operand
+from flexgroup.graph._onnx_call import OnnxCall, OnnxRule, Operand, Results
 from flexgroup.graph._onnx_constants import evaluate
 from flexgroup.graph._onnx_file import Network, Step
 from flexgroup.graph._onnx_hints import onnx_hint_for
@@ -94,7 +94,7 @@ class OnnxLowering(Builder):
                 return self._stand_ins(step)
             if not reads_activations:
                 raise Unsupported("it works on constants, but not the same way every time")
-            results = rule(OnnxCall(self, step, known, self._network.opset))
+            results = _applied(rule, OnnxCall(self, step, known, self._network.opset))
         except Unsupported as error:
             self.note_unsupported(self._where(step), str(error))
             return self._stand_ins(step)
@@ -122,6 +122,15 @@ class OnnxLowering(Builder):
         shapes = [self._inferred.get(name) for name in step.outputs]
         values = [None if shape is None else self.stand_in(step.name, shape) for shape in shapes]
         return [Unknown() if value is None else value for value in values]
+
+
+def _applied(rule: OnnxRule, call: OnnxCall) -> Results:
+    """What ``rule`` gives; attributes that contradict each other or ONNX (lists of wrong lengths, ...) are refused."""
+    try:
+        return rule(call)
+    except (ArithmeticError, IndexError, KeyError, MemoryError, TypeError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise Unsupported(f"its attributes contradict each other or its inputs ({reason}); check the file") from error
 
 
 def _output_step(name: str) -> Step:

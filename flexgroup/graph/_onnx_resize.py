@@ -18,6 +18,7 @@ from flexgroup.graph._validate import Shape
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
+_LARGEST = 1 << 20  # rows or columns: more is a damaged file
 _ROUNDINGS: Mapping[str, Any] = {
     "floor": np.floor,
     "ceil": np.ceil,
@@ -32,6 +33,8 @@ def _resize(call: OnnxCall) -> Results:
     after, scales = _sizes(call, before)
     if after[:2] != before[:2]:
         raise Unsupported(f"it resizes {before} to {after}; only height and width may change")
+    if not 0 < min(after) <= max(after) < _LARGEST:
+        raise Unsupported(f"it resizes to {after[2]}x{after[3]}; check the shape of the input")
     if call.attribute("antialias", 0) and min(scales[2:]) < 1:
         raise Unsupported("antialias=1 is not compiled; resize with antialias=0, or pool before it")
     if after == before:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from flexgroup._errors import FlexgroupError
@@ -31,7 +32,7 @@ def from_onnx(model: Source, input_shapes: InputShapes = None) -> ir.Graph:
     """
     network = recognise(fold(read_network(model)))
     _check_numbers(network)
-    with torch.no_grad():
+    with torch.no_grad(), np.errstate(all="ignore"):  # numbers that are not finite are reported by layer
         graph = OnnxLowering(network, resolve_shapes(network, input_shapes)).run()
     check(graph)
     return graph

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from flexgroup import FlexgroupError
 from flexgroup.graph import from_onnx
@@ -153,6 +156,38 @@ def test_a_file_of_something_else(content):
     message = error_of(content)
     assert "not a complete ONNX file" in message or "holds no ONNX graph" in message
     assert "\n" not in message
+
+
+MANY_STEPS = model_of(
+    CONV,
+    node("MaxPool", ["y"], ["p"], kernel_shape=[2, 2], strides=[2, 2]),
+    node("Shape", ["p"], ["s"]),
+    node("Gather", ["s", "zero"], ["n"], axis=0),
+    node("Concat", ["n", "blank"], ["wanted"], axis=0),
+    node("Reshape", ["p", "wanted"], ["flat"]),
+    node("Gemm", ["flat", "matrix"], ["a"], transB=1),
+    node("Resize", ["p", "", "scales"], ["b"], mode="linear"),
+    node("Slice", ["p", "zero", "blank", "one"], ["c"]),
+    inputs={"x": IMAGE},
+    outputs=("a", "b", "c"),
+    weights={
+        **{**WEIGHT, "zero": [0], "one": [1], "blank": [-1]},
+        **{"matrix": numbers(2, 36), "scales": np.array([1, 1, 2, 2], np.float32)},
+    },
+).SerializeToString()
+CHANGES = st.lists(st.tuples(st.floats(0, 0.9999), st.binary(max_size=4), st.integers(0, 4)), min_size=1, max_size=4)
+
+
+@settings(max_examples=300, deadline=None)
+@given(changes=CHANGES)
+def test_damaged_files_are_read_or_refused_and_nothing_else(changes):
+    assert len(from_onnx(MANY_STEPS).outputs) == 3
+    content = bytearray(MANY_STEPS)
+    for place, new, dropped in changes:
+        start = int(place * len(content))
+        content[start : start + dropped] = new
+    with contextlib.suppress(FlexgroupError):
+        from_onnx(bytes(content))
 
 
 @pytest.mark.parametrize(("opset", "word"), [(7, "older"), (99, "newer")])
