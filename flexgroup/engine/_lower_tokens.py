@@ -42,7 +42,7 @@ def _layer_norm(lowering: Lowering, node: ir.Node, op: ir.LayerNorm) -> Value:
     image, around = tokens(lowering, node.inputs[0], [axes - 1])
     out = lowering.layout.new_image(len(image.planes), image.height, image.width)
     lowering.layout.tie(out, image)
-    lowering.append(LayerNormOp(node.name, op.weight, op.bias, op.eps, image, out))
+    lowering.append(LayerNormOp(node.name, op.weight, op.bias, op.eps, op.centred, image, out))
     return View(out, (*around[:-1], *whole(op.weight.shape, PLANE)))
 
 

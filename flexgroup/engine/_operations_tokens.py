@@ -28,12 +28,16 @@ class GatherOp:
 
 @dataclass(frozen=True, eq=False)
 class LayerNormOp:
-    """``weight * (x - mean) / sqrt(variance + eps) + bias`` over the planes of ``x``, at every position."""
+    """``weight * (x - mean) / sqrt(variance + eps) + bias`` over the planes of ``x``, at every position.
+
+    What is not ``centred`` takes the mean for zero.
+    """
 
     name: str
     weight: Array
     bias: Array
     eps: float
+    centred: bool
     x: Image
     out: Image
 

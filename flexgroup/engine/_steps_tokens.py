@@ -146,7 +146,7 @@ def _layer_norm(builder: StepBuilder, op: LayerNormOp) -> Step:
         "scale": number(1 / planes),
         "eps": number(op.eps),
     }
-    return builder.by_range(op.name, LayerNormKernel(tile, builder.element), fields, -(-vectors // tile))
+    return builder.by_range(op.name, LayerNormKernel(tile, op.centred, builder.element), fields, -(-vectors // tile))
 
 
 def _softmax(builder: StepBuilder, op: SoftmaxOp) -> Step:

@@ -23,8 +23,10 @@ def _layer_norm(call: Call) -> Value:
     size = math.prod(call["normalized_shape"])
     folded = reshape(call, value, (*call.result[:-axes], size))
     weight, bias = (_affine_part(call, name, otherwise, size) for name, otherwise in (("weight", 1.0), ("bias", 0.0)))
-    normalised = on_last_axis(call, folded, ir.LayerNorm(weight, bias, float(call["eps"])), "layer_norm")
-    return reshape(call, normalised, call.result)
+    centred = "bias" in call.arguments
+    eps = torch.finfo(torch.float32).eps if call["eps"] is None else float(call["eps"])
+    op = ir.LayerNorm(weight, bias, eps, centred)
+    return reshape(call, on_last_axis(call, folded, op, "layer_norm" if centred else "rms_norm"), call.result)
 
 
 def _affine_part(call: Call, name: str, otherwise: float, size: int) -> ir.Array:
@@ -140,6 +142,7 @@ def _spread_mask(call: Call, mask: torch.Tensor, axes: Axes, scores: tuple[int, 
 RULES: Mapping[str, Rule] = {
     "aten.layer_norm": _layer_norm,
     "aten.native_layer_norm": _layer_norm,
+    "aten.rms_norm": _layer_norm,
     "aten.softmax": _softmax,
     "aten._softmax": _softmax,
     "aten.mm": _matmul,

@@ -160,7 +160,9 @@ def _constant(op: ir.Constant, some: torch.Tensor) -> torch.Tensor:
 
 
 def _layer_norm(op: ir.LayerNorm, x: torch.Tensor) -> torch.Tensor:
-    return F.layer_norm(x, op.weight.shape, _like(op.weight, x), _like(op.bias, x), op.eps)
+    if op.centred:
+        return F.layer_norm(x, op.weight.shape, _like(op.weight, x), _like(op.bias, x), op.eps)
+    return F.rms_norm(x, op.weight.shape, _like(op.weight, x), op.eps) + _like(op.bias, x)
 
 
 def _matmul(op: ir.MatMul, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

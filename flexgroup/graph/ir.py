@@ -222,11 +222,15 @@ class Constant:
 
 @dataclass(frozen=True, eq=False)
 class LayerNorm:
-    """``weight * (x - mean) / sqrt(variance + eps) + bias`` along the last axis (Ba et al., arXiv 1607.06450)."""
+    """``weight * (x - mean) / sqrt(variance + eps) + bias`` along the last axis (Ba et al., arXiv 1607.06450).
+
+    What is not ``centred`` takes the mean for zero: an RMS norm (Zhang and Sennrich, arXiv 1910.07467).
+    """
 
     weight: Array  # (features,)
     bias: Array
     eps: float
+    centred: bool = True
 
 
 @dataclass(frozen=True)

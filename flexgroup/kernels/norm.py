@@ -29,14 +29,18 @@ SIGNATURE = Signature(
 
 @dataclass(frozen=True)
 class LayerNormKernel:
-    """``weight * (x - mean) / sqrt(variance + eps) + bias`` over all planes, for tiles of ``tile`` vectors."""
+    """``weight * (x - mean) / sqrt(variance + eps) + bias`` over all planes, for tiles of ``tile`` vectors.
+
+    What is not ``centred`` takes the mean for zero: an RMS norm.
+    """
 
     tile: int
+    centred: bool = True
     element: Element = F32
 
     @property
     def name(self) -> str:
-        return f"layer_norm_{self.element.name}_t{self.tile}"
+        return f"{'layer' if self.centred else 'rms'}_norm_{self.element.name}_t{self.tile}"
 
     @property
     def signature(self) -> Signature:
@@ -63,10 +67,12 @@ class LayerNormKernel:
                 row = k.at(here, k.load_index(table, plane))
                 return [k.load(row, k.vector, width, t * width) for t in range(self.tile)]
 
-            with k.loop(0, planes, 1, zeros) as sums:
-                values = load(inputs, sums.index)
-                sums.next = [b.fadd(total, x) for total, x in zip(sums.values, values, strict=True)]
-            means = [b.fmul(total, scale) for total in sums.results]
+            means = zeros
+            if self.centred:
+                with k.loop(0, planes, 1, zeros) as sums:
+                    values = load(inputs, sums.index)
+                    sums.next = [b.fadd(total, x) for total, x in zip(sums.values, values, strict=True)]
+                means = [b.fmul(total, scale) for total in sums.results]
             with k.loop(0, planes, 1, zeros) as squares:
                 apart = [b.fsub(x, m) for x, m in zip(load(inputs, squares.index), means, strict=True)]
                 squares.next = [k.fma(x, x, total) for x, total in zip(apart, squares.values, strict=True)]

@@ -86,6 +86,8 @@ TOKENS, FEATURES = 11, 12
         lambda s, x: x.transpose(1, 2) @ (x @ s.linear(x).mT),
         lambda s, x: F.scaled_dot_product_attention(x, s.linear(x), s.linear(x)[:, :, :5]),
         lambda s, x: F.scaled_dot_product_attention(x[:, :4], s.linear(x), x),
+        lambda s, x: s.linear(s.rms(x)) + s.rms(x),
+        lambda s, x: F.rms_norm(s.linear(x), (TOKENS, FEATURES)),
         lambda s, x: x.softmax(-1),
         lambda s, x: s.linear(x).softmax(1),
         lambda s, x: (s.linear(x) @ x.mT).softmax(-1).mean(1) + (x @ x.mT).softmax(1)[:, 3],
@@ -103,6 +105,7 @@ def test_operators_on_tokens(function):
     layers = {
         "linear": nn.Linear(FEATURES, FEATURES),
         "norm": nn.LayerNorm(FEATURES),
+        "rms": nn.RMSNorm(FEATURES),
         "mixer": nn.Linear(TOKENS, TOKENS),
         "attention": nn.MultiheadAttention(FEATURES, 3, batch_first=True),
         "position": nn.Parameter(torch.zeros(1, TOKENS, FEATURES)),

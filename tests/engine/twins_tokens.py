@@ -51,7 +51,8 @@ def layer_norm(kernel: LayerNormKernel, f: dict[str, int], memory: Any, lanes: i
     for tile in range(f["first"], f["last"]):
         start = min(tile * kernel.tile, f["last_start"]) * lanes
         x = np.stack([arena[plane + start :][:width] for plane in inputs])
-        y = (x - x.mean(0)) / np.sqrt(x.var(0) + number(f["eps"])) * weight + bias
+        centred = x - x.mean(0) if kernel.centred else x
+        y = centred / np.sqrt((centred**2).mean(0) + number(f["eps"])) * weight + bias
         for plane, row in zip(outputs, y, strict=True):
             arena[plane + start :][:width] = np.where(mask[start : start + width], row, 0)
 

@@ -86,6 +86,7 @@ def heads(x, count=2):
     "function",
     [
         lambda s, x: s.norm(x),
+        lambda s, x: s.linear(s.rms(x)),
         lambda s, x: s.linear(x) + x,
         lambda s, x: s.linear(x.transpose(0, 1)).transpose(0, 1),
         lambda s, x: s.linear(x.transpose(0, 1).reshape(-1, 6)).view(4, -1, 6).transpose(0, 1) + x,
@@ -131,6 +132,7 @@ def heads(x, count=2):
 def test_functions_of_sequences_for_any_batch_of_the_example(same_as_torch, function, batch):
     layers = {
         "norm": nn.LayerNorm(6),
+        "rms": nn.RMSNorm(6),
         "linear": nn.Linear(6, 6),
         "attention": nn.MultiheadAttention(6, 2, batch_first=True),
         "layer": nn.TransformerEncoderLayer(6, 3, 8, batch_first=True),
