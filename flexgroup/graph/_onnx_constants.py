@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from flexgroup.graph._onnx_file import Network, Step, Tensor
 
 _DRAWN = frozenset(
@@ -21,9 +23,20 @@ def evaluate(step: Step, inputs: Sequence[Tensor | None], opset: int) -> tuple[T
         return None
     feeds = {name: array for name, array in zip(step.inputs, inputs, strict=True) if array is not None}
     try:
-        return tuple(ReferenceEvaluator(step.proto, opsets={"": opset}).run(None, feeds))
+        results = ReferenceEvaluator(_alone(step, feeds, opset)).run(None, feeds)
+        named = dict(zip(filter(None, step.outputs), results, strict=True))
+        return tuple(named.get(name, np.zeros(0)) for name in step.outputs)
     except Exception:  # whatever it was: the step stays, and is judged where it stands
         return None
+
+
+def _alone(step: Step, names: Iterable[str], opset: int) -> Any:
+    """A model of ``step`` alone: of a node without a model, ONNX takes the newest version."""
+    from onnx import ValueInfoProto, helper
+
+    inputs, outputs = ([ValueInfoProto(name=name) for name in group if name] for group in (names, step.outputs))
+    graph = helper.make_graph([step.proto], "step", inputs, outputs)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
 
 
 def fold(network: Network) -> Network:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 
 from flexgroup.graph._call import Unsupported, Value
@@ -39,7 +40,10 @@ def _cast(call: OnnxCall) -> Results:
 
 
 def _cast_like(call: OnnxCall) -> Results:
-    return call.value(0)  # all activations are float32
+    like = call[1]  # all activations are float32
+    if not isinstance(like, Value) and like.dtype != np.float32:
+        raise Unsupported(f"it casts an activation to {like.dtype}; keep activations in float32")
+    return call.value(0)
 
 
 def _clip(call: OnnxCall) -> Results:

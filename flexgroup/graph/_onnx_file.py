@@ -17,7 +17,7 @@ Source: TypeAlias = "str | os.PathLike[str] | bytes | Any"  # Any: an onnx.Model
 Dims: TypeAlias = "tuple[int | str, ...] | None"
 Tensor: TypeAlias = npt.NDArray[Any]
 
-OLDEST, NEWEST = 9, 28  # opsets whose operators mean what the rules say
+OLDEST, NEWEST = 7, 28  # opsets whose operators mean what the rules say
 
 _FLOAT = 1  # onnx.TensorProto.FLOAT
 

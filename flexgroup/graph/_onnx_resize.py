@@ -47,9 +47,10 @@ def _sizes(call: OnnxCall, before: Shape) -> tuple[Shape, list[float]]:
     """The result's shape, and how much larger every axis becomes."""
     axes = [int(axis) % len(before) for axis in call.attribute("axes", range(len(before)))]
     at = 1 if call.opset < 11 or call.step.operator == "Upsample" else 2
-    scales = call.get(at)
-    if scales is not None and call.constant(at, "scales").size:
+    given = call.attribute("scales")  # of Upsample before opset 9
+    if given is None and call.get(at) is not None:
         given = call.constant(at, "scales").reshape(-1).tolist()
+    if given:
         factors = dict(zip(axes, given, strict=True))
         full = [float(factors.get(axis, 1.0)) for axis in range(len(before))]
         return tuple(int(np.floor(size * factor)) for size, factor in zip(before, full, strict=True)), full

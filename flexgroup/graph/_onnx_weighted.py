@@ -112,6 +112,8 @@ def _matmul(call: OnnxCall) -> Results:
 def _batch_norm(call: OnnxCall) -> Results:
     if call.attribute("training_mode", 0):
         raise Unsupported("it normalises by the batch it sees; export the model in eval mode")
+    if not call.attribute("spatial", 1):
+        raise Unsupported("it has statistics for every pixel (spatial=0); use spatial=1")
     names = ("scale", "bias", "mean", "variance")
     scale, bias, mean, variance = (call.constant(index, name) for index, name in enumerate(names, start=1))
     eps = float(call.attribute("epsilon", 1e-5))

@@ -21,7 +21,7 @@ _HALF = ("float16", "bfloat16")
 
 
 def from_onnx(model: Source, input_shapes: InputShapes = None) -> ir.Graph:
-    """The graph of an ONNX ``model``: the path of a file, its bytes, or an ``onnx.ModelProto``, of opset 9 to 28.
+    """The graph of an ONNX ``model``: the path of a file, its bytes, or an ``onnx.ModelProto``, of opset 7 to 28.
 
     ``input_shapes`` gives the inputs' shapes, batch included, by name or in order, where the file leaves sizes open.
     An open batch is 1; the graph takes any. Weights are copied, and constants computed.

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flexgroup.graph import Conv2d, optimize
+from flexgroup.graph import Conv2d, from_onnx, optimize
 from tests.graph.onnx_models import model_of, node, numbers, onnx, same_as_onnxruntime, same_step
 
 some = settings(max_examples=40, deadline=None)
@@ -209,6 +209,21 @@ def test_constants_are_computed_once_whatever_computes_them():
     assert kinds(same_as_onnxruntime(model, batch=2)) == ["Conv2d"]
 
 
+@pytest.mark.parametrize("opset", [7, 11, 13])
+def test_constants_are_computed_as_their_opset_has_it(opset):
+    axes = {"axes": [1, 2]} if opset < 13 else {}
+    bounds = {"min": 0.0, "max": 0.5} if opset < 11 else {}
+    model = model_of(
+        node("Unsqueeze", ["k", *([] if axes else ["axes"])], ["u"], **axes),
+        node("Clip", ["u", *([] if bounds else ["low", "high"])], ["c"], **bounds),
+        node("Add", ["x", "c"], ["y"]),
+        inputs={"x": IMAGE},
+        opset=opset,
+        weights={"k": numbers(4), "axes": [1, 2], "low": np.array(0, np.float32), "high": np.array(0.5, np.float32)},
+    )
+    assert kinds(same_as_onnxruntime(model, batch=2)) == ["Affine"]
+
+
 def test_what_no_output_needs_is_not_looked_at():
     model = model_of(
         node("Relu", ["x"], ["y"]),
@@ -216,6 +231,4 @@ def test_what_no_output_needs_is_not_looked_at():
         inputs={"x": IMAGE},
         weights={"w": numbers(1, 3, 1)},
     )
-    from flexgroup.graph import from_onnx
-
     assert kinds(from_onnx(model)) == ["Clamp"]

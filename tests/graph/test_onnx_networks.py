@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,6 +65,15 @@ def test_networks_of_the_zoo_come_out_as_they_do_through_the_other_door(tmp_path
     graph = same_as_onnxruntime(path, batch=2 if exporter.get("open_batch") else 1, tolerance=2e-5)
     other = optimize(from_torch(model, (torch.randn(1, *shape),)))
     assert kinds(optimize(graph)) == kinds(other)
+
+
+@pytest.mark.parametrize("name", ["densenet121", "inception_v2", "resnet50", "shufflenet", "squeezenet"])
+def test_old_networks_that_come_with_the_package_onnx(name):
+    """Their weights are all alike, and computed: it is opset 9, and the shapes, that these are about."""
+    path = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light" / f"light_{name}.onnx"
+    if not path.exists():
+        pytest.skip("needs the test data of the package onnx")
+    same_as_onnxruntime(path)
 
 
 class Net(torch.nn.Module):

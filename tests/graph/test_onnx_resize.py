@@ -71,6 +71,10 @@ def test_resizing_of_old(operator, opset, mode):
     same_step(operator, IMAGE, opset=opset, weights={"scales": np.array([1, 1, 2, 3], np.float32)}, mode=mode)
 
 
+def test_scales_of_older():
+    same_step("Upsample", IMAGE, opset=7, scales=[1.0, 1.0, 2.0, 3.0])
+
+
 @pytest.mark.parametrize("policy", ["stretch", "not_larger", "not_smaller"])
 def test_sizes_of_some_axes(policy):
     weights = {"": None, " ": None, "sizes": [8, 9]}
