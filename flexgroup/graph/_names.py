@@ -45,7 +45,12 @@ class LayerNames:
 
 def source_line(node: torch.fx.Node) -> str:
     """``file.py:42, in forward`` of the user's innermost frame, or the empty string where there is none."""
-    frames = re.findall(r'File "([^"\n]+)", line (\d+), in (\S+)', node.meta.get("stack_trace") or "")
+    return line_in(node.meta.get("stack_trace") or "")
+
+
+def line_in(stack_trace: str) -> str:
+    """The same of a stack trace as text."""
+    frames = re.findall(r'File "([^"\n]+)", line (\d+), in (\S+)', stack_trace)
     own = [frame for frame in frames if not frame[0].startswith((_TORCH_FOLDER, "<"))]
     if not own:
         return ""

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flexgroup._errors import FlexgroupError
+from flexgroup.graph._names import line_in
 
 Source: TypeAlias = "str | os.PathLike[str] | bytes | Any"  # Any: an onnx.ModelProto, without importing onnx
 Dims: TypeAlias = "tuple[int | str, ...] | None"
@@ -19,6 +20,7 @@ Tensor: TypeAlias = npt.NDArray[Any]
 
 OLDEST, NEWEST = 7, 28  # opsets whose operators mean what the rules say
 
+_TRACE = "pkg.torch.onnx.stack_trace"
 _FLOAT = 1  # onnx.TensorProto.FLOAT
 
 
@@ -34,6 +36,7 @@ class Step:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     attributes: Mapping[str, Any]
+    source: str  # "file.py:42, in forward", where torch's exporter has noted it
     proto: Any  # the onnx.NodeProto, for ONNX's own reference implementation
 
 
@@ -210,7 +213,8 @@ def step_of(node: Any) -> Step:
     words = {
         key: value.decode(errors="replace") if isinstance(value, bytes) else value for key, value in attributes.items()
     }
-    return Step(name, operator, tuple(node.input), outputs, words, node)
+    trace = next((x.value for x in getattr(node, "metadata_props", ()) if x.key == _TRACE), "")
+    return Step(name, operator, tuple(node.input), outputs, words, line_in(trace), node)
 
 
 def _array(tensor: Any) -> Tensor:

@@ -53,7 +53,7 @@ class OnnxLowering(Builder):
         return f"{node.name}.{kind or node.operator.lower()}" if inner else node.name
 
     def source_of(self, node: Step) -> str:
-        return ""
+        return node.source
 
     def _read(self, name: str) -> Operand | Unknown:
         value = self._known.get(name, Unknown())
@@ -62,7 +62,8 @@ class OnnxLowering(Builder):
         return value
 
     def _where(self, step: Step) -> str:
-        return f"{step.name}: {step.operator} (opset {self._network.opset})"
+        source = f" at {step.source}" if step.source else ""
+        return f"{step.name}: {step.operator} (opset {self._network.opset}){source}"
 
     def _outputs(self) -> tuple[str, ...]:
         names = []
@@ -134,4 +135,4 @@ def _applied(rule: OnnxRule, call: OnnxCall) -> Results:
 
 
 def _output_step(name: str) -> Step:
-    return Step(name, "Identity", (name,), (name,), {}, None)
+    return Step(name, "Identity", (name,), (name,), {}, "", None)

@@ -163,4 +163,5 @@ def _is_number(array: Tensor | None, number: float) -> bool:
 def _step(step: Step, operator: str, inputs: tuple[str, ...], attributes: Mapping[str, Any]) -> Step:
     from onnx import helper
 
-    return step_of(helper.make_node(operator, inputs, step.outputs, step.name, **attributes))
+    made = step_of(helper.make_node(operator, inputs, step.outputs, step.name, **attributes))
+    return replace(made, source=step.source)

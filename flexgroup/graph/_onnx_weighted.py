@@ -1,4 +1,4 @@
-"""ONNX layers with weights: convolution, matrix products, normalisations."""
+"""ONNX layers with weights: convolution, matrix products, batch norm."""
 
 from __future__ import annotations
 
@@ -120,31 +120,10 @@ def _batch_norm(call: OnnxCall) -> Results:
     return call.apply(aten.batch_norm.default, call.value(0), scale, bias, mean, variance, False, 0.0, eps, False)
 
 
-def _layer_norm(call: OnnxCall) -> Results:
-    shape = call.shape(call.value(0))
-    axis = int(call.attribute("axis", -1)) % len(shape)
-    weight, bias = (call.get(index) for index in (1, 2))
-    eps = float(call.attribute("epsilon", 1e-5))
-    return call.apply(aten.layer_norm.default, call.value(0), shape[axis:], weight, bias, eps, False)
-
-
-def _softmax(call: OnnxCall) -> Results:
-    shape = call.shape(call.value(0))
-    old = call.opset < 13
-    axis = int(call.attribute("axis", 1 if old else -1)) % len(shape)
-    if old and np.prod(shape[axis:]) != shape[axis]:
-        raise Unsupported(
-            f"before opset 13 it is over all axes from {axis} on, flattened; export with opset_version=17, or keep one"
-        )
-    return call.apply(aten.softmax.int, call.value(0), axis)
-
-
 WEIGHTED: Mapping[str, OnnxRule] = {
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
     "Gemm": _gemm,
     "MatMul": _matmul,
     "BatchNormalization": _batch_norm,
-    "LayerNormalization": _layer_norm,
-    "Softmax": _softmax,
 }

@@ -182,12 +182,6 @@ def test_a_batch_norm_goes_into_the_convolution_before_it():
     assert [(x.name, type(x.op)) for x in graph.nodes] == [("conv", Conv2d)]
 
 
-@pytest.mark.parametrize("axis", [-1, 2, 1])
-def test_layer_norm(axis):
-    shape = (2, 6, 5)[axis % 3 :]
-    same_step("LayerNormalization", (2, 6, 5), weights={"w": numbers(*shape), "b": numbers(*shape)}, axis=axis)
-
-
 @pytest.mark.parametrize(
     ("axes", "keepdims", "opset"), [([2, 3], 1, 13), ([2, 3], 0, 13), ([-1, -2], 0, 18), ([2, 3], 1, 18)]
 )

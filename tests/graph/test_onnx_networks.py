@@ -176,6 +176,14 @@ def test_weights_of_a_file_have_their_rows_first(pruned):
     np.testing.assert_array_equal(onnx_weights(product)["product"], numbers(3, 5).T)
 
 
+def test_lines_that_torchs_newer_exporter_has_noted_are_kept(pruned, tmp_path):
+    pytest.importorskip("onnxscript")
+    path = exported(pruned[1], (3, 8, 8), tmp_path / "dynamo.onnx", dynamo=True, opset=18)
+    sources = {x.source for x in from_onnx(path).nodes if isinstance(x.op, Conv2d | Linear)}
+    assert all(source.startswith("test_onnx_networks.py:") and source.endswith(", in forward") for source in sources)
+    assert len(sources) == 2
+
+
 def test_layers_have_the_names_of_the_files_nodes(pruned):
     path, _ = pruned
     graph = optimize(from_onnx(path, [(1, 3, 8, 8)]))
