@@ -13,6 +13,7 @@ from typing import Any
 
 from llvmlite import ir
 
+from flexgroup.kernels.curves import emit_exp
 from flexgroup.kernels.emit import I32, I64, Kernel, Signature
 from flexgroup.kernels.product import overlapping, plain_entries, table_at, transposed_entries, weighted_sums
 from flexgroup.kernels.target import F32, Element, Target
@@ -42,11 +43,6 @@ SIGNATURE = Signature(
 )
 
 LARGEST_TILE = 4  # vectors of queries at a time, which scratch memory has room for
-
-_LOG2E, _LN2_HIGH, _LN2_LOW = 1.4426950408889634, 0.693359375, -2.12194440e-4
-_SHIFT = 12582912.0  # 1.5 * 2^23: adding it rounds to an integer, which is then in the low bits
-_LOWEST = -87.3  # exp of less is no normal number
-_TAYLOR = (1 / 720, 1 / 120, 1 / 24, 1 / 6, 1 / 2, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -189,26 +185,3 @@ class _Emitter:
                     value = b.bitcast(b.fmul(sums[i * tile + t], factors[t]), self.bits)
                     inside = k.load(k.at(self.mask, self.tile), self.bits, self.width, t * self.width)
                     k.store(b.bitcast(b.and_(value, inside), k.vector), out, self.width, t * self.width)
-
-
-def emit_exp(k: Kernel, value: ir.Value) -> ir.Value:
-    """``exp(value)`` for numbers that are not positive, to about 2e-7 of it; what is below -87.3 counts as that.
-
-    Cody and Waite: value = n ln 2 + r; the exponent takes n, a polynomial exp(r).
-    """
-    b, bits = k.builder, ir.VectorType(I32, k.lanes)
-
-    def all_lanes(number: float) -> ir.Value:
-        return ir.Constant(k.vector, [number] * k.lanes)
-
-    lowest = all_lanes(_LOWEST)
-    x = b.select(b.fcmp_ordered("<", value, lowest), lowest, value)
-    shifted = k.fma(x, all_lanes(_LOG2E), all_lanes(_SHIFT))
-    n = b.fsub(shifted, all_lanes(_SHIFT))
-    rest = k.fma(n, all_lanes(-_LN2_HIGH), x)
-    rest = k.fma(n, all_lanes(-_LN2_LOW), rest)
-    power = all_lanes(_TAYLOR[0])
-    for coefficient in _TAYLOR[1:]:
-        power = k.fma(power, rest, all_lanes(coefficient))
-    exponent = b.shl(b.bitcast(shifted, bits), ir.Constant(bits, [23] * k.lanes))
-    return b.bitcast(b.add(b.bitcast(power, bits), exponent), k.vector)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from flexgroup.kernels.attention import emit_exp
+from flexgroup.kernels.curves import emit_exp
 from flexgroup.kernels.emit import I32, I64, Kernel, Signature
 from flexgroup.kernels.target import F32, Element, Target
 
