@@ -17,6 +17,7 @@ import numpy.typing as npt
 from llvmlite import ir
 
 from flexgroup.groups import cover
+from flexgroup.kernels.curves import emit_curve
 from flexgroup.kernels.emit import I32, I64, Kernel, Signature
 from flexgroup.kernels.target import F32, Element, Target
 
@@ -45,16 +46,18 @@ UNROLL = 2  # groups a round: independent sums hide the latency of the multiply-
 
 @dataclass(frozen=True)
 class SparseLinearKernel:
-    """``output = clamp(weights @ input + bias)``, by groups of ``size`` along ``form``."""
+    """``output = curve(clamp(weights @ input + bias))``, by groups of ``size`` along ``form``."""
 
     form: str  # "columns" or "rows"
     size: int
     element: Element = F32
+    curve: str = ""
 
     @property
     def name(self) -> str:
         group = f"{self.size}x1" if self.form == "columns" else f"1x{self.size}"
-        return f"linear_{self.element.name}_{group}"
+        curve = f"_{self.curve}" if self.curve else ""
+        return f"linear_{self.element.name}_{group}{curve}"
 
     @property
     def signature(self) -> Signature:
@@ -74,7 +77,7 @@ class SparseLinearKernel:
         with k.loop(first_vector, last_vector) as vectors:
             at = k.builder.mul(vectors.index, ir.Constant(I64, width))
             value = k.builder.fadd(k.load(scratch, k.vector, width, at), k.load(bias, k.vector, width, at))
-            k.store(k.clamp(value, low, high), output, width, at)
+            k.store(emit_curve(k, self.curve, k.clamp(value, low, high)), output, width, at)
         k.builder.ret_void()
 
     def _sums(self, k: Kernel, scratch: ir.Value) -> None:
