@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from flexgroup.graph import ir
 from flexgroup.graph._call import Unsupported, Value
 from flexgroup.graph._onnx_call import OnnxCall, OnnxRule, Operand, Results
 
@@ -16,6 +17,11 @@ aten = torch.ops.aten
 def _same(operator: torch._ops.OpOverload) -> OnnxRule:
     """A rule for an operator that torch has too."""
     return lambda call: call.apply(operator, call.value(0))
+
+
+def _curve(kind: str) -> OnnxRule:
+    """A rule for one of the graph's activation functions."""
+    return lambda call: call.pointwise(ir.Curve(kind), call.value(0))
 
 
 def _identity(call: OnnxCall) -> Results:
@@ -65,13 +71,13 @@ def _clamped_line(call: OnnxCall, x: Value, alpha: float, beta: float, high: flo
 
 
 def _leaky_relu(call: OnnxCall) -> Results:
-    return call.apply(aten.leaky_relu.default, call.value(0), float(call.attribute("alpha", 0.01)))
+    return call.pointwise(ir.Curve(ir.leaky_relu(float(call.attribute("alpha", 0.01)))), call.value(0))
 
 
 def _prelu(call: OnnxCall) -> Results:
     slope = call.constant(1, "slope")
     if slope.size == 1:
-        return call.apply(aten.leaky_relu.default, call.value(0), float(slope.reshape(-1)[0]))
+        return call.pointwise(ir.Curve(ir.leaky_relu(float(slope.reshape(-1)[0]))), call.value(0))
     # torch takes one slope a channel, as a vector; ONNX any shape that broadcasts.
     axis = len(call.shape(call.value(0))) - slope.ndim
     if slope.size != max(slope.shape) or slope.shape.index(slope.size) + axis != 1:
@@ -84,35 +90,56 @@ def _elu(call: OnnxCall) -> Results:
 
 
 def _gelu(call: OnnxCall) -> Results:
-    return call.apply(aten.gelu.default, call.value(0), approximate=call.attribute("approximate", "none"))
+    kind = "gelu" if call.attribute("approximate", "none") == "none" else "gelu_tanh"
+    return call.pointwise(ir.Curve(kind), call.value(0))
 
 
 def _swish(call: OnnxCall) -> Results:
     x, alpha = call.value(0), float(call.attribute("alpha", 1.0))
     if alpha == 1.0:
-        return call.apply(aten.silu.default, x)
-    return call.apply(aten.mul.Tensor, x, call.apply(aten.sigmoid.default, call.apply(aten.mul.Tensor, x, alpha)))
+        return call.pointwise(ir.Curve("silu"), x)
+    scaled = call.apply(aten.mul.Tensor, x, alpha)
+    assert isinstance(scaled, Value), "a scaled activation is one"
+    return call.pointwise(ir.Mul(), x, call.pointwise(ir.Curve("sigmoid"), scaled))
 
 
-def _binary(operator: torch._ops.OpOverload) -> OnnxRule:
-    """A rule for arithmetic on two operands, of which either may be a constant."""
-    return lambda call: call.apply(operator, call[0], call[1])
+def _added(call: OnnxCall, first: Operand, second: Operand) -> Operand:
+    if isinstance(first, Value) and isinstance(second, Value) and call.shape(first) != call.shape(second):
+        return call.pointwise(ir.Add(), first, second)
+    return call.apply(aten.add.Tensor, first, second)
 
 
-def _chain(operator: torch._ops.OpOverload) -> OnnxRule:
-    """A rule for an operator on any number of operands, as a chain of one on two."""
+def _add(call: OnnxCall) -> Results:
+    return _added(call, call[0], call[1])
 
-    def rule(call: OnnxCall) -> Results:
-        total: Operand = call[0]
-        for index in range(1, len(call.inputs)):
-            total = call.apply(operator, total, call[index])
-        return total
 
-    return rule
+def _sub(call: OnnxCall) -> Results:
+    first, second = call[0], call[1]
+    if isinstance(first, Value) and isinstance(second, Value):
+        return _added(call, first, call.apply(aten.mul.Tensor, second, -1.0))
+    return call.apply(aten.sub.Tensor, first, second)
+
+
+def _mul(call: OnnxCall) -> Results:
+    first, second = call[0], call[1]
+    if isinstance(first, Value) and isinstance(second, Value):
+        return call.pointwise(ir.Mul(), first, second)
+    return call.apply(aten.mul.Tensor, first, second)
+
+
+def _div(call: OnnxCall) -> Results:
+    return call.apply(aten.div.Tensor, call[0], call[1])
+
+
+def _sum(call: OnnxCall) -> Operand:
+    total: Operand = call[0]
+    for index in range(1, len(call.inputs)):
+        total = _added(call, total, call[index])
+    return total
 
 
 def _mean(call: OnnxCall) -> Results:
-    return call.apply(aten.div.Tensor, _chain(aten.add.Tensor)(call), float(len(call.inputs)))
+    return call.apply(aten.div.Tensor, _sum(call), float(len(call.inputs)))
 
 
 def _bounded(name: str) -> OnnxRule:
@@ -137,7 +164,7 @@ def _power(call: OnnxCall) -> Results:
     x = call.value(0)
     if number == 1:
         return x
-    return call.apply(aten.mul.Tensor, x, x) if number == 2 else call.apply(aten.pow.Tensor_Scalar, x, number)
+    return call.pointwise(ir.Mul(), x, x) if number == 2 else call.apply(aten.pow.Tensor_Scalar, x, number)
 
 
 def _negative(call: OnnxCall) -> Results:
@@ -146,11 +173,7 @@ def _negative(call: OnnxCall) -> Results:
 
 _SAME = {
     "Relu": aten.relu.default,
-    "Sigmoid": aten.sigmoid.default,
-    "Tanh": aten.tanh.default,
-    "HardSwish": aten.hardswish.default,
     "Softplus": aten.softplus.default,
-    "Mish": aten.mish.default,
     "Erf": aten.erf.default,
     "Abs": aten.abs.default,
     "Exp": aten.exp.default,
@@ -175,14 +198,18 @@ ELEMENTWISE: Mapping[str, OnnxRule] = {
     "PRelu": _prelu,
     "Elu": _elu,
     "Gelu": _gelu,
+    "HardSwish": _curve("hard_swish"),
+    "Mish": _curve("mish"),
+    "Sigmoid": _curve("sigmoid"),
+    "Tanh": _curve("tanh"),
     "Swish": _swish,
-    "Add": _binary(aten.add.Tensor),
-    "Sub": _binary(aten.sub.Tensor),
-    "Mul": _binary(aten.mul.Tensor),
-    "Div": _binary(aten.div.Tensor),
+    "Add": _add,
+    "Sub": _sub,
+    "Mul": _mul,
+    "Div": _div,
     "Pow": _power,
     "Neg": _negative,
-    "Sum": _chain(aten.add.Tensor),
+    "Sum": _sum,
     "Mean": _mean,
     "Max": _bounded("Max"),
     "Min": _bounded("Min"),
