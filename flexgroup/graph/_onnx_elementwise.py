@@ -10,6 +10,7 @@ import torch
 from flexgroup.graph import ir
 from flexgroup.graph._call import Unsupported, Value
 from flexgroup.graph._onnx_call import OnnxCall, OnnxRule, Operand, Results
+from flexgroup.graph._onnx_file import Tensor
 
 aten = torch.ops.aten
 
@@ -78,11 +79,18 @@ def _prelu(call: OnnxCall) -> Results:
     slope = call.constant(1, "slope")
     if slope.size == 1:
         return call.pointwise(ir.Curve(ir.leaky_relu(float(slope.reshape(-1)[0]))), call.value(0))
-    # torch takes one slope a channel, as a vector; ONNX any shape that broadcasts.
-    axis = len(call.shape(call.value(0))) - slope.ndim
-    if slope.size != max(slope.shape) or slope.shape.index(slope.size) + axis != 1:
-        raise Unsupported(f"its slopes of shape {slope.shape} are not one a channel")
-    return call.apply(aten.prelu.default, call.value(0), slope.reshape(-1))
+    return _halves(call, slope)
+
+
+def _absolute(call: OnnxCall) -> Results:
+    return _halves(call, np.array(-1.0, np.float32))
+
+
+def _halves(call: OnnxCall, slope: Tensor) -> Operand:
+    """What is positive, and ``slope`` times what is negative."""
+    x = call.value(0)
+    positive, negative = (call.apply(aten.clamp.default, x, *ends) for ends in ((0.0, None), (None, 0.0)))
+    return call.apply(aten.add.Tensor, positive, call.apply(aten.mul.Tensor, negative, slope))
 
 
 def _elu(call: OnnxCall) -> Results:
@@ -175,7 +183,6 @@ _SAME = {
     "Relu": aten.relu.default,
     "Softplus": aten.softplus.default,
     "Erf": aten.erf.default,
-    "Abs": aten.abs.default,
     "Exp": aten.exp.default,
     "Log": aten.log.default,
     "Sqrt": aten.sqrt.default,
@@ -196,6 +203,7 @@ ELEMENTWISE: Mapping[str, OnnxRule] = {
     "HardSigmoid": _hard_sigmoid,
     "LeakyRelu": _leaky_relu,
     "PRelu": _prelu,
+    "Abs": _absolute,
     "Elu": _elu,
     "Gelu": _gelu,
     "HardSwish": _curve("hard_swish"),

@@ -50,6 +50,15 @@ def test_one_slope_for_all(shape):
     same_step("PRelu", IMAGE, weights={"slope": np.full(shape, 0.3, np.float32)})
 
 
+@pytest.mark.parametrize("shape", [(4, 1, 1), (1, 4, 1, 1)])
+def test_one_slope_a_channel(shape):
+    same_step("PRelu", IMAGE, weights={"slope": numbers(*shape)})
+
+
+def test_absolute_values():
+    same_step("Abs", IMAGE)
+
+
 @some
 @given(low=bounds, high=bounds, given=st.sampled_from(["both", "min", "max", "none"]))
 def test_clip(low, high, given):
