@@ -65,7 +65,7 @@ def _emit_prepare(module: ir.Module, plan: Plan, name: str) -> None:
     code = Code(module, f"{name}_prepare", plan.target, _NO_FIELDS, [POINTER])
     b = code.builder
     kind = ir.VectorType(I8, _ZEROS)
-    with code.loop(0, plan.arena_bytes, _ZEROS) as chunks:
+    with code.loop(0, plan.clear_bytes, _ZEROS) as chunks:
         chunk = b.bitcast(b.gep(code.function.args[0], [chunks.index]), kind.as_pointer())
         b.store(ir.Constant(kind, [0] * _ZEROS), chunk, align=_ZEROS)
     b.ret_void()

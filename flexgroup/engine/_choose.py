@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -21,13 +21,23 @@ ROW_OVERHEAD = 9.0  # an inner loop's exit, most of it a mispredicted branch
 STORE_SLOTS = 3.0  # bias, clamp, mask and store of one vector
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layer:
     """What the choice depends on: non-zeros (M x K), vectors a plane, and whether taps differ in position."""
 
     pattern: npt.NDArray[np.bool_]
     vectors: int
     displaced: bool
+    counted: dict[tuple[str, int], int] = field(default_factory=dict, repr=False)
+
+    def groups(self, form: str, rows: int) -> int:
+        """How many groups of this height cover the non-zeros; counted once."""
+        if form == "dense":
+            height, width = self.pattern.shape
+            return int(-(-height // rows) * width)
+        if (form, rows) not in self.counted:
+            self.counted[form, rows] = int(group_starts(self.pattern, form, rows).sum())
+        return self.counted[form, rows]
 
 
 class Chooser(Protocol):
@@ -81,20 +91,19 @@ def choose(layer: Layer, target: Target, *, sparse: bool, heights: tuple[int, ..
 
     ``sparse=False`` disregards zeros: the baseline that a speed-up is measured against.
     """
-    height, width = layer.pattern.shape
-    dense = [_candidate("dense", rows, -(-height // rows) * width, layer, target) for rows in heights]
+    dense = [_candidate("dense", rows, layer, target) for rows in heights]
     candidates = list(dense)
     for rows in heights if sparse else ():
         for form in ("strip", "ring") if rows > 1 else ("ring",):
-            groups = int(group_starts(layer.pattern, form, rows).sum())
-            candidates.append(_candidate(form, rows, groups, layer, target))
+            candidates.append(_candidate(form, rows, layer, target))
     best = min(candidates)
     fill = float(layer.pattern.sum()) / max(1, best.groups * best.rows)
     zeros = not layer.pattern.all()
     return Choice(best.form, best.rows, best.tile, best.slots, min(dense).slots, best.groups, fill, zeros)
 
 
-def _candidate(form: str, rows: int, groups: int, layer: Layer, target: Target) -> Candidate:
+def _candidate(form: str, rows: int, layer: Layer, target: Target) -> Candidate:
+    groups = layer.groups(form, rows)
     tile = best_tile(rows, layer.vectors, target)
     load = DISPLACED_LOAD if layer.displaced else ALIGNED_LOAD
     group = max(rows * tile, load * tile + rows) + GROUP_OVERHEAD

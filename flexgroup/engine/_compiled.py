@@ -11,12 +11,16 @@ import numpy.typing as npt
 
 from flexgroup._errors import FlexgroupError
 from flexgroup.engine._calls import first_image, input_arrays, results_like
+from flexgroup.engine._chains import find_chains
 from flexgroup.engine._choose import Chooser, choose
+from flexgroup.engine._explain import Explanation, Memory, explain_plan, memory_of
+from flexgroup.engine._kept import GRAPH, PLAN, Keys, kept, keys_of
 from flexgroup.engine._layout import Layout
 from flexgroup.engine._lower import Lowering
+from flexgroup.engine._machine import measured_machine
 from flexgroup.engine._native import Program
 from flexgroup.engine._plan import Plan, Port
-from flexgroup.engine._profile import Explanation, Profile, explain_plan, profile_rows
+from flexgroup.engine._profile import Profile, profile_rows
 from flexgroup.engine._steps import StepBuilder
 from flexgroup.engine._workers import address
 from flexgroup.graph.ir import Graph
@@ -25,6 +29,7 @@ from flexgroup.kernels import F32, Target, host_target, target_named
 if TYPE_CHECKING:
     import torch
 
+TRACED_ROUNDS = 9
 TOLERANCE = 1e-4  # of the largest output: far above rounding, far below any mistake
 
 
@@ -36,16 +41,31 @@ def plan_graph(
     ``sparse=False`` runs every convolution as dense code, zeros or not: the baseline of a speed-up. ``chooser`` picks
     the kernel of every convolution.
     """
-    layout = Layout(target.lanes(F32), F32.bytes)
-    lowering = Lowering(graph, layout)
+    layout = Layout(target.lanes(F32), F32.bytes, threads)
+    lowering = Lowering(graph, layout, has_depthwise=bool(target.triple))
     lowering.run()
-    layout.place()
+    layout.decide()
     builder = StepBuilder(
         layout, target, F32, threads=threads, sparse=sparse, inputs=len(graph.inputs), chooser=chooser
     )
-    steps = tuple(builder.build(operation) for operation in lowering.operations)
+    chains = find_chains(builder, lowering.operations)
+    for chain in chains:
+        layout.open_windows(chain.capacities(threads))
+        layout.use_together(chain.first, chain.last)
+    layout.place()
+    steps = tuple(builder.build_all(lowering.operations, chains))
     ports = [tuple(Port(name, graph.shapes[name]) for name in names) for names in (graph.inputs, graph.outputs)]
-    return Plan(target, F32, threads, ports[0], ports[1], steps, builder.constants.block(), layout.arena_bytes)
+    return Plan(
+        target,
+        F32,
+        threads,
+        ports[0],
+        ports[1],
+        steps,
+        builder.constants.block(),
+        layout.arena_bytes,
+        layout.scratch(0),
+    )
 
 
 class CompiledModel:
@@ -72,12 +92,24 @@ class CompiledModel:
         return results
 
     def profile(self, *inputs: Any, rounds: int = 50) -> Profile:
-        """Time every step on the first image of ``inputs``: medians over ``rounds`` runs, in milliseconds."""
+        """Time every layer on the first image of ``inputs``: medians over ``rounds`` runs, in milliseconds.
+
+        Rates stand beside what this machine can do, which is measured (in less than a second) if it never was.
+        Raises `FlexgroupError` as a call does.
+        """
         arrays = first_image(self.plan.inputs, inputs)
         results = [np.empty((1, *port.shape), dtype=np.float32) for port in self.plan.outputs]
         pointers = [address(array) for array in (*arrays, *results)]
-        self._program.time_steps(pointers, 3)
-        return profile_rows(self.plan, self._program.time_steps(pointers, rounds))
+        (first,) = self._program.time_steps(pointers, 1)
+        self._program.time_steps(pointers, 2)
+        seconds = self._program.time_steps(pointers, rounds)
+        traced = self._program.trace_steps(pointers, min(rounds, TRACED_ROUNDS))
+        return profile_rows(self.plan, seconds, first=first, traced=traced, machine=measured_machine())
+
+    @property
+    def memory(self) -> Memory:
+        """Bytes of activations and of constants (weights and tables) that this network holds."""
+        return memory_of(self.plan)
 
     def explain(self) -> Explanation:
         """For every layer what was chosen and why."""
@@ -109,14 +141,14 @@ def compile(
     Raises `FlexgroupError` for a model that cannot be exported, operators that are not supported (all of them at once)
     and results that disagree.
     """
-    from flexgroup.graph import optimize, read_network
-
     if not isinstance(threads, int) or threads < 1:
         raise FlexgroupError(f"threads={threads!r}; give the number of cores to use, 1 or more")
-    graph, module, inputs = read_network(model, example)
     chosen = host_target() if target == "host" else target_named(target)
-    compiled = CompiledModel(plan_graph(optimize(graph), chosen, threads=threads, sparse=sparse), 0.0)
-    compiled.error = difference(module, compiled, inputs)
+    compiled, keys = _compile(model, example, chosen, threads=threads, sparse=sparse, keep=True)
+    if keys.plan is not None and not compiled.error <= tolerance:
+        compiled.close()
+        keys.forget()
+        compiled, _ = _compile(model, example, chosen, threads=threads, sparse=sparse, keep=False)
     if not compiled.error <= tolerance:
         compiled.close()
         raise FlexgroupError(
@@ -124,6 +156,30 @@ def compile(
             f"more than tolerance={tolerance:g}; please report this with the model"
         )
     return compiled
+
+
+def _compile(
+    model: Any, example: Any, target: Target, *, threads: int, sparse: bool, keep: bool
+) -> tuple[CompiledModel, Keys]:
+    """The compiled network with its error, and the keys under which its graph and plan are kept if ``keep``."""
+    from flexgroup.graph import GraphModule, is_onnx, optimize, read_network
+
+    module, inputs = model, (example,) if hasattr(example, "detach") else example
+    if is_onnx(model) or isinstance(model, GraphModule) or example is None:
+        _, module, inputs = read_network(model, example)
+    keys = keys_of(module, inputs, target, threads=threads, sparse=sparse) if keep else Keys()
+
+    def graph() -> Graph:
+        return kept(GRAPH, keys.graph, lambda: optimize(read_network(module, inputs)[0]), Graph)
+
+    plan = kept(PLAN, keys.plan, lambda: plan_graph(graph(), target, threads=threads, sparse=sparse), Plan)
+    compiled = CompiledModel(plan, 0.0)
+    try:
+        compiled.error = difference(module, compiled, inputs)
+    except BaseException:
+        compiled.close()
+        raise
+    return compiled, keys
 
 
 def difference(model: Any, compiled: Callable[..., Any], example: tuple[Any, ...]) -> float:

@@ -6,6 +6,7 @@ strided views are lists, not copies: kernels find every plane through a table of
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from flexgroup._errors import FlexgroupError
@@ -72,6 +73,7 @@ class Buffer:
     born: int = -1
     dies: int = -1
     offset: int = -1  # bytes in the arena, to the first position of plane 0
+    slack: int = 0  # elements after the last row that may be written
 
 
 @dataclass
@@ -93,12 +95,14 @@ class Reach:
     out_width: int
     rows: tuple[int, int]
     columns: tuple[int, int]
+    step: tuple[int, int] = (1, 1)  # input rows and columns from an output position to the next
+    tied: bool = True  # whether both sides have one pitch
 
     def pitch(self) -> int:
         """The smallest pitch at which no tap of a row falls into the pixels of another row."""
         left = max(0, -self.columns[0])
-        right = max(0, self.out_width - 1 + self.columns[1] - (self.in_width - 1))
-        return max(self.in_width + max(left, right), self.out_width)
+        right = max(0, (self.out_width - 1) * self.step[1] + self.columns[1] - (self.in_width - 1))
+        return max(self.in_width + max(left, right), self.out_width if self.tied else 0)
 
     def before(self, pitch: int) -> int:
         """Zeros needed before the first position."""
@@ -106,7 +110,8 @@ class Reach:
 
     def after(self, pitch: int) -> int:
         """Positions needed from the first one on, zeros included."""
-        return (self.out_height - 1 + self.rows[1]) * pitch + self.out_width + self.columns[1]
+        last_row = (self.out_height - 1) * self.step[0] + self.rows[1]
+        return last_row * pitch + (self.out_width - 1) * self.step[1] + 1 + self.columns[1]
 
 
 class Layout:
@@ -116,8 +121,9 @@ class Layout:
     reused between buffers with the same planes and footprint only, so that borders, zeroed once, stay zero.
     """
 
-    def __init__(self, lanes: int, element_bytes: int) -> None:
+    def __init__(self, lanes: int, element_bytes: int, threads: int = 1) -> None:
         self.lanes = lanes
+        self.threads = threads
         self.element_bytes = element_bytes
         self.buffers: list[Buffer] = []
         self._parent: list[int] = []
@@ -125,6 +131,10 @@ class Layout:
         self.arena_bytes = 0
         self._slots: dict[int, int] = {}  # planes of the memory that a buffer took over
         self._special = {ZERO: 0, SINK: 0}
+        self._windows: dict[int, int] = {}  # rows that a windowed buffer holds
+        self._window_offsets: dict[int, int] = {}
+        self._scratch = 0  # bytes in the arena to the first thread's scratch
+        self._scratch_bytes = 0
 
     def new_image(self, channels: int, height: int, width: int, footprint: Footprint | None = None) -> Image:
         """An image in a new buffer; without ``footprint`` all its pixels are written."""
@@ -151,9 +161,18 @@ class Layout:
         for root in roots[1:]:
             self._parent[root] = roots[0]
 
-    def reach(self, image: Image, out: Image, rows: tuple[int, int], columns: tuple[int, int]) -> None:
+    def reach(
+        self,
+        image: Image,
+        out: Image,
+        rows: tuple[int, int],
+        columns: tuple[int, int],
+        step: tuple[int, int] = (1, 1),
+        *,
+        tied: bool = True,
+    ) -> None:
         """Note that a kernel reads ``image`` around every position of ``out``."""
-        reach = Reach(image.height, image.width, out.height, out.width, rows, columns)
+        reach = Reach(image.height, image.width, out.height, out.width, rows, columns, step, tied)
         for buffer in {ref.buffer for ref in image.planes if ref.buffer >= 0}:
             self._geometry.setdefault(buffer, Geometry()).reaches.append(reach)
 
@@ -165,16 +184,69 @@ class Layout:
                 buffer.born = step if buffer.born < 0 else buffer.born
                 buffer.dies = max(buffer.dies, step)
 
-    def place(self) -> None:
-        """Decide every pitch, and give every buffer its place in the arena."""
+    def open_windows(self, capacities: Mapping[int, int]) -> None:
+        """Let the buffers of one chain hold so many rows each, in scratch memory that every thread has for itself.
+
+        Chains run one after another and use the same scratch. The first plane in it takes rows beyond the last one.
+        """
+        self._windows |= capacities
+        largest = max((self.plane_bytes(buffer) for buffer in capacities), default=0)
+        top = largest + LINE
+        for buffer in capacities:
+            self._window_offsets[buffer] = _round_up(top + self._bytes(self._window_lead(buffer)), LINE)
+            top = self._window_offsets[buffer] + self.buffers[buffer].channels * self.plane_bytes(buffer)
+        self._scratch_bytes = max(self._scratch_bytes, _round_up(top + 64 * LINE, 4096))
+
+    def is_windowed(self, image: Image) -> bool:
+        """Whether only some rows of ``image`` are in memory at a time."""
+        return any(ref.buffer in self._windows for ref in image.planes)
+
+    def window_rows(self, image: Image) -> int:
+        """Rows that the window of a windowed image holds."""
+        return self._windows[image.planes[0].buffer]
+
+    def scratch(self, thread: int) -> int:
+        """Bytes from the arena's start to a thread's scratch, which the offsets of windowed planes count from."""
+        return self._scratch + thread * self._scratch_bytes
+
+    def reads_border(self, image: Image) -> bool:
+        """Whether any reader of the planes' component looks left or right, and so relies on a zero border."""
+        geometry = self.geometry(next(ref.buffer for ref in image.planes if ref.buffer >= 0))
+        return any(reach.columns != (0, 0) for reach in geometry.reaches)
+
+    def sink(self, image: Image) -> int:
+        """Where rows beyond the last plane of ``image`` are stored to, relative to what its own planes count from."""
+        return 0 if self.is_windowed(image) else self._special[SINK]
+
+    def window_lead(self, image: Image) -> int:
+        """Zeros before a windowed plane's first position, in elements: whole vectors."""
+        return self._bytes(self._window_lead(image.planes[0].buffer)) // self.element_bytes
+
+    def _window_lead(self, buffer: int) -> int:
+        return max([0, *(-reach.columns[0] for reach in self.geometry(buffer).reaches)])
+
+    def use_together(self, first: int, last: int) -> None:
+        """Let every buffer that steps first..last use live through all of them: they run band by band."""
+        for buffer in self.buffers:
+            if first <= buffer.born < last:
+                buffer.born = first
+            if first <= buffer.dies < last:
+                buffer.dies = last - 1
+
+    def decide(self) -> None:
+        """Fix every pitch; no image or reach may be added afterwards."""
         self._decide_geometry()
-        largest = max((self.plane_bytes(i) for i, b in enumerate(self.buffers) if b.height), default=0)
+
+    def place(self) -> None:
+        """Give every buffer its place in the arena."""
+        full = [i for i, b in enumerate(self.buffers) if i not in self._windows]
+        largest = max((self.plane_bytes(i) for i in full if self.buffers[i].height), default=0)
         lead = max((self._bytes(g.lead) for g in self._geometry.values()), default=0)
         room = lead + largest
         self._special = {ZERO: lead, SINK: 2 * lead + largest}
         top = _round_up(2 * room + LINE, LINE)
         free: dict[tuple[object, ...], list[tuple[int, int]]] = {}  # layout -> (planes, offset) of dead buffers
-        events = sorted(range(len(self.buffers)), key=lambda i: self.buffers[i].born)
+        events = sorted(full, key=lambda i: self.buffers[i].born)
         alive: list[int] = []
         for index in events:
             buffer = self.buffers[index]
@@ -193,7 +265,8 @@ class Layout:
                 top = buffer.offset + self._planes(index) * self.plane_bytes(index)
             alive.append(index)
         # Tiles and taps may read beyond the last plane: a plane's worth of slack after everything.
-        self.arena_bytes = _round_up(top + room + 64 * LINE, 4096)
+        self._scratch = _round_up(top + room + 64 * LINE, 4096)
+        self.arena_bytes = self._scratch + self.threads * self._scratch_bytes
         if self.arena_bytes >= 1 << 31:
             raise FlexgroupError(
                 f"the network's activations need {self.arena_bytes / 2**30:.1f} GiB for one image, more than the "
@@ -219,8 +292,19 @@ class Layout:
             geometry.reaches += self._geometry.get(index, Geometry()).reaches
         for geometry in merged.values():
             geometry.pitch = max([geometry.pitch, *(reach.pitch() for reach in geometry.reaches)])
+        for index, buffer in enumerate(self.buffers):
+            self._round_pitch(merged[self.component(index)], buffer)
+        for geometry in merged.values():
             geometry.lead = max([0, *(reach.before(geometry.pitch) for reach in geometry.reaches)])
         self._geometry = merged
+
+    def _round_pitch(self, geometry: Geometry, buffer: Buffer) -> None:
+        """Rows that begin on vectors are loaded whole: wanted where it takes no more vectors a plane."""
+        rounded = _round_up(geometry.pitch, self.lanes)
+        if buffer.height > 1 and buffer.width > self.lanes // 2:
+            positions, aligned = buffer.height * geometry.pitch, buffer.height * rounded
+            if _round_up(aligned, self.lanes) <= _round_up(positions, self.lanes):
+                geometry.pitch = rounded
 
     def geometry(self, buffer: int) -> Geometry:
         return self._geometry[self.component(buffer)]
@@ -240,16 +324,24 @@ class Layout:
         if not buffer.height:
             return _round_up(self._bytes(buffer.channels), 4 * LINE)
         geometry = self.geometry(index)
+        if index in self._windows:
+            beyond = max([0, *(reach.columns[1] for reach in geometry.reaches)])
+            elements = self._windows[index] * geometry.pitch + max(self.lanes, beyond)
+            lines = (self._bytes(elements) + self._bytes(self._window_lead(index))) // LINE
+            return (lines | 1) * LINE
         extent = buffer.height * geometry.pitch
+        extent += buffer.slack
         after = [reach.after(geometry.pitch) for reach in geometry.reaches if reach.in_height <= buffer.height]
         elements = max([_round_up(extent, self.lanes), extent + geometry.lead, *after])
         lines = _round_up(self._bytes(elements), LINE) // LINE
         return (lines | 1) * LINE
 
     def offset(self, ref: PlaneRef) -> int:
-        """Bytes from the arena's start to the first position of a plane."""
+        """Bytes to the first position of a plane, from the arena's start or, for windowed planes, the scratch's."""
         if ref.buffer < 0:
             return self._special[ref.buffer]
+        if ref.buffer in self._windows:
+            return self._window_offsets[ref.buffer] + ref.index * self.plane_bytes(ref.buffer)
         return self.buffers[ref.buffer].offset + ref.index * self.plane_bytes(ref.buffer)
 
     def _bytes(self, elements: int) -> int:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from flexgroup._errors import FlexgroupError
-from flexgroup.engine import _lower_layers, _lower_moves
+from flexgroup.engine import _lower_layers, _lower_moves, _lower_tokens
+from flexgroup.engine._arrange import to_image, to_vector
 from flexgroup.engine._layout import ZERO, External, Footprint, Image, Layout, PlaneRef, Vector
 from flexgroup.engine._operations import (
     CopyOp,
@@ -15,6 +16,7 @@ from flexgroup.engine._operations import (
     buffers_of,
 )
 from flexgroup.engine._values import Crop, Value
+from flexgroup.engine._view import View
 from flexgroup.graph import ir
 
 Rule: TypeAlias = Callable[["Lowering", ir.Node, Any], Value]
@@ -23,15 +25,16 @@ Rule: TypeAlias = Callable[["Lowering", ir.Node, Any], Value]
 NOTHING = Tap(PlaneRef(ZERO, 0), 0, 0)
 
 
-RULES: Mapping[type, Rule] = {**_lower_layers.RULES, **_lower_moves.RULES}
+RULES: Mapping[type, Rule] = {**_lower_layers.RULES, **_lower_moves.RULES, **_lower_tokens.RULES}
 
 
 class Lowering:
     """Walks a graph once, in order; afterwards `operations` and `layout` describe the network."""
 
-    def __init__(self, graph: ir.Graph, layout: Layout) -> None:
+    def __init__(self, graph: ir.Graph, layout: Layout, *, has_depthwise: bool = True) -> None:
         self.graph = graph
         self.layout = layout
+        self.has_depthwise = has_depthwise  # whether the target has kernels of their own for depthwise convolutions
         self.operations: list[Operation] = []
         self.values: dict[str, Value] = {
             name: External(port, graph.shapes[name]) for port, name in enumerate(graph.inputs)
@@ -46,6 +49,8 @@ class Lowering:
         for port, name in enumerate(self.graph.outputs):
             shape = self.graph.shapes[name]
             target = External(port, shape, output=True)
+            if _lower_tokens.output(self, name, target):
+                continue
             rows, columns = (shape[1], shape[2]) if len(shape) == 3 else (1, shape[0])
             source = self.dense_or_planes(name) if len(shape) == 3 else self.vector(name)
             self.append(CopyOp("output", source, target, shape[0] if len(shape) == 3 else 1, rows, columns))
@@ -65,6 +70,8 @@ class Lowering:
             self.values[name] = value = image
         if isinstance(value, Crop):
             self.values[name] = value = self._cropped(name, value)
+        if isinstance(value, View):
+            self.values[name] = value = to_image(self, name, value)
         if isinstance(value, Vector):
             raise FlexgroupError(f"value {name!r} is a vector where an image is needed")
         return value
@@ -92,6 +99,8 @@ class Lowering:
             vector = self.layout.new_vector(value.shape[0])
             self.append(CopyOp("input", value, vector, 1, 1, value.shape[0]))
             self.values[name] = value = vector
+        if isinstance(value, View):
+            self.values[name] = value = to_vector(self, name, value)
         if not isinstance(value, Vector):
             raise FlexgroupError(f"value {name!r} is an image where a vector is needed; flatten it first")
         return value

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flexgroup.engine._layout import Image, Vector
-from flexgroup.engine._operations import ConvOp, ElementwiseOp, LinearOp, MeanOp, PoolOp
+from flexgroup.engine._arrange import by_plane, side_by_side
+from flexgroup.engine._layout import Image
+from flexgroup.engine._operations import ConvOp, DepthwiseOp, ElementwiseOp, LinearOp, MeanOp, PoolOp
 from flexgroup.graph import ir
+from flexgroup.kernels.depthwise import handles
+from flexgroup.kernels.sparse_linear import MARGIN
 
 if TYPE_CHECKING:
     from flexgroup.engine._lower import Lowering, Rule
@@ -18,6 +21,10 @@ if TYPE_CHECKING:
 
 def _conv(lowering: Lowering, node: ir.Node, op: ir.Conv2d) -> Value:
     kernel = (op.weight.shape[2], op.weight.shape[3])
+    if lowering.has_depthwise and len(node.inputs) == 1 and op.groups > 1 and op.weight.shape[1] == 1:
+        form = "linear" if op.stride == (1, 1) else "rows"
+        if handles(kernel, op.stride, op.dilation, form):
+            return _depthwise(lowering, node, op)
     residual = lowering.image(node.inputs[1]) if len(node.inputs) > 1 else None
     out = lowering.new_output(node)
     taps, reads = lowering.window(node.inputs[0], out, kernel, op.stride, op.dilation, op.padding)
@@ -33,28 +40,48 @@ def _conv(lowering: Lowering, node: ir.Node, op: ir.Conv2d) -> Value:
     return out
 
 
+def _depthwise(lowering: Lowering, node: ir.Node, op: ir.Conv2d) -> Value:
+    image, layout = lowering.image(node.inputs[0]), lowering.layout
+    out = lowering.new_output(node)
+    for buffer in {ref.buffer for ref in out.planes}:
+        layout.buffers[buffer].slack = layout.lanes
+    height, width = op.weight.shape[2:]
+    top, left = op.padding[0], op.padding[2]
+    rows = (-top, (height - 1) * op.dilation[0] - top)
+    columns = (-left, (width - 1) * op.dilation[1] - left)
+    tied = op.stride == (1, 1)
+    layout.reach(image, out, rows, columns, op.stride, tied=tied)
+    if tied:
+        layout.tie(out, image)
+    times = len(out.planes) // len(image.planes)
+    inputs = Image(tuple(plane for plane in image.planes for _ in range(times)), image.height, image.width)
+    weight = op.weight.reshape(-1, height, width)
+    lowering.append(
+        DepthwiseOp(node.name, weight, op.bias, op.clamp, inputs, out, op.stride, op.dilation, (-top, -left))
+    )
+    return out
+
+
 def _linear(lowering: Lowering, node: ir.Node, op: ir.Linear) -> Value:
     x = lowering.vector(node.inputs[0])
     out = lowering.layout.new_vector(op.weight.shape[0])
-    lowering.append(LinearOp(node.name, op.weight, op.bias, op.clamp, x, out))
+    scratch = None
+    if lowering.has_depthwise and not op.weight.all():  # OpenCL has dense code only
+        scratch = lowering.layout.new_vector(op.weight.shape[0] + (2 * lowering.layout.threads + 2) * MARGIN)
+    lowering.append(LinearOp(node.name, op.weight, op.bias, op.clamp, x, out, scratch))
     return out
 
 
 def _elementwise(lowering: Lowering, node: ir.Node, **numbers: Any) -> Value:
-    operands = [lowering.either(name) for name in node.inputs]
-    a, b = operands[0], operands[1] if len(operands) > 1 else None
-    out: Image | Vector
-    if isinstance(a, Vector):
-        out = lowering.layout.new_vector(a.features)
-    else:
-        out = lowering.new_output(node)
-        lowering.layout.tie(out, a, *([b] if isinstance(b, Image) else []))
+    (a, *others), out, result = side_by_side(lowering, node)
+    b = others[0] if others else None
     lowering.append(ElementwiseOp(node.name, a, b, out=out, **numbers))
-    return out
+    return result
 
 
 def _affine(lowering: Lowering, node: ir.Node, op: ir.Affine) -> Value:
-    return _elementwise(lowering, node, scale=op.scale, shift=op.shift, clamp=op.clamp)
+    scale, shift = by_plane(lowering, node.inputs[0], op.axis, op.scale, op.shift)
+    return _elementwise(lowering, node, scale=scale, shift=shift, clamp=op.clamp)
 
 
 def _add(lowering: Lowering, node: ir.Node, op: ir.Add) -> Value:
@@ -64,7 +91,8 @@ def _add(lowering: Lowering, node: ir.Node, op: ir.Add) -> Value:
 def _clamp(lowering: Lowering, node: ir.Node, op: ir.Clamp) -> Value:
     channels = lowering.graph.shapes[node.output][0]
     ones, zeros = np.ones(channels, np.float32), np.zeros(channels, np.float32)
-    return _elementwise(lowering, node, scale=ones, shift=zeros, clamp=op)
+    scale, shift = by_plane(lowering, node.inputs[0], 0, ones, zeros)
+    return _elementwise(lowering, node, scale=scale, shift=shift, clamp=op)
 
 
 def _pool(lowering: Lowering, node: ir.Node, op: ir.MaxPool2d | ir.AvgPool2d) -> Value:

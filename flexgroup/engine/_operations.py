@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flexgroup.engine._layout import External, Image, PlaneRef, Vector
+from flexgroup.engine._operations_tokens import TokenOperation, token_values
 from flexgroup.graph.ir import Clamp
 
 Array: TypeAlias = npt.NDArray[np.float32]
@@ -41,6 +42,25 @@ class ConvOp:
     residual: Image | None
 
 
+@dataclass(frozen=True, eq=False)
+class DepthwiseOp:
+    """One window over one input plane for every output plane: ``inputs[i]`` is what output plane i reads.
+
+    ``corner`` is the (row, column) of the window's first entry at the first output; it is not positive.
+    """
+
+    name: str
+    weight: Array  # (planes, kernel_height, kernel_width)
+    bias: Array
+    clamp: Clamp
+    inputs: Image
+    out: Image
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    corner: tuple[int, int]
+    curve: str = ""
+
+
 @dataclass(frozen=True)
 class PoolOp:
     """Max or mean over ``taps[channel]``; ``inside`` and ``counts`` tell which taps are pixels, at every output."""
@@ -63,12 +83,15 @@ class MeanOp:
 
 @dataclass(frozen=True, eq=False)
 class LinearOp:
+    """``out = clamp(weight @ x + bias)``; ``scratch`` is there if zeros may be skipped."""
+
     name: str
     weight: Array
     bias: Array
     clamp: Clamp
     x: Vector
     out: Vector
+    scratch: Vector | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +126,7 @@ class CopyOp:
     target_start: tuple[int, int] = (0, 0)
 
 
-Operation: TypeAlias = ConvOp | PoolOp | MeanOp | LinearOp | ElementwiseOp | CopyOp
+Operation: TypeAlias = ConvOp | DepthwiseOp | PoolOp | MeanOp | LinearOp | ElementwiseOp | CopyOp | TokenOperation
 
 
 def buffers_of(operation: Operation) -> set[int]:
@@ -111,14 +134,18 @@ def buffers_of(operation: Operation) -> set[int]:
     values: list[object] = []
     if isinstance(operation, ConvOp | PoolOp):
         values = [*operation.reads, operation.out]
+    elif isinstance(operation, DepthwiseOp):
+        values = [operation.inputs, operation.out]
     elif isinstance(operation, MeanOp):
         values = [operation.image, operation.out]
     elif isinstance(operation, LinearOp):
-        values = [operation.x, operation.out]
+        values = [operation.x, operation.out, operation.scratch]
     elif isinstance(operation, ElementwiseOp):
         values = [operation.a, operation.b, operation.out]
-    else:
+    elif isinstance(operation, CopyOp):
         values = [operation.source, operation.target]
+    else:
+        values = [*token_values(operation)]
     used: set[int] = set()
     for value in values:
         if isinstance(value, Image):

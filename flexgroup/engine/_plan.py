@@ -37,6 +37,10 @@ class Step:
     useful_macs: int = 0  # those whose weight is not zero
     dense_macs: int = 0
     reason: str = ""  # why this kernel
+    bytes: int = 0  # of activations and weights that are read and written, all threads together
+    barrier: bool = True  # whether all threads wait for each other after it
+    predicted: float = 0.0  # seconds on one core, by the cost model
+    chain: int = -1  # the chain of layers that this step is one band of, if any
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ class Plan:
     steps: tuple[Step, ...]
     constants: npt.NDArray[np.uint8]
     arena_bytes: int
+    clear_bytes: int  # at the arena's beginning, that must be zero before the first image; the rest may hold anything
 
     def kernels(self) -> tuple[KernelSpec, ...]:
         """The distinct kernels, in order of first use."""

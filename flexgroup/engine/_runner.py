@@ -20,7 +20,7 @@ JOB = Signature(
         "base_count",
         "strides",  # i64[base_count]: bytes a region advances from one image to the next
         "images",
-        "steps",  # i64[...]: for every step the kernel's address, then one argument block (or 0) a thread
+        "steps",  # i64[...]: a step: its kernel's address, whether a barrier follows, an argument block (or 0) a thread
         "first",  # steps first..last are run
         "last",
         "threads",
@@ -83,7 +83,7 @@ def _emit_run(module: ir.Module, target: Target) -> None:
     bases = b.alloca(POINTER, MAX_REGIONS)
     given, strides = k.pointer("bases", POINTER), k.pointer("strides", I64)
     base_count, threads, first, steps = k.arg("base_count"), k.arg("threads"), k.arg("first"), k.pointer("steps", I64)
-    width = b.add(threads, one)
+    width = b.add(threads, ir.Constant(I64, 2))
     with k.loop(0, base_count) as regions:
         b.store(b.load(b.gep(given, [regions.index])), b.gep(bases, [regions.index]))
     timed = b.and_(b.icmp_signed("!=", k.arg("ticks"), zero), b.icmp_signed("==", thread, zero))
@@ -97,11 +97,12 @@ def _emit_run(module: ir.Module, target: Target) -> None:
         stamp(zero)
         with k.loop(first, k.arg("last")) as step:
             entry = b.gep(steps, [b.mul(step.index, width)])
-            mine = b.gep(entry, [b.add(thread, one)])
+            mine = b.gep(entry, [b.add(thread, ir.Constant(I64, 2))])
             with b.if_then(b.icmp_signed("!=", b.load(mine), zero)):
                 kernel = b.load(b.bitcast(entry, _STEP.as_pointer().as_pointer()))
                 b.call(kernel, [bases, b.load(b.bitcast(mine, I64_POINTER.as_pointer()))])
-            with b.if_then(b.icmp_signed(">", threads, one)):
+            waits = b.icmp_signed("!=", b.load(b.gep(entry, [one])), zero)
+            with b.if_then(b.and_(waits, b.icmp_signed(">", threads, one))):
                 _wait_for_all(k, k.pointer("barrier", I64), threads)
             stamp(b.add(b.sub(step.index, first), one))
         with k.loop(0, base_count) as regions:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from flexgroup.engine import _steps_conv, _steps_other
-from flexgroup.engine._choose import Chooser
+from flexgroup.engine import _steps_conv, _steps_depthwise, _steps_linear, _steps_other, _steps_tokens
+from flexgroup.engine._choose import Chooser, Layer
 from flexgroup.engine._layout import Image, Layout
 from flexgroup.engine._operations import (
     Operation,
     Tap,
 )
-from flexgroup.engine._plan import Constants, Step
+from flexgroup.engine._plan import ARENA, Constants, Step, reference
+from flexgroup.engine._rows import rows_of
+from flexgroup.engine._steps_chain import Chain, chain_steps
 from flexgroup.kernels import (
     Element,
     KernelSpec,
@@ -24,6 +27,22 @@ from flexgroup.kernels import (
 )
 
 Fields = dict[str, int]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where rows of images are: in the arena, or, for windowed images, in a thread's scratch from a row on."""
+
+    layout: Layout
+    thread: int = 0
+    bases: Mapping[int, int] = field(default_factory=dict)  # by buffer: the image row that its window begins with
+
+    def reference(self, image: Image, row: int) -> int:
+        """What kernels add the offsets of planes to, if ``row`` of ``image`` is to be their first."""
+        start, buffer = 0, next((ref.buffer for ref in image.planes if ref.buffer >= 0), -1)
+        if buffer in self.bases and self.layout.is_windowed(image):
+            start, row = self.layout.scratch(self.thread), row - self.bases[buffer]
+        return reference(ARENA, start + row * self.layout.pitch(image) * self.layout.element_bytes)
 
 
 class StepBuilder:
@@ -49,9 +68,30 @@ class StepBuilder:
         self.input_count = inputs
         self.chooser = chooser
 
+        self.layers: dict[int, Layer] = {}  # by the operation's identity: what is found out once
+        self.packed: dict[int, tuple[Fields, int]] = {}
+
+    def place(self) -> Place:
+        """The place of whole images."""
+        return Place(self.layout)
+
     def build(self, operation: Operation) -> Step:
         """The step that runs ``operation``."""
         return _BUILDERS[type(operation)](self, operation)
+
+    def build_all(self, operations: Sequence[Operation], chains: Sequence[Chain]) -> Iterator[Step]:
+        """The steps of a network: those of chains, and one for every other operation."""
+        starts = {chain.first: chain for chain in chains}
+        index = 0
+        while index < len(operations):
+            if index in starts:
+                steps = chain_steps(self, starts[index])
+                yield from steps[:-1]
+                yield replace(steps[-1], barrier=True)
+                index = starts[index].last
+            else:
+                yield self.build(operations[index])
+                index += 1
 
     def table(self, offsets: Sequence[int] | npt.NDArray[np.int64]) -> int:
         return self.constants.add(np.asarray(offsets, dtype=np.int32))
@@ -71,8 +111,26 @@ class StepBuilder:
         flat[..., : image.height * pitch] = spread.reshape(*inside.shape[:-2], -1)
         return flat
 
-    def mask(self, image: Image) -> int:
-        return self.constants.add(self.positions(image, np.full((image.height, image.width), -1, np.int32)))
+    def mask(self, image: Image, rows: int | None = None) -> int:
+        """-1 for the pixels of an image, or of so many of its rows, 0 for its border; with slack for whole tiles."""
+        height = image.height if rows is None else rows
+        pitch, lanes = self.layout.pitch(image), self.layout.lanes
+        flat = np.zeros(-(-height * pitch // lanes) * lanes, np.int32)
+        flat[: height * pitch].reshape(height, pitch)[:, : image.width] = -1
+        return self.constants.add(flat)
+
+    def bytes_of(self, operation: Operation, rows: tuple[int, int] | None = None) -> int:
+        """Bytes of activations that an operation reads and writes, for all rows of its output or some."""
+        mapped = rows_of(operation)
+        if mapped is None:
+            return 0
+        first, last = rows or (0, mapped.out.height)
+        total = len(mapped.out.planes) * (last - first) * mapped.out.width
+        for use in mapped.uses:
+            top, bottom = use.rows(first, last)
+            height = min(bottom, use.image.height) - max(top, 0)
+            total += len(set(use.image.planes)) * max(height, 0) * use.image.width
+        return total * self.element.bytes
 
     def by_range(self, name: str, kernel: KernelSpec, fields: Fields, count: int, dense_macs: int = 0) -> Step:
         """A step whose items ``first..last`` are shared out evenly."""
@@ -84,4 +142,10 @@ class StepBuilder:
         return Step(name, kernel, tuple(parts), dense_macs, dense_macs, dense_macs)
 
 
-_BUILDERS: Mapping[type, Callable[[StepBuilder, Any], Step]] = {**_steps_conv.BUILDERS, **_steps_other.BUILDERS}
+_BUILDERS: Mapping[type, Callable[[StepBuilder, Any], Step]] = {
+    **_steps_conv.BUILDERS,
+    **_steps_depthwise.BUILDERS,
+    **_steps_linear.BUILDERS,
+    **_steps_other.BUILDERS,
+    **_steps_tokens.BUILDERS,
+}

@@ -3,74 +3,151 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from flexgroup.engine._choose import HEIGHTS, Choice, Layer
-from flexgroup.engine._layout import SINK, PlaneRef
-from flexgroup.engine._operations import (
-    ConvOp,
-)
-from flexgroup.engine._plan import ARENA, Step, number, reference
-from flexgroup.kernels.conv import PackedRows, pack
-
-Fields = dict[str, int]
-
+from flexgroup.engine._choose import HEIGHTS, Choice, Layer, best_tile
+from flexgroup.engine._operations import ConvOp
+from flexgroup.engine._plan import Step, number
+from flexgroup.kernels.conv import ConvKernel, PackedRows, pack
 
 if TYPE_CHECKING:
-    from flexgroup.engine._steps import StepBuilder
+    from flexgroup.engine._steps import Fields, Place, StepBuilder
+
+
+@dataclass(frozen=True, eq=False)
+class ConvLayer:
+    """A convolution with the kernel that was chosen for it: what every call of it has in common."""
+
+    op: ConvOp
+    layer: Layer
+    patterns: tuple[npt.NDArray[np.bool_], ...]
+    choice: Choice
+
+    @property
+    def useful_macs(self) -> int:
+        """Non-zero weights: multiply-accumulates a position."""
+        return sum(int((matrix != 0).sum()) for matrix in self.op.matrices)
+
+    @property
+    def dense_macs(self) -> int:
+        return sum(matrix.size for matrix in self.op.matrices)
+
+
+def layer_of(builder: StepBuilder, op: ConvOp, vectors: int) -> Layer:
+    """What the choice of a kernel for ``op`` depends on, when a call covers ``vectors``; patterns are found once."""
+    key = id(op)
+    if key not in builder.layers:
+        patterns = [matrix != 0 if builder.sparse else np.ones(matrix.shape, np.bool_) for matrix in op.matrices]
+        displaced = len({(tap.row, tap.column) for tap in op.taps[0]}) > 1
+        builder.layers[key] = Layer(np.concatenate(patterns) if len(patterns) > 1 else patterns[0], 0, displaced)
+    return replace(builder.layers[key], vectors=vectors)
+
+
+def conv_layer(builder: StepBuilder, op: ConvOp, vectors: int) -> ConvLayer:
+    """``op`` with the best kernel for calls that cover ``vectors`` of a plane.
+
+    A grouped convolution is a block-diagonal matrix, always run as groups.
+    """
+    layer = layer_of(builder, op, vectors)
+    count = len(op.matrices)
+    patterns = tuple(np.split(layer.pattern, count)) if count > 1 else (layer.pattern,)
+    if count == 1:
+        choice = builder.chooser(layer, builder.target, sparse=builder.sparse, heights=HEIGHTS)
+        return ConvLayer(op, layer, patterns, choice)
+    heights = tuple(height for height in HEIGHTS if len(patterns[0]) % height == 0)
+    choice = builder.chooser(layer, builder.target, sparse=True, heights=heights)
+    if choice.form == "dense":
+        choice = replace(choice, form="strip" if choice.rows > 1 else "ring")
+    return ConvLayer(op, layer, patterns, choice)
 
 
 def _conv(builder: StepBuilder, op: ConvOp) -> Step:
-    patterns = [matrix != 0 if builder.sparse else np.ones(matrix.shape, np.bool_) for matrix in op.matrices]
     vectors = builder.layout.vectors(op.out)
-    displaced = len({(tap.row, tap.column) for tap in op.taps[0]}) > 1
-    choice = _choose(builder, patterns, vectors, displaced)
-    kernel = choice.kernel(op.residual is not None, builder.element)
+    conv = conv_layer(builder, op, vectors)
+    kernel = kernel_of(conv, builder, conv.choice.tile)
     pixels = op.out.height * op.out.width
-    tiles = -(-vectors // choice.tile)
-    bands = _bands(builder, patterns, choice, tiles)
-    if len(bands) == 1:
+    tiles = -(-vectors // kernel.tile)
+    channels = _channel_bands(builder, conv, tiles)
+    if len(channels) == 1:
         cuts = [tiles * thread // builder.threads for thread in range(builder.threads + 1)]
-        shares = [(bands[0], first, last) for first, last in pairwise(cuts)]
+        shares = [(channels[0], first, last) for first, last in pairwise(cuts)]
     else:
-        shares = [(band, 0, tiles) for band in bands]
-    packed = {band: _conv_fields(builder, op, patterns, choice, vectors, band) for band in bands if band[0] < band[1]}
+        shares = [(band, 0, tiles) for band in channels]
+    last_start = (vectors - kernel.tile) * builder.target.vector_bytes
+    packed = {band: packed_fields(builder, conv, band) for band in channels if band[0] < band[1]}
+    place = builder.place()
+    shared = place_fields(op, place, 0) | {"mask": builder.mask(op.out), "last_start": last_start}
     parts = [
-        tuple(kernel.signature.pack(packed[band][0] | {"first_tile": first, "last_tile": last}))
+        tuple(kernel.signature.pack(packed[band][0] | shared | {"first_tile": first, "last_tile": last}))
         if band in packed and first < last
         else None
         for band, first, last in shares
     ]
     executed = sum(macs for _, macs in packed.values())
-    useful = sum(int((matrix != 0).sum()) for matrix in op.matrices) * pixels
-    dense = sum(matrix.size for matrix in op.matrices) * pixels
-    return Step(op.name, kernel, tuple(parts), executed * pixels, useful, dense, choice.reason)
+    return Step(
+        op.name,
+        kernel,
+        tuple(parts),
+        executed * pixels,
+        conv.useful_macs * pixels,
+        conv.dense_macs * pixels,
+        conv.choice.reason,
+        builder.bytes_of(op),
+    )
 
 
-def _choose(builder: StepBuilder, patterns: list[npt.NDArray[np.bool_]], vectors: int, displaced: bool) -> Choice:
-    """The kernel of a layer; a grouped convolution is a block-diagonal matrix, always run as groups."""
-    if len(patterns) == 1:
-        return builder.chooser(
-            Layer(patterns[0], vectors, displaced), builder.target, sparse=builder.sparse, heights=HEIGHTS
-        )
-    rows = patterns[0].shape[0]
-    heights = tuple(height for height in HEIGHTS if rows % height == 0)
-    stacked = Layer(np.concatenate(patterns), vectors, displaced)
-    choice = builder.chooser(stacked, builder.target, sparse=True, heights=heights)
-    if choice.form != "dense":
-        return choice
-    return replace(choice, form="strip" if choice.rows > 1 else "ring")
+def conv_call(
+    builder: StepBuilder, conv: ConvLayer, rows: tuple[int, int], place: Place
+) -> tuple[ConvKernel, tuple[int, ...], int]:
+    """The kernel and arguments that compute ``rows`` of the output in one band, and its multiply-accumulates."""
+    op, layout = conv.op, builder.layout
+    pitch = layout.pitch(op.out)
+    positions = (rows[1] - rows[0]) * pitch
+    vectors = -(-positions // layout.lanes)
+    exact = not layout.is_windowed(op.out)
+    whole = positions // layout.lanes if exact else vectors
+    tile = min(best_tile(conv.choice.rows, vectors, builder.target), max(whole, 1))
+    kernel = kernel_of(conv, builder, tile)
+    covered = positions if exact and whole else vectors * layout.lanes
+    if builder.packed.get(id(op)) is None:
+        builder.packed[id(op)] = packed_fields(builder, conv, (0, sum(map(len, conv.patterns))))
+    fields, macs = builder.packed[id(op)]
+    fields = (
+        fields
+        | place_fields(op, place, rows[0])
+        | {
+            "mask": builder.mask(op.out, rows[1] - rows[0]),
+            "last_start": max(0, covered - tile * layout.lanes) * builder.element.bytes,
+            "first_tile": 0,
+            "last_tile": -(-vectors // tile),
+        }
+    )
+    return kernel, tuple(kernel.signature.pack(fields)), macs * (rows[1] - rows[0]) * op.out.width
 
 
-def _bands(
-    builder: StepBuilder, patterns: list[npt.NDArray[np.bool_]], choice: Choice, tiles: int
-) -> list[tuple[int, int]]:
-    """Rows for every thread, with equal weights, where tiles alone would leave threads idle; else one band."""
+def kernel_of(conv: ConvLayer, builder: StepBuilder, tile: int) -> ConvKernel:
+    """The kernel value of a layer's choice, with this tile."""
+    op, choice = conv.op, conv.choice
+    return ConvKernel(choice.form, choice.rows, tile, op.residual is not None, builder.element)
+
+
+def place_fields(op: ConvOp, place: Place, row: int) -> Fields:
+    """Where row ``row`` of everything that the kernel reads and writes lies."""
+    return {
+        "source": place.reference(op.reads[0] if op.reads else op.out, row),
+        "target": place.reference(op.out, row),
+        "residual": place.reference(op.residual, row) if op.residual is not None else place.reference(op.out, row),
+    }
+
+
+def _channel_bands(builder: StepBuilder, conv: ConvLayer, tiles: int) -> list[tuple[int, int]]:
+    """Channels for every thread, with equal weights, where tiles alone would leave threads idle; else all of them."""
+    patterns, choice = conv.patterns, conv.choice
     height = sum(len(pattern) for pattern in patterns)
     strips = -(-height // choice.rows)
     balanced_tiles = -(-tiles // builder.threads) <= 1.15 * tiles / builder.threads
@@ -86,19 +163,13 @@ def _bands(
     return list(zip(cuts, [*cuts[1:], height], strict=True))
 
 
-def _conv_fields(
-    builder: StepBuilder,
-    op: ConvOp,
-    patterns: list[npt.NDArray[np.bool_]],
-    choice: Choice,
-    vectors: int,
-    band: tuple[int, int],
-) -> tuple[Fields, int]:
-    """The arguments for the rows ``band``, and the multiply-accumulates a position."""
+def packed_fields(builder: StepBuilder, conv: ConvLayer, band: tuple[int, int]) -> tuple[Fields, int]:
+    """The arguments for the output channels ``band`` that do not depend on rows, and the MACs a position."""
+    op, choice = conv.op, conv.choice
     pitch = builder.layout.pitch(op.out)
     packs: list[PackedRows] = []
     offsets: list[npt.NDArray[np.int64]] = []
-    for matrix, pattern, taps in zip(op.matrices, patterns, op.taps, strict=True):
+    for matrix, pattern, taps in zip(op.matrices, conv.patterns, op.taps, strict=True):
         packed = pack(matrix, pattern, choice.form, choice.rows, band if len(op.matrices) == 1 else None)
         addresses = np.array([builder.tap(tap, pitch) for tap in taps], dtype=np.int64)
         packs.append(packed)
@@ -108,9 +179,13 @@ def _conv_fields(
     row_count = -(-height // choice.rows) * choice.rows
     bias = np.zeros(row_count + choice.rows, dtype=np.float32)
     bias[:height] = op.bias[slice(*band)]
-    sink = [builder.layout.offset(PlaneRef(SINK, 0))] * (row_count - height)
-    outputs = builder.planes(op.out)[slice(*band)] + sink
-    residuals = builder.planes(op.residual)[slice(*band)] + sink if op.residual is not None else [0]
+    sink = row_count - height
+    outputs = builder.planes(op.out)[slice(*band)] + [builder.layout.sink(op.out)] * sink
+    residuals = [0]
+    if op.residual is not None:
+        # What is added to rows beyond the last one does not matter, if it can be read.
+        own = builder.planes(op.residual)[slice(*band)]
+        residuals = own + [own[-1]] * sink
     weights = np.concatenate([packed.weights for packed in packs])
     fields = {
         "ends": builder.constants.add(np.concatenate(ends)),
@@ -119,11 +194,8 @@ def _conv_fields(
         "bias": builder.constants.add(bias),
         "outputs": builder.table(outputs),
         "residuals": builder.table(residuals),
-        "mask": builder.mask(op.out),
-        "arena": reference(ARENA, 0),
         "row_count": row_count,
         "columns": op.matrices[0].shape[1],
-        "last_start": vectors - choice.tile,
         "low": number(op.clamp.low),
         "high": number(op.clamp.high),
     }

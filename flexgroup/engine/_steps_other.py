@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +12,6 @@ from flexgroup.engine._layout import External, Image, PlaneRef, Vector
 from flexgroup.engine._operations import (
     CopyOp,
     ElementwiseOp,
-    LinearOp,
     MeanOp,
     PoolOp,
 )
@@ -19,33 +19,47 @@ from flexgroup.engine._plan import ARENA, FIRST_EXTERNAL, Step, number, referenc
 from flexgroup.kernels import (
     CopyKernel,
     ElementwiseKernel,
-    LinearKernel,
     MeanKernel,
     PoolKernel,
 )
-from flexgroup.kernels.linear import UNROLL, pack_linear
 
 Fields = dict[str, int]
 
 
 if TYPE_CHECKING:
-    from flexgroup.engine._steps import StepBuilder
+    from flexgroup.engine._steps import Fields, Place, StepBuilder
 
 
 def _pool(builder: StepBuilder, op: PoolOp) -> Step:
-    pitch = builder.layout.pitch(op.out)
+    kernel, fields = pool_call(builder, op, (0, op.out.height), builder.place())
+    step = builder.by_range(op.name, kernel, fields, len(op.out.planes))
+    return replace(step, bytes=builder.bytes_of(op))
+
+
+def pool_call(builder: StepBuilder, op: PoolOp, rows: tuple[int, int], place: Place) -> tuple[PoolKernel, Fields]:
+    """The kernel and its arguments, but the planes, for ``rows`` of the output."""
+    layout, size = builder.layout, builder.element.bytes
+    pitch = layout.pitch(op.out)
+    positions = (rows[1] - rows[0]) * pitch
+    vectors = -(-positions // layout.lanes)
+    whole = rows == (0, op.out.height) or layout.is_windowed(op.out) or positions < layout.lanes
+    covered = vectors * layout.lanes if whole else positions
     scale = (1.0 / np.maximum(op.counts, 1)).astype(np.float32)
+    above = rows[0] * pitch * size
     fields = {
         "taps": builder.table([builder.tap(tap, pitch) for channel in op.taps for tap in channel]),
         "outputs": builder.table(builder.planes(op.out)),
-        "inside": builder.constants.add(builder.positions(op.out, -op.inside.astype(np.int32))),
-        "scale": builder.constants.add(builder.positions(op.out, scale)),
-        "mask": builder.mask(op.out),
-        "arena": reference(ARENA, 0),
+        "inside": builder.constants.add(builder.positions(op.out, -op.inside.astype(np.int32))) + rows[0] * pitch * 4,
+        "inside_tap": layout.vectors(op.out) * layout.lanes * 4,
+        "scale": builder.constants.add(builder.positions(op.out, scale)) + above,
+        "mask": builder.mask(op.out, rows[1] - rows[0]),
+        "source": place.reference(op.reads[0] if op.reads else op.out, rows[0]),
+        "target": place.reference(op.out, rows[0]),
         "tap_count": len(op.taps[0]),
-        "vectors": builder.layout.vectors(op.out),
+        "vectors": vectors,
+        "last_start": (covered - layout.lanes) * size,
     }
-    return builder.by_range(op.name, PoolKernel(op.form, builder.element), fields, len(op.out.planes))
+    return PoolKernel(op.form, builder.element), fields
 
 
 def _mean(builder: StepBuilder, op: MeanOp) -> Step:
@@ -57,23 +71,6 @@ def _mean(builder: StepBuilder, op: MeanOp) -> Step:
         "scale": number(1.0 / (op.image.height * op.image.width)),
     }
     return builder.by_range(op.name, MeanKernel(builder.element), fields, len(op.image.planes))
-
-
-def _linear(builder: StepBuilder, op: LinearOp) -> Step:
-    rows, columns = op.weight.shape
-    vectors = -(-rows // builder.layout.lanes)
-    tile = next(tile for tile in (4, 2, 1) if vectors >= tile)
-    weights, bias = pack_linear(op.weight, op.bias, tile, builder.layout.lanes)
-    fields = {
-        "input": reference(ARENA, builder.layout.offset(PlaneRef(op.x.buffer, 0))),
-        "weights": builder.constants.add(weights),
-        "bias": builder.constants.add(bias),
-        "output": reference(ARENA, builder.layout.offset(PlaneRef(op.out.buffer, 0))),
-        "columns": -(-columns // UNROLL) * UNROLL,
-        "low": number(op.clamp.low),
-        "high": number(op.clamp.high),
-    }
-    return builder.by_range(op.name, LinearKernel(tile, builder.element), fields, len(weights), rows * columns)
 
 
 def _elementwise(builder: StepBuilder, op: ElementwiseOp) -> Step:
@@ -110,19 +107,32 @@ def _elementwise(builder: StepBuilder, op: ElementwiseOp) -> Step:
 
 
 def _copy(builder: StepBuilder, op: CopyOp) -> Step:
+    kernel, fields = copy_call(builder, op, (0, op.rows), builder.place())
+    step = builder.by_range(op.name, kernel, fields, op.planes * len(op.starts))
+    return replace(step, bytes=builder.bytes_of(op))
+
+
+def copy_call(builder: StepBuilder, op: CopyOp, rows: tuple[int, int], place: Place) -> tuple[CopyKernel, Fields]:
+    """The kernel and its arguments, but the planes, for ``rows`` of the target's rectangle."""
     region, sources, row = _rectangles(builder, op.source, op, op.starts)
     target_region, targets, target_row = _rectangles(builder, op.target, op, (op.target_start,))
+    source_row = row * op.step[0]
+    images = [isinstance(value, Image) for value in (op.source, op.target)]
     fields = {
-        "source": reference(region, 0),
-        "target": reference(target_region, 0),
+        "source": place.reference(op.source, rows[0] * op.step[0])  # type: ignore[arg-type]
+        if images[0]
+        else reference(region, rows[0] * source_row),
+        "target": place.reference(op.target, rows[0])  # type: ignore[arg-type]
+        if images[1]
+        else reference(target_region, rows[0] * target_row),
         "sources": builder.table(sources),
         "targets": builder.table(targets),
-        "source_row": row * op.step[0],
+        "source_row": source_row,
         "target_row": target_row,
-        "rows": op.rows,
+        "rows": rows[1] - rows[0],
         "columns": op.columns,
     }
-    return builder.by_range(op.name, CopyKernel(op.step[1], builder.element), fields, len(sources))
+    return CopyKernel(op.step[1], builder.element), fields
 
 
 def _rectangles(
@@ -148,7 +158,6 @@ def _rectangles(
 BUILDERS: Mapping[type, Callable[..., Step]] = {
     PoolOp: _pool,
     MeanOp: _mean,
-    LinearOp: _linear,
     ElementwiseOp: _elementwise,
     CopyOp: _copy,
 }

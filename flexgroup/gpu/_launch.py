@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from flexgroup._errors import FlexgroupError
 from flexgroup.engine import Step
 from flexgroup.engine._plan import ARENA
 from flexgroup.kernels import (
@@ -21,7 +22,9 @@ from flexgroup.kernels import (
 )
 
 # Sixteen bytes are the widest load of a GPU. The number of registers bounds a work-item's sums, rows x tile vectors.
-OPENCL = Target("opencl", triple="", cpu="", features="", vector_bytes=16, vector_registers=32, has_fma=True)
+OPENCL = Target(
+    "opencl", triple="", cpu="", features="", vector_bytes=16, vector_registers=32, has_fma=True, cache_bytes=0
+)
 
 SHORTEST_BAND = 2  # strips of a ring's band, which computes one strip more than it keeps
 
@@ -46,6 +49,11 @@ def launch(step: Step, parallelism: int) -> Launch:
     only OpenCL needs: how the work is cut.
     """
     kernel: Any = step.kernel
+    if type(kernel) not in _CUTS:
+        raise FlexgroupError(
+            f"layer {step.name!r} runs as {kernel.name}, which there is no OpenCL code for yet; compile the network "
+            f"for the CPU, or the part of it that is convolutions for the GPU"
+        )
     part = step.parts[0]
     assert part is not None, "a plan for one thread has work in every step"
     fields = dict(zip(kernel.signature.fields, part, strict=True))
@@ -79,7 +87,7 @@ def _conv(kernel: ConvKernel, fields: dict[str, int], parallelism: int) -> _Cut:
     tile is the upper bound; any tile runs the same tables.
     """
     rows, row_count = kernel.rows, fields["row_count"]
-    vectors = fields["last_start"] + kernel.tile
+    vectors = fields["last_start"] // OPENCL.vector_bytes + kernel.tile
     strips = row_count // rows
     tile = 1
     while 2 * tile <= kernel.tile and -(-vectors // (2 * tile)) * strips >= parallelism:

@@ -10,7 +10,8 @@ from flexgroup._errors import FlexgroupError
 from flexgroup.engine import Explanation, Plan, Profile, plan_graph
 from flexgroup.engine._calls import first_image, input_arrays, results_like
 from flexgroup.engine._compiled import TOLERANCE, difference
-from flexgroup.engine._profile import explain_plan, profile_rows
+from flexgroup.engine._explain import explain_plan
+from flexgroup.engine._profile import profile_rows
 from flexgroup.gpu._device import Device, find_device
 from flexgroup.gpu._launch import OPENCL
 from flexgroup.gpu._program import Program

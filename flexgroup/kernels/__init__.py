@@ -10,14 +10,23 @@ from typing import Protocol
 
 from llvmlite import ir
 
+from flexgroup.kernels.attention import AttentionKernel
 from flexgroup.kernels.conv import ConvKernel
 from flexgroup.kernels.copy import CopyKernel
+from flexgroup.kernels.depthwise import DepthwiseKernel
 from flexgroup.kernels.elementwise import ElementwiseKernel
 from flexgroup.kernels.emit import BASE_SHIFT, Signature
+from flexgroup.kernels.fill import FillKernel
+from flexgroup.kernels.gather import GatherKernel
 from flexgroup.kernels.linear import LinearKernel
+from flexgroup.kernels.norm import LayerNormKernel
 from flexgroup.kernels.peak import PeakKernel
 from flexgroup.kernels.pool import MeanKernel, PoolKernel
+from flexgroup.kernels.product import ProductKernel
+from flexgroup.kernels.softmax import SoftmaxKernel
+from flexgroup.kernels.sparse_linear import SparseLinearKernel
 from flexgroup.kernels.target import F32, TARGETS, Element, Target, host_target, runs_here, target_named
+from flexgroup.kernels.transpose import TransposeKernel
 
 
 class KernelSpec(Protocol):
@@ -36,17 +45,26 @@ __all__ = [
     "BASE_SHIFT",
     "F32",
     "TARGETS",
+    "AttentionKernel",
     "ConvKernel",
     "CopyKernel",
+    "DepthwiseKernel",
     "Element",
     "ElementwiseKernel",
+    "FillKernel",
+    "GatherKernel",
     "KernelSpec",
+    "LayerNormKernel",
     "LinearKernel",
     "MeanKernel",
     "PeakKernel",
     "PoolKernel",
+    "ProductKernel",
     "Signature",
+    "SoftmaxKernel",
+    "SparseLinearKernel",
     "Target",
+    "TransposeKernel",
     "host_target",
     "runs_here",
     "target_named",

@@ -27,18 +27,20 @@ from flexgroup.kernels.target import F32, Element, Target
 SIGNATURE = Signature(
     (
         "ends",  # int32 a row (ring) or a strip (strip): index after its last group; dense: not read
-        "offsets",  # int32 a group: bytes from the arena's start to the tap's first position
+        "offsets",  # int32 a group: bytes from `source` to the tap's first position
         "weights",  # `rows` numbers a group
         "bias",  # a number a row
-        "outputs",  # int32 a row: bytes from the arena's start to the row's output plane
-        "residuals",  # int32 a row, likewise, for kernels with a residual
+        "outputs",  # int32 a row: bytes from `target` to the row's output plane
+        "residuals",  # int32 a row: bytes from `residual`, for kernels with a residual
         "mask",  # int32 a position: -1 inside the image, 0 on its border
-        "arena",
+        "source",
+        "target",
+        "residual",
         "row_count",  # a multiple of `rows`
         "columns",  # dense: groups a strip
         "first_tile",
         "last_tile",
-        "last_start",  # vector at which the last tile starts: it overlaps the one before where tiles do not divide
+        "last_start",  # bytes to the last tile, which overlaps the one before where tiles do not divide
         "low",
         "high",
     )
@@ -54,10 +56,11 @@ class ConvKernel:
     tile: int
     residual: bool
     element: Element = F32
+    curve: str = ""  # a name of `curves`, applied after the clamp
 
     @property
     def name(self) -> str:
-        ending = "_add" if self.residual else ""
+        ending = ("_add" if self.residual else "") + (f"_{self.curve}" if self.curve else "")
         return f"conv_{self.element.name}_{self.form}_{self.rows}x1_t{self.tile}{ending}"
 
     @property
@@ -81,8 +84,9 @@ class _Emitter:
         self.bytes = kernel.target.vector_bytes
         self.ends, self.offsets, self.weights = (kernel.address(name) for name in ("ends", "offsets", "weights"))
         self.bias, self.outputs = kernel.address("bias"), kernel.address("outputs")
-        self.mask, self.arena = kernel.address("mask"), kernel.address("arena")
+        self.mask, self.source, self.target = (kernel.address(name) for name in ("mask", "source", "target"))
         self.residuals = kernel.address("residuals") if spec.residual else None
+        self.residual = kernel.address("residual") if spec.residual else None
         self.low, self.high = kernel.splat(kernel.scalar("low")), kernel.splat(kernel.scalar("high"))
         self.row_count, self.columns = kernel.arg("row_count"), kernel.arg("columns")
 
@@ -91,10 +95,9 @@ class _Emitter:
         b = k.builder
         last_start = k.arg("last_start")
         with k.loop(k.arg("first_tile"), k.arg("last_tile")) as tiles:
-            start = b.mul(tiles.index, ir.Constant(I64, spec.tile))
-            start = b.select(b.icmp_signed("<", start, last_start), start, last_start)
-            self.tile = b.mul(start, ir.Constant(I64, self.bytes))
-            self.inputs = k.at(self.arena, self.tile)
+            start = b.mul(tiles.index, ir.Constant(I64, spec.tile * self.bytes))
+            self.tile = b.select(b.icmp_signed("<", start, last_start), start, last_start)
+            self.inputs = k.at(self.source, self.tile)
             if spec.form == "ring":
                 self._ring()
             else:
@@ -162,17 +165,21 @@ class _Emitter:
         """Residual, clamp and border mask, then the row's tile goes to its output plane."""
         k = self.k
         b = k.builder
-        output = k.at(k.at(self.arena, k.load_index(self.outputs, row)), self.tile)
+        output = k.at(k.at(self.target, k.load_index(self.outputs, row)), self.tile)
         if self.residuals is not None:
-            residual = k.at(k.at(self.arena, k.load_index(self.residuals, row)), self.tile)
+            residual = k.at(k.at(self.residual, k.load_index(self.residuals, row)), self.tile)
         bits = ir.VectorType(I32, k.lanes)
         for t, value in enumerate(values):
             if self.residuals is not None:
-                value = b.fadd(value, k.load(residual, k.vector, self.bytes, t * self.bytes))
+                value = b.fadd(value, k.load(residual, k.vector, k.element.bytes, t * self.bytes))
             value = k.clamp(value, self.low, self.high)
-            inside = k.load(k.at(self.mask, self.tile), bits, self.bytes, t * self.bytes)
+            if self.spec.curve:
+                from flexgroup.kernels.curves import emit_curve
+
+                value = emit_curve(k, self.spec.curve, value)
+            inside = k.load(k.at(self.mask, self.tile), bits, 4, t * self.bytes)
             value = b.bitcast(b.and_(b.bitcast(value, bits), inside), k.vector)
-            k.store(value, output, self.bytes, t * self.bytes)
+            k.store(value, output, k.element.bytes, t * self.bytes)
 
     def _scaled(self, index: ir.Value, size: int) -> ir.Value:
         return self.k.builder.mul(index, ir.Constant(I64, size))

@@ -11,14 +11,17 @@ from flexgroup.kernels.target import F32, Element, Target
 
 POOL_SIGNATURE = Signature(
     (
-        "taps",  # int32 a plane and tap: bytes from the arena's start to the tap's first position
-        "outputs",  # int32 a plane
+        "taps",  # int32 a plane and tap: bytes from `source` to the tap's first position
+        "outputs",  # int32 a plane: bytes from `target`
         "inside",  # max: int32 a tap and position, 0 where the tap falls on padding
+        "inside_tap",  # bytes from a tap's entries in `inside` to the next tap's
         "scale",  # mean: a number a position, 1 / (entries that count)
         "mask",
-        "arena",
+        "source",
+        "target",
         "tap_count",
-        "vectors",
+        "vectors",  # blocks of a plane
+        "last_start",  # bytes to the last block, which overlaps the one before where blocks do not divide
         "first",
         "last",
     )
@@ -44,24 +47,25 @@ class PoolKernel:
         """Add the kernel's function to ``module``."""
         k = Kernel(module, self.name, target, self.element, POOL_SIGNATURE)
         b, width, size = k.builder, k.target.vector_bytes, self.element.bytes
-        names = ("taps", "outputs", "inside", "scale", "mask", "arena")
-        taps, outputs, inside, scale, mask, arena = (k.address(name) for name in names)
-        tap_count, vectors = k.arg("tap_count"), k.arg("vectors")
-        plane_bytes = b.mul(vectors, ir.Constant(I64, width))
+        names = ("taps", "outputs", "inside", "scale", "mask", "source", "target")
+        taps, outputs, inside, scale, mask, source, into = (k.address(name) for name in names)
+        tap_count, vectors, last_start = k.arg("tap_count"), k.arg("vectors"), k.arg("last_start")
+        inside_tap = k.arg("inside_tap")
         bits = ir.VectorType(I32, k.lanes)
         lowest = ir.Constant(k.vector, [float("-inf")] * k.lanes)
         start = lowest if self.form == "max" else ir.Constant(k.vector, [0.0] * k.lanes)
         with k.loop(k.arg("first"), k.arg("last")) as planes:
-            out = k.at(arena, k.load_index(outputs, planes.index))
+            out = k.at(into, k.load_index(outputs, planes.index))
             first_tap = b.mul(planes.index, tap_count)
             with k.loop(0, vectors) as positions:
                 at = b.mul(positions.index, ir.Constant(I64, width))
+                at = b.select(b.icmp_signed("<", at, last_start), at, last_start)
                 with k.loop(0, tap_count, 1, [start]) as window:
-                    plane = k.at(arena, k.load_index(taps, b.add(first_tap, window.index)))
+                    plane = k.at(source, k.load_index(taps, b.add(first_tap, window.index)))
                     value, best = k.load(plane, k.vector, size, at), window.values[0]
                     if self.form == "max":
-                        row = k.at(inside, b.mul(window.index, plane_bytes))
-                        here = b.icmp_signed("!=", k.load(row, bits, width, at), ir.Constant(bits, [0] * k.lanes))
+                        row = k.at(inside, b.mul(window.index, inside_tap))
+                        here = b.icmp_signed("!=", k.load(row, bits, 4, at), ir.Constant(bits, [0] * k.lanes))
                         value = b.select(here, value, lowest)
                         # A NaN wins, and stays, as in torch.
                         wins = b.or_(b.fcmp_ordered(">", value, best), b.fcmp_unordered("uno", value, value))
@@ -70,10 +74,10 @@ class PoolKernel:
                         window.next = [b.fadd(best, value)]
                 value = window.results[0]
                 if self.form == "mean":
-                    value = b.fmul(value, k.load(scale, k.vector, width, at))
+                    value = b.fmul(value, k.load(scale, k.vector, size, at))
                 # A mask, not a scale of zero: infinity times zero is not zero.
-                value = b.and_(b.bitcast(value, bits), k.load(mask, bits, width, at))
-                k.store(b.bitcast(value, k.vector), out, width, at)
+                value = b.and_(b.bitcast(value, bits), k.load(mask, bits, 4, at))
+                k.store(b.bitcast(value, k.vector), out, size, at)
         b.ret_void()
 
 

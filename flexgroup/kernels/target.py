@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import llvmlite.binding as llvm
 from llvmlite import ir
@@ -36,6 +37,7 @@ class Target:
     vector_bytes: int
     vector_registers: int
     has_fma: bool
+    cache_bytes: int = 512 << 10  # of a core's own second-level cache: what passes between fused layers fits half of it
 
     def lanes(self, element: Element) -> int:
         return self.vector_bytes // element.bytes
@@ -82,9 +84,20 @@ def host_target() -> Target:
     """The best target for the machine at hand: AVX-512, AVX2, or portable 128-bit vectors."""
     triple = llvm.get_process_triple()
     if triple.startswith(("aarch64", "arm64")):
-        return Target("host-aarch64", triple, llvm.get_host_cpu_name(), "+neon", 16, 32, True)
+        cache = _cache_bytes() or 512 << 10
+        return Target("host-aarch64", triple, llvm.get_host_cpu_name(), "+neon", 16, 32, True, cache)
     if not triple.startswith("x86_64"):
         return Target("host-portable", triple, llvm.get_host_cpu_name(), "", 16, 16, False)
     base = next(TARGETS[name] for name in _X86_FEATURES if runs_here(TARGETS[name]))
     cpu = llvm.get_host_cpu_name() if base.vector_bytes > 16 else base.cpu
-    return Target(base.name, triple, cpu, base.features, base.vector_bytes, base.vector_registers, base.has_fma)
+    return replace(base, triple=triple, cpu=cpu, cache_bytes=_cache_bytes() or base.cache_bytes)
+
+
+def _cache_bytes() -> int:
+    """Bytes of the second-level cache of this machine's first core, 0 where the system does not tell."""
+    try:
+        text = Path("/sys/devices/system/cpu/cpu0/cache/index2/size").read_text(encoding="ascii").strip()
+    except OSError:
+        return 0
+    units = {"K": 1 << 10, "M": 1 << 20}
+    return int(text[:-1]) * units[text[-1]] if text[:-1].isdecimal() and text[-1] in units else 0

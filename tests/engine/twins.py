@@ -7,9 +7,19 @@ import struct
 import numpy as np
 
 from flexgroup.engine import Plan
-from flexgroup.kernels import ConvKernel, CopyKernel, ElementwiseKernel, LinearKernel, MeanKernel, PoolKernel
+from flexgroup.kernels import (
+    ConvKernel,
+    CopyKernel,
+    DepthwiseKernel,
+    ElementwiseKernel,
+    FillKernel,
+    LinearKernel,
+    MeanKernel,
+    PoolKernel,
+)
 from flexgroup.kernels.emit import BASE_SHIFT
 from flexgroup.kernels.linear import UNROLL
+from tests.engine import twins_tokens
 
 
 class Memory:
@@ -25,6 +35,11 @@ class Memory:
         stop = len(region) - (len(region) - offset) % size if count is None else offset + count * size
         return region[offset:stop].view(dtype)
 
+    def base(self, reference: int) -> tuple[np.ndarray, int]:
+        """The numbers of a region, and the index of the one that a reference is to: offsets count from there."""
+        region, offset = self.regions[reference >> BASE_SHIFT], reference & ((1 << BASE_SHIFT) - 1)
+        return region[: len(region) - len(region) % 4].view(np.float32), offset // 4
+
 
 def number(bits: int) -> np.float32:
     return np.float32(struct.unpack("<f", struct.pack("<I", bits))[0])
@@ -33,17 +48,22 @@ def number(bits: int) -> np.float32:
 def run_plan(plan: Plan, *inputs: np.ndarray) -> list[np.ndarray]:
     """Run ``plan`` on one image (inputs without batch)."""
     outputs = [np.full(port.shape, np.nan, np.float32) for port in plan.outputs]
-    regions = [plan.constants, np.zeros(plan.arena_bytes, np.uint8)]
+    arena = np.zeros(plan.arena_bytes, np.uint8)
+    arena[plan.clear_bytes :].view(np.float32)[:] = np.nan
+    regions = [plan.constants, arena]
     regions += [np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in inputs]
     regions += [array.reshape(-1).view(np.uint8) for array in outputs]
     memory = Memory(regions)
     twins = {
         ConvKernel: conv,
+        DepthwiseKernel: depthwise,
+        FillKernel: fill,
         CopyKernel: copy,
         ElementwiseKernel: elementwise,
         LinearKernel: linear,
         MeanKernel: mean,
         PoolKernel: pool,
+        **twins_tokens.TWINS,
     }
     lanes = plan.target.lanes(plan.element)
     for step in plan.steps:
@@ -56,38 +76,70 @@ def run_plan(plan: Plan, *inputs: np.ndarray) -> list[np.ndarray]:
 
 def conv(kernel: ConvKernel, f: dict[str, int], memory: Memory, lanes: int) -> None:
     width, rows = kernel.tile * lanes, kernel.rows
-    arena, bias = memory.view(f["arena"]), memory.view(f["bias"])
+    (source, first_in), (target, first_out) = memory.base(f["source"]), memory.base(f["target"])
+    residual, first_residual = memory.base(f["residual"])
+    bias = memory.view(f["bias"])
     ends, offsets = memory.view(f["ends"], np.int32), memory.view(f["offsets"], np.int32)
     outputs, residuals = memory.view(f["outputs"], np.int32), memory.view(f["residuals"], np.int32)
     weights, mask = memory.view(f["weights"]), memory.view(f["mask"], np.int32)
     loops = f["row_count"] if kernel.form == "ring" else f["row_count"] // rows
     for tile in range(f["first_tile"], f["last_tile"]):
-        start = min(tile * kernel.tile, f["last_start"]) * lanes
+        start = min(tile * width, f["last_start"] // 4)
         sums = np.zeros((f["row_count"] + rows, width), np.float32)
         group = 0
         for loop in range(loops):
             first_row = loop if kernel.form == "ring" else loop * rows
             end = group + f["columns"] if kernel.form == "dense" else ends[loop]
             for g in range(group, end):
-                tap = offsets[g - group if kernel.form == "dense" else g] // 4 + start
-                x = arena[tap : tap + width]
+                tap = first_in + offsets[g - group if kernel.form == "dense" else g] // 4 + start
+                x = source[tap : tap + width]
                 sums[first_row : first_row + rows] += weights[g * rows : (g + 1) * rows, None] * x
             group = end
         for row in range(f["row_count"]):
             value = sums[row] + bias[row]
             if kernel.residual:
-                value = value + arena[residuals[row] // 4 + start :][:width]
+                value = value + residual[first_residual + residuals[row] // 4 + start :][:width]
             value = np.clip(value, number(f["low"]), number(f["high"]))
-            arena[outputs[row] // 4 + start :][:width] = np.where(mask[start : start + width], value, 0)
+            out = first_out + outputs[row] // 4 + start
+            target[out : out + width] = np.where(mask[start : start + width], value, 0)
+
+
+def depthwise(kernel: DepthwiseKernel, f: dict[str, int], memory: Memory, lanes: int) -> None:
+    """Both forms, one number after another."""
+    (source, first_in), (target, first_out) = memory.base(f["source"]), memory.base(f["target"])
+    inputs, outputs = memory.view(f["inputs"], np.int32) // 4, memory.view(f["outputs"], np.int32) // 4
+    weights, bias, mask = memory.view(f["weights"]), memory.view(f["bias"]), memory.view(f["mask"], np.int32)
+    size, width = kernel.height * kernel.width, kernel.tile * lanes
+    rows = f["rows"] if kernel.form == "rows" else 1
+    for plane in range(f["first"], f["last"]):
+        window = weights[plane * size :][:size].reshape(kernel.height, kernel.width)
+        for block in range(f["starts"]):
+            start = min(block * width, f["last_start"] // 4)
+            for row in range(rows):
+                total = np.full(width, bias[plane], np.float32)
+                for y in range(kernel.height):
+                    for x in range(kernel.width):
+                        at = first_in + inputs[plane] + start * kernel.stride[1] + x * kernel.dilation
+                        at += (row * kernel.stride[0] + y * kernel.dilation) * f["source_row"] // 4
+                        total += window[y, x] * source[at : at + width * kernel.stride[1] : kernel.stride[1]]
+                value = np.clip(total, number(f["low"]), number(f["high"]))
+                out = first_out + outputs[plane] + row * f["target_row"] // 4 + start
+                target[out : out + width] = np.where(mask[start : start + width], value, 0)
+
+
+def fill(kernel: FillKernel, f: dict[str, int], memory: Memory, lanes: int) -> None:
+    (target, first), targets = memory.base(f["target"]), memory.view(f["targets"], np.int32) // 4
+    for plane in range(f["first"], f["last"]):
+        target[first + targets[plane] :][: f["vectors"] * lanes] = 0
 
 
 def copy(kernel: CopyKernel, f: dict[str, int], memory: Memory, lanes: int) -> None:
-    source, target = memory.view(f["source"]), memory.view(f["target"])
+    (source, first_in), (target, first_out) = memory.base(f["source"]), memory.base(f["target"])
     sources, targets = memory.view(f["sources"], np.int32), memory.view(f["targets"], np.int32)
     for plane in range(f["first"], f["last"]):
         for row in range(f["rows"]):
-            read = (sources[plane] + row * f["source_row"]) // 4
-            write = (targets[plane] + row * f["target_row"]) // 4
+            read = first_in + (sources[plane] + row * f["source_row"]) // 4
+            write = first_out + (targets[plane] + row * f["target_row"]) // 4
             for column in range(f["columns"]):
                 target[write + column] = source[read + column * kernel.step]
 
@@ -128,14 +180,18 @@ def mean(kernel: MeanKernel, f: dict[str, int], memory: Memory, lanes: int) -> N
 
 
 def pool(kernel: PoolKernel, f: dict[str, int], memory: Memory, lanes: int) -> None:
-    count = f["vectors"] * lanes
-    arena, taps = memory.view(f["arena"]), memory.view(f["taps"], np.int32) // 4
-    outputs, mask = memory.view(f["outputs"], np.int32) // 4, memory.view(f["mask"], np.int32, count)
+    (source, first_in), (target, first_out) = memory.base(f["source"]), memory.base(f["target"])
+    taps, outputs = memory.view(f["taps"], np.int32) // 4, memory.view(f["outputs"], np.int32) // 4
+    mask, inside = memory.view(f["mask"], np.int32), memory.view(f["inside"], np.int32)
     for plane in range(f["first"], f["last"]):
-        window = np.stack([arena[taps[plane * f["tap_count"] + t] :][:count] for t in range(f["tap_count"])])
-        if kernel.form == "max":
-            inside = memory.view(f["inside"], np.int32, f["tap_count"] * count).reshape(window.shape)
-            value = np.where(mask, np.where(inside, window, -np.inf).max(axis=0), 0)
-        else:
-            value = window.sum(axis=0) * memory.view(f["scale"], np.float32, count)
-        arena[outputs[plane] :][:count] = value
+        for block in range(f["vectors"]):
+            start = min(block * lanes, f["last_start"] // 4)
+            places = [first_in + taps[plane * f["tap_count"] + t] + start for t in range(f["tap_count"])]
+            window = np.stack([source[at : at + lanes] for at in places])
+            if kernel.form == "max":
+                rows = [inside[t * f["inside_tap"] // 4 + start :][:lanes] for t in range(f["tap_count"])]
+                value = np.where(np.stack(rows), window, -np.inf).max(axis=0)
+            else:
+                value = window.sum(axis=0) * memory.view(f["scale"])[start : start + lanes]
+            out = first_out + outputs[plane] + start
+            target[out : out + lanes] = np.where(mask[start : start + lanes], value, 0)

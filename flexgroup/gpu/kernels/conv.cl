@@ -48,21 +48,22 @@ static inline void store_row(const VECTOR *sums, __global ELEMENT *output, Numbe
 
 __kernel void conv(__global const uchar *constants, __global ELEMENT *arena, uint arena_image, uint ends_at,
                    uint offsets_at, uint weights_at, uint bias_at, uint outputs_at, uint residuals_at, uint mask_at,
-                   uint arena_at, int row_count, int columns, int first_tile, int last_tile, int last_start, uint low,
+                   uint source_at, uint target_at, uint residual_at, int row_count, int columns, int first_tile, int last_tile, int last_start, uint low,
                    uint high, int tiles, int band_rows, int items) {
     const int item = get_global_id(0);
     if (item >= items) return;
     const int first_row = item / tiles * band_rows, last_row = min(first_row + band_rows, row_count);
     const int own = item % tiles * TILE, start = min(own, last_start), skip = own - start;
     __global ELEMENT *image = IMAGE(arena, arena_image) + start * LANES;
+    Numbers source = image + ELEMENTS(source_at);
     const Table ends = TABLE(ends_at), offsets = TABLE(offsets_at), outputs = TABLE(outputs_at);
     const Table residuals = TABLE(residuals_at), mask = TABLE(mask_at) + start * LANES;
     const Numbers weights = NUMBERS(weights_at), bias = NUMBERS(bias_at);
     VECTOR sums[ROWS][TILE];
 
 #define FINISH(row, slot)                                                                                              \
-    store_row(sums[slot], image + ELEMENTS(outputs[row]), image + ELEMENTS(residuals[RESIDUAL ? (row) : 0]), mask,     \
-              skip, low, high)
+    store_row(sums[slot], image + ELEMENTS(target_at + outputs[row]),                                                  \
+              image + ELEMENTS(residual_at + residuals[RESIDUAL ? (row) : 0]), mask, skip, low, high)
 
 #if FORM == RING
     // The strip above the band is entered at its second row: groups of its first row end above the band.
@@ -74,7 +75,7 @@ __kernel void conv(__global const uchar *constants, __global ELEMENT *arena, uin
 #pragma unroll
         for (int phase = 0; phase < ROWS; ++phase) {
             for (const int end = ends[row + phase]; group < end; ++group)
-                multiply(sums, image + ELEMENTS(offsets[group]), weights + (size_t)group * ROWS, phase);
+                multiply(sums, source + ELEMENTS(offsets[group]), weights + (size_t)group * ROWS, phase);
             if (keep) FINISH(row + phase, phase);
             start_row(sums[phase], bias, row + phase + ROWS);
         }
@@ -90,7 +91,7 @@ __kernel void conv(__global const uchar *constants, __global ELEMENT *arena, uin
         const int begin = strip ? ends[strip - 1] : 0, end = ends[strip], shared = 0;
 #endif
         for (int group = begin; group < end; ++group)
-            multiply(sums, image + ELEMENTS(offsets[group - shared]), weights + (size_t)group * ROWS, 0);
+            multiply(sums, source + ELEMENTS(offsets[group - shared]), weights + (size_t)group * ROWS, 0);
 #pragma unroll
         for (int i = 0; i < ROWS; ++i) FINISH(row + i, i);
     }

@@ -1,0 +1,111 @@
+"""The schedule of a chain: operations that run band by band, so that what passes between them stays in cache.
+
+A band is some rows of the chain's last output. Going backwards, every operation knows which rows of its output are
+needed for it; going forwards, each computes those that are not there yet. What passes between two operations of the
+chain lives in a *window*, a buffer of a few rows: the rows that the next band needs again move to its beginning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from flexgroup.engine._rows import Rows
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one operation does in one band. Rows are the image's own, ends exclusive.
+
+    ``base`` is the image row at the window's beginning (0 where the output is not windowed). Rows ``keep`` move there
+    from where the band before had them (its base was ``before``). ``top`` and ``bottom`` are rows that have to be zero:
+    those before the first that is computed, and those below the image.
+    """
+
+    operation: int
+    rows: tuple[int, int]
+    base: int = 0
+    before: int = 0
+    keep: tuple[int, int] = (0, 0)
+    top: tuple[int, int] = (0, 0)
+    bottom: tuple[int, int] = (0, 0)
+    opens: bool = False  # the first band: whatever the window held before belongs to somebody else
+
+    @property
+    def is_empty(self) -> bool:
+        return self.rows[0] >= self.rows[1]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The bands of one thread, and how many rows the window of every windowed operation has to hold."""
+
+    bands: tuple[tuple[Share, ...], ...]
+    capacity: Mapping[int, int]
+
+    @property
+    def computed(self) -> Mapping[int, int]:
+        """How many rows every operation computes, those of neighbouring threads included."""
+        rows: dict[int, int] = {}
+        for band in self.bands:
+            for share in band:
+                rows[share.operation] = rows.get(share.operation, 0) + max(0, share.rows[1] - share.rows[0])
+        return rows
+
+
+def schedule(chain: Sequence[Rows], windowed: Sequence[bool], first: int, last: int, band: int) -> Schedule:
+    """Bands of ``band`` rows for the rows first..last of the output of the chain's last operation.
+
+    ``windowed[i]``: whether the output of operation i lives in a window; the others live in full.
+    """
+    producers = {ref.buffer: i for i, rows in enumerate(chain) for ref in rows.out.planes if ref.buffer >= 0}
+    needs = [_needed(chain, producers, start, min(start + band, last)) for start in range(first, last, band)]
+    count = len(chain)
+    done = [next((max(0, need[i][0]) for need in needs if need[i][0] < need[i][1]), 0) for i in range(count)]
+    begins = list(done)
+    halo = [0] * count
+    for need in needs:
+        for i in range(count):
+            if windowed[i]:
+                halo[i] = max(halo[i], done[i] - need[i][0])
+            done[i] = max(done[i], min(need[i][1], chain[i].out.height))
+    done, bases = begins, [begin - h for begin, h in zip(begins, halo, strict=True)]
+    bands: list[tuple[Share, ...]] = []
+    capacity = {i: 0 for i in range(count) if windowed[i]}
+    for number, need in enumerate(needs):
+        shares = []
+        for i in range(count):
+            height = chain[i].out.height
+            low, high = need[i]
+            rows = (done[i], max(done[i], min(high, height)))
+            share = Share(i, rows)
+            if windowed[i]:
+                base = done[i] - halo[i]
+                keep = (max(low, bases[i], 0), done[i]) if number and base != bases[i] else (0, 0)
+                top = (base, done[i]) if not number else (0, 0)
+                bottom = (max(height, base), high) if high > height else (0, 0)
+                share = Share(i, rows, base, bases[i], keep if keep[0] < keep[1] else (0, 0), top, bottom, not number)
+                capacity[i] = max(capacity[i], max(high, rows[1]) - base)
+                bases[i] = base
+            shares.append(share)
+            done[i] = rows[1]
+        bands.append(tuple(shares))
+    return Schedule(tuple(bands), capacity)
+
+
+def _needed(chain: Sequence[Rows], producers: Mapping[int, int], first: int, last: int) -> list[tuple[int, int]]:
+    """For every operation of the chain the rows of its output that this band needs, unclipped."""
+    empty = (1 << 30, -(1 << 30))
+    need = [empty] * len(chain)
+    need[-1] = (first, last)
+    for i in reversed(range(len(chain))):
+        low, high = need[i]
+        height = chain[i].out.height
+        wanted = (max(low, 0), min(high, height))
+        if wanted[0] >= wanted[1]:
+            continue
+        for use in chain[i].uses:
+            rows = use.rows(*wanted)
+            for producer in {producers[ref.buffer] for ref in use.image.planes if ref.buffer in producers}:
+                need[producer] = (min(need[producer][0], rows[0]), max(need[producer][1], rows[1]))
+    return need

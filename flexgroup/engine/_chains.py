@@ -1,0 +1,238 @@
+"""Which operations run together in bands, and how high the bands are: the partition that the cost model likes best.
+
+What one operation writes and the next reads goes through the caches. Images that are larger than the second-level cache
+come back from the third, which is several times slower than the multiply-adds of a pruned layer. In a chain they never
+leave the second level. The price: fewer positions a call, rows that move within their windows, and rows at the seams of
+threads that are computed twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flexgroup.engine._bands import schedule
+from flexgroup.engine._layout import ZERO
+from flexgroup.engine._operations import ConvOp, DepthwiseOp, Operation, PoolOp, buffers_of
+from flexgroup.engine._rows import Rows, rows_of
+from flexgroup.engine._steps_chain import Chain
+from flexgroup.engine._steps_conv import conv_layer
+
+if TYPE_CHECKING:
+    from flexgroup.engine._steps import StepBuilder
+
+LONGEST = 14  # operations in a chain
+BANDS = (1, 2, 3, 4, 5, 7, 8, 10, 14, 16, 20, 28, 32, 56)
+SHARE_OF_CACHE = 0.6  # that windows may take: weights, tables and the images at both ends need the rest
+SMALLEST = 0.2  # of the cache: chains whose images all are smaller gain nothing
+SAMPLED_BANDS = 4
+
+# In slots of one vector multiply-add (see _choose.py), a vector of 64 bytes; measured on cores with 1 MiB of cache.
+FAR_READ, FAR_WRITE = 9.0, 17.0  # from and to the third level
+NEAR = 1.5  # the second level, either way
+CALL = 250.0  # a kernel's start: arguments, masks, the first misses
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A way to run the operations first..last: in bands of ``band`` rows, or, with 0, one after another."""
+
+    first: int
+    last: int
+    band: int
+    windowed: tuple[bool, ...]
+    slots: float
+
+
+class Planner:
+    """Costs of operations and of chains of them, in slots."""
+
+    def __init__(self, builder: StepBuilder, operations: Sequence[Operation]) -> None:
+        self.builder = builder
+        self.layout = builder.layout
+        self.operations = operations
+        self.rows = [rows_of(operation) for operation in operations]
+        self.users: dict[int, list[int]] = {}
+        self.writers: dict[int, list[int]] = {}
+        for i, operation in enumerate(operations):
+            for buffer in buffers_of(operation):
+                self.users.setdefault(buffer, []).append(i)
+            rows = self.rows[i]
+            out = rows.out if rows is not None else None
+            written = {ref.buffer for ref in out.planes} if out is not None else buffers_of(operation)
+            for buffer in written:
+                self.writers.setdefault(buffer, []).append(i)
+        self._vector_bytes = builder.target.vector_bytes
+        self._cache = builder.target.cache_bytes
+        self._slots: dict[tuple[int, int], float] = {}
+
+    def best(self) -> list[Chain]:
+        """The chains of the cheapest partition of all operations."""
+        count = len(self.operations)
+        costs = [0.0] + [float("inf")] * count
+        chosen: list[Candidate | None] = [None] * (count + 1)
+        for last in range(1, count + 1):
+            alone = self._alone(last - 1)
+            if costs[last - 1] + alone < costs[last]:
+                costs[last], chosen[last] = costs[last - 1] + alone, None
+            for first in range(last - 2, max(-1, last - 1 - LONGEST), -1):
+                if self.rows[first] is None or self.rows[last - 1] is None:
+                    break
+                found = self._chain(first, last)
+                if found is not None and costs[first] + found.slots < costs[last]:
+                    costs[last], chosen[last] = costs[first] + found.slots, found
+        chains: list[Chain] = []
+        at = count
+        while at > 0:
+            found = chosen[at]
+            if found is None:
+                at -= 1
+                continue
+            chains.append(Chain(found.first, at, tuple(self.operations[found.first : at]), found.windowed, found.band))
+            at = found.first
+        ordered = list(reversed(chains))
+        return [Chain(c.first, c.last, c.operations, c.windowed, c.band, number) for number, c in enumerate(ordered)]
+
+    def _bytes(self, rows: Rows) -> float:
+        return float(len(rows.out.planes) * rows.out.height * self.layout.pitch(rows.out) * self.layout.element_bytes)
+
+    def _traffic(self, size: float, total: float, *, write: bool) -> float:
+        """Moving ``size`` bytes of an image of ``total`` bytes, which lies in the cache if it fits."""
+        rate = NEAR if total < SHARE_OF_CACHE * self._cache else FAR_WRITE if write else FAR_READ
+        return rate * size / self._vector_bytes
+
+    def _alone(self, index: int) -> float:
+        """One operation on whole images."""
+        rows = self.rows[index]
+        if rows is None:
+            return 0.0
+        size = self._bytes(rows)
+        slots = self._compute(index, rows.out.height) + self._traffic(size, size, write=True)
+        for use in rows.uses:
+            read = len(set(use.image.planes)) * use.image.height * self.layout.pitch(use.image)
+            slots += self._traffic(read * self.layout.element_bytes, read * self.layout.element_bytes, write=False)
+        return slots
+
+    def _compute(self, index: int, height: int) -> float:
+        """One call of an operation for so many rows of its output, with everything in the cache."""
+        key = (index, height)
+        if key not in self._slots:
+            operation, rows = self.operations[index], self.rows[index]
+            assert rows is not None
+            vectors = -(-height * self.layout.pitch(rows.out) // self.layout.lanes)
+            planes = len(rows.out.planes)
+            if isinstance(operation, ConvOp):
+                slots = conv_layer(self.builder, operation, vectors).choice.slots
+            elif isinstance(operation, DepthwiseOp):
+                entries = operation.weight.shape[1] * operation.weight.shape[2]
+                slots = planes * (20.0 + vectors * (1.5 * entries if operation.stride == (1, 1) else 2.5 * entries))
+            elif isinstance(operation, PoolOp):
+                slots = planes * vectors * 4.0 * len(operation.taps[0])
+            else:
+                slots = planes * (height * 6.0 + vectors * 4.0)
+            self._slots[key] = slots + CALL
+        return self._slots[key]
+
+    def _windowed(self, first: int, last: int) -> tuple[bool, ...] | None:
+        """Which outputs of a chain can live in windows; None if these operations cannot be one."""
+        windowed = []
+        for i in range(first, last):
+            rows = self.rows[i]
+            if rows is None:
+                return None
+            buffers = {ref.buffer for ref in rows.out.planes}
+            whole = len(buffers) == 1 and min(buffers) >= 0
+            if not whole or len(rows.out.planes) != self.layout.buffers[min(buffers)].channels:
+                return None
+            (buffer,) = buffers
+            if self.writers[buffer] != [i]:
+                return None
+            users = [user for user in self.users[buffer] if user != i]
+            inside = [user for user in users if first <= user < last]
+            if i < last - 1 and not inside:
+                return None
+            windowed.append(i < last - 1 and len(inside) == len(users))
+        windows = {
+            rows.out.planes[0].buffer
+            for i, rows in enumerate(self.rows[first:last])
+            if rows is not None and windowed[i]
+        }
+        for i in range(first, last):
+            if not self._reads_allow(i, windows):
+                return None
+        out = self.rows[last - 1].out  # type: ignore[union-attr]
+        narrow = self.layout.pitch(out) < self.layout.lanes
+        return None if narrow or not any(windowed) else tuple(windowed)
+
+    def _reads_allow(self, index: int, windows: set[int]) -> bool:
+        """Kernels add all offsets of an operand to one address: its planes lie in one window, or in none."""
+        operation, rows = self.operations[index], self.rows[index]
+        assert rows is not None
+        residual = operation.residual if isinstance(operation, ConvOp) else None
+        taps = {ref.buffer for use in rows.uses if use.image is not residual for ref in use.image.planes}
+        if isinstance(operation, ConvOp):
+            taps |= {tap.plane.buffer for group in operation.taps for tap in group}
+        for buffers in (taps, {ref.buffer for ref in residual.planes} if residual is not None else set()):
+            if buffers & windows and (len(buffers) > 1 or ZERO in buffers):
+                return False
+        return True
+
+    def _chain(self, first: int, last: int) -> Candidate | None:
+        """The best bands for these operations, if they can be a chain that is worth a thought."""
+        windowed = self._windowed(first, last)
+        if windowed is None:
+            return None
+        rows = [each for each in self.rows[first:last] if each is not None]
+        if max(self._bytes(each) for each, flag in zip(rows, windowed, strict=True) if flag) < SMALLEST * self._cache:
+            return None
+        height = rows[-1].out.height
+        found: Candidate | None = None
+        for band in BANDS:
+            if band >= height:
+                break
+            slots = self._banded(first, rows, windowed, band)
+            if slots is not None and (found is None or slots < found.slots):
+                found = Candidate(first, last, band, windowed, slots)
+        return found
+
+    def _banded(self, first: int, rows: Sequence[Rows], windowed: tuple[bool, ...], band: int) -> float | None:
+        """The cost of a chain in bands of this height; None if its windows do not fit the cache."""
+        layout, height = self.layout, rows[-1].out.height
+        sample = schedule(rows, windowed, 0, min(height, SAMPLED_BANDS * band), band)
+        window_bytes = 0.0
+        for i, capacity in sample.capacity.items():
+            window_bytes += len(rows[i].out.planes) * capacity * layout.pitch(rows[i].out) * layout.element_bytes
+        if window_bytes > SHARE_OF_CACHE * self._cache:
+            return None
+        bands = -(-height // band)
+        typical = sample.bands[-1] if len(sample.bands) < 3 else sample.bands[-2]
+        slots = 0.0
+        producers = {each.out.planes[0].buffer for each, flag in zip(rows, windowed, strict=True) if flag}
+        for i, share in enumerate(typical):
+            count = share.rows[1] - share.rows[0]
+            if count <= 0:
+                return None
+            line = len(rows[i].out.planes) * layout.pitch(rows[i].out) * layout.element_bytes
+            slots += bands * self._compute(first + i, count)
+            if windowed[i]:
+                kept = share.keep[1] - share.keep[0]
+                slots += bands * NEAR * (count + 2 * kept) * line / self._vector_bytes
+            else:
+                slots += self._traffic(line * rows[i].out.height, self._bytes(rows[i]), write=True)
+            for use in rows[i].uses:
+                lines = len(set(use.image.planes)) * layout.pitch(use.image) * layout.element_bytes
+                near = use.image.planes[0].buffer in producers
+                size = float(lines * use.image.height)
+                if near:
+                    slots += NEAR * size / self._vector_bytes
+                else:
+                    slots += self._traffic(size, size, write=False)
+        return slots
+
+
+def find_chains(builder: StepBuilder, operations: Sequence[Operation]) -> list[Chain]:
+    """The chains of a network, in order; none where the target says nothing of its caches."""
+    if not builder.target.cache_bytes:
+        return []
+    return Planner(builder, operations).best()

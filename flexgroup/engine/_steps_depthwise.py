@@ -1,0 +1,85 @@
+"""Steps of depthwise convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flexgroup.engine._operations import DepthwiseOp
+from flexgroup.engine._plan import Step, number
+from flexgroup.kernels.depthwise import DepthwiseKernel
+
+if TYPE_CHECKING:
+    from flexgroup.engine._steps import Fields, Place, StepBuilder
+
+LARGEST_TILE = 8
+
+
+def _depthwise(builder: StepBuilder, op: DepthwiseOp) -> Step:
+    kernel, fields = depthwise_call(builder, op, (0, op.out.height), builder.place())
+    macs = op.weight.size * op.out.height * op.out.width
+    step = builder.by_range(op.name, kernel, fields, len(op.out.planes), macs)
+    useful = int((op.weight != 0).sum()) * op.out.height * op.out.width
+    reason = "a depthwise window: bound by memory, so zeros are not skipped"
+    return replace(step, useful_macs=useful, bytes=builder.bytes_of(op), reason=reason)
+
+
+def depthwise_call(
+    builder: StepBuilder, op: DepthwiseOp, rows: tuple[int, int], place: Place
+) -> tuple[DepthwiseKernel, Fields]:
+    """The kernel and its arguments, but the planes, for ``rows`` of the output."""
+    layout, size = builder.layout, builder.element.bytes
+    lanes, pitch, source_pitch = layout.lanes, layout.pitch(op.out), layout.pitch(op.inputs)
+    corner = (op.corner[0] * source_pitch + op.corner[1]) * size
+    weights = np.ascontiguousarray(op.weight, dtype=np.float32)
+    form = form_of(builder, op)
+    if form == "rows":
+        # Columns up to the image's edge, or all of the pitch where somebody relies on the border to be zero. Where a
+        # vector is longer than a row, it is written over by the next row.
+        border = layout.is_windowed(op.out) and layout.reads_border(op.out)
+        columns = pitch if border or op.out.width < lanes else op.out.width
+        starts, last_start, tile = -(-columns // lanes), max(0, columns - lanes) * size, 1
+        inside = np.zeros(max(pitch, lanes), np.int32)
+        inside[: op.out.width] = -1
+        mask = builder.constants.add(inside)
+    else:
+        positions = (rows[1] - rows[0]) * pitch
+        vectors = -(-positions // lanes)
+        exact = not (layout.is_windowed(op.out) or rows == (0, op.out.height)) and positions >= lanes
+        tile = min(LARGEST_TILE, max(1, positions // lanes) if exact else vectors)
+        tile = min(range(1, tile + 1), key=lambda t: (-(-vectors // t) * (t + 1), -t))
+        starts, mask = -(-vectors // tile), builder.mask(op.out, rows[1] - rows[0])
+        last_start = ((positions if exact else vectors * lanes) - tile * lanes) * size
+    fields = {
+        "inputs": builder.table([layout.offset(ref) + corner for ref in op.inputs.planes]),
+        "outputs": builder.table(builder.planes(op.out)),
+        "weights": builder.constants.add(weights),
+        "bias": builder.constants.add(op.bias),
+        "mask": mask,
+        "source": place.reference(op.inputs, rows[0] * op.stride[0]),
+        "target": place.reference(op.out, rows[0]),
+        "rows": rows[1] - rows[0],
+        "source_row": source_pitch * size,
+        "target_row": pitch * size,
+        "starts": starts,
+        "last_start": last_start,
+        "low": number(op.clamp.low),
+        "high": number(op.clamp.high),
+    }
+    height, width = op.weight.shape[1:]
+    dilation = op.dilation[0] if form == "linear" else 1
+    kernel = DepthwiseKernel(form, height, width, op.stride, dilation, tile, op.curve, builder.element)
+    return kernel, fields
+
+
+def form_of(builder: StepBuilder, op: DepthwiseOp) -> str:
+    """Down the rows, where a row of the output fills a vector or is strided; else over all positions."""
+    if op.stride != (1, 1):
+        return "rows"
+    return "rows" if builder.layout.pitch(op.out) >= builder.layout.lanes and op.dilation == (1, 1) else "linear"
+
+
+BUILDERS: Mapping[type, Callable[..., Step]] = {DepthwiseOp: _depthwise}

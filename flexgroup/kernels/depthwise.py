@@ -1,0 +1,188 @@
+"""Depthwise convolution: every output plane is one small window over one input plane.
+
+Two forms. ``rows`` walks down a column of vectors and keeps the output rows that are not complete yet in registers, so
+that every input row is loaded once for each column of the window, not once for each entry. It handles any stride along
+rows, and strides 1 and 2 along columns (a stride of 2 splits pairs of vectors into even and odd elements). ``linear``
+runs over all positions of a plane, border included, like the other convolutions: for images narrower than a vector.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llvmlite import ir
+
+from flexgroup.kernels.emit import I32, I64, Kernel, Signature
+from flexgroup.kernels.target import F32, Element, Target
+
+SIGNATURE = Signature(
+    (
+        "inputs",  # int32 an output plane: bytes from `source` to the window's first entry at the first output
+        "outputs",  # int32 an output plane: bytes from `target` to its first position
+        "weights",  # kernel_height x kernel_width numbers a plane
+        "bias",  # a number a plane
+        "mask",  # int32: rows: a column, -1 inside the image; linear: a position
+        "source",
+        "target",
+        "rows",  # output rows; linear: not read
+        "source_row",  # bytes from an input row to the next
+        "target_row",
+        "starts",  # blocks of vectors: of a row (rows), of all positions (linear)
+        "last_start",  # bytes to the last block, which overlaps the one before where blocks do not divide
+        "first",  # planes
+        "last",
+        "low",
+        "high",
+    )
+)
+
+
+@dataclass(frozen=True)
+class DepthwiseKernel:
+    """A ``height`` x ``width`` window with these strides; ``tile`` vectors a block (rows: one)."""
+
+    form: str  # "rows" or "linear"
+    height: int
+    width: int
+    stride: tuple[int, int] = (1, 1)
+    dilation: int = 1  # along columns and rows; rows: 1
+    tile: int = 1
+    curve: str = ""
+    element: Element = F32
+
+    @property
+    def name(self) -> str:
+        window = f"{self.height}x{self.width}"
+        stride = f"_s{self.stride[0]}x{self.stride[1]}" if self.stride != (1, 1) else ""
+        dilation = f"_d{self.dilation}" if self.dilation != 1 else ""
+        curve = f"_{self.curve}" if self.curve else ""
+        return f"depthwise_{self.element.name}_{self.form}_{window}{stride}{dilation}_t{self.tile}{curve}"
+
+    @property
+    def signature(self) -> Signature:
+        return SIGNATURE
+
+    def emit(self, module: ir.Module, target: Target) -> None:
+        """Add the kernel's function to ``module``."""
+        _Emitter(Kernel(module, self.name, target, self.element, SIGNATURE), self).emit()
+
+
+def handles(kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int], form: str) -> bool:
+    """Whether a depthwise kernel of this form exists for such a window."""
+    if kernel[0] * kernel[1] > 49:
+        return False
+    if form == "linear":
+        return stride == (1, 1) and dilation[0] == dilation[1]
+    return dilation == (1, 1) and stride[1] in (1, 2)
+
+
+class _Emitter:
+    def __init__(self, kernel: Kernel, spec: DepthwiseKernel) -> None:
+        self.k = kernel
+        self.spec = spec
+        self.size = kernel.element.bytes
+        self.bytes = kernel.target.vector_bytes
+        names = ("inputs", "outputs", "weights", "bias", "mask", "source", "target")
+        self.inputs, self.outputs, self.weights, self.bias, self.mask, self.source, self.target = (
+            kernel.address(name) for name in names
+        )
+        self.low, self.high = kernel.splat(kernel.scalar("low")), kernel.splat(kernel.scalar("high"))
+        self.source_row, self.target_row = kernel.arg("source_row"), kernel.arg("target_row")
+
+    def emit(self) -> None:
+        k, spec = self.k, self.spec
+        b = k.builder
+        starts, last_start = k.arg("starts"), k.arg("last_start")
+        entries = spec.height * spec.width
+        with k.loop(k.arg("first"), k.arg("last")) as planes:
+            source = k.at(self.source, k.load_index(self.inputs, planes.index))
+            target = k.at(self.target, k.load_index(self.outputs, planes.index))
+            weights = k.at(self.weights, b.mul(planes.index, ir.Constant(I64, entries * self.size)))
+            self.factors = [k.splat(k.load(weights, k.element.ir, self.size, i * self.size)) for i in range(entries)]
+            plane = b.mul(planes.index, ir.Constant(I64, self.size))
+            self.start = k.splat(k.load(self.bias, k.element.ir, self.size, plane))
+            with k.loop(0, starts) as blocks:
+                at = b.mul(blocks.index, ir.Constant(I64, spec.tile * self.bytes))
+                at = b.select(b.icmp_signed("<", at, last_start), at, last_start)
+                self.inside = k.at(self.mask, at)
+                read = k.at(source, b.mul(at, ir.Constant(I64, spec.stride[1])))
+                if spec.form == "linear":
+                    self._positions(read, k.at(target, at))
+                elif spec.stride[0] == 1:
+                    self._rolling(read, k.at(target, at))
+                else:
+                    self._strided(read, k.at(target, at))
+        b.ret_void()
+
+    def _columns(self, row: ir.Value) -> list[ir.Value]:
+        """The input row under every column of the window, for one vector of outputs."""
+        k, spec = self.k, self.spec
+        if spec.stride[1] == 1:
+            return [k.load(row, k.vector, self.size, x * self.size) for x in range(spec.width)]
+        even = ir.Constant(ir.VectorType(I32, k.lanes), list(range(0, 2 * k.lanes, 2)))
+        odd = ir.Constant(ir.VectorType(I32, k.lanes), list(range(1, 2 * k.lanes, 2)))
+        columns = []
+        for x in range(0, spec.width, 2):
+            pair = [k.load(row, k.vector, self.size, x * self.size + i * self.bytes) for i in (0, 1)]
+            columns.append(k.builder.shuffle_vector(*pair, even))
+            columns.append(k.builder.shuffle_vector(*pair, odd))
+        return columns[: spec.width]
+
+    def _add_row(self, total: ir.Value, columns: list[ir.Value], y: int) -> ir.Value:
+        for x, column in enumerate(columns):
+            total = self.k.fma(self.factors[y * self.spec.width + x], column, total)
+        return total
+
+    def _rolling(self, read: ir.Value, write: ir.Value) -> None:
+        """Stride 1: input row r completes output row r - height + 1 and adds to those that follow it."""
+        k, height = self.k, self.spec.height
+        b = k.builder
+        pending: list[ir.Value] = []
+        for y in range(height - 1):
+            columns = self._columns(k.at(read, b.mul(self.source_row, ir.Constant(I64, y))))
+            pending.append(self.start)
+            pending = [self._add_row(total, columns, y - row) for row, total in enumerate(pending)]
+        below = k.at(read, b.mul(self.source_row, ir.Constant(I64, height - 1)))
+        with k.loop(0, k.arg("rows"), 1, pending) as rows:
+            columns = self._columns(k.at(below, b.mul(rows.index, self.source_row)))
+            totals = [*rows.values, self.start]
+            totals = [self._add_row(total, columns, height - 1 - row) for row, total in enumerate(totals)]
+            self._store(totals[0], k.at(write, b.mul(rows.index, self.target_row)), 0)
+            rows.next = totals[1:]
+
+    def _strided(self, read: ir.Value, write: ir.Value) -> None:
+        k, spec = self.k, self.spec
+        b = k.builder
+        step = b.mul(self.source_row, ir.Constant(I64, spec.stride[0]))
+        with k.loop(0, k.arg("rows")) as rows:
+            top = k.at(read, b.mul(rows.index, step))
+            total = self.start
+            for y in range(spec.height):
+                total = self._add_row(total, self._columns(k.at(top, b.mul(self.source_row, ir.Constant(I64, y)))), y)
+            self._store(total, k.at(write, b.mul(rows.index, self.target_row)), 0)
+
+    def _positions(self, read: ir.Value, write: ir.Value) -> None:
+        k, spec = self.k, self.spec
+        b = k.builder
+        totals = [self.start] * spec.tile
+        for y in range(spec.height):
+            row = k.at(read, b.mul(self.source_row, ir.Constant(I64, y * spec.dilation)))
+            for x in range(spec.width):
+                factor = self.factors[y * spec.width + x]
+                for t in range(spec.tile):
+                    value = k.load(row, k.vector, self.size, x * spec.dilation * self.size + t * self.bytes)
+                    totals[t] = k.fma(factor, value, totals[t])
+        for t, total in enumerate(totals):
+            self._store(total, write, t * self.bytes)
+
+    def _store(self, value: ir.Value, write: ir.Value, offset: int) -> None:
+        k = self.k
+        b = k.builder
+        value = k.clamp(value, self.low, self.high)
+        if self.spec.curve:
+            from flexgroup.kernels.curves import emit_curve
+
+            value = emit_curve(k, self.spec.curve, value)
+        bits = ir.VectorType(I32, k.lanes)
+        inside = k.load(self.inside, bits, 4, offset)
+        k.store(b.bitcast(b.and_(b.bitcast(value, bits), inside), k.vector), write, self.size, offset)
