@@ -1,4 +1,4 @@
-"""Sums, clamps and per-channel scales that no convolution could absorb."""
+"""Sums, products, clamps, curves and per-channel scales that no convolution could absorb."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
+from flexgroup.kernels.curves import emit_curve
 from flexgroup.kernels.emit import I32, I64, Kernel, Signature
 from flexgroup.kernels.target import F32, Element, Target
 
 SIGNATURE = Signature(
     (
         "first_inputs",  # int32 a plane: bytes from the arena's start
-        "second_inputs",  # likewise, for "add"
+        "second_inputs",  # likewise, for forms with two operands
         "outputs",
         "scale",  # "affine": a number a plane; "scale": a number a position
         "shift",
@@ -26,21 +27,26 @@ SIGNATURE = Signature(
     )
 )
 
+_TWO_OPERANDS = ("add", "mul", "add_each", "mul_each")
+
 
 @dataclass(frozen=True)
 class ElementwiseKernel:
-    """``clamp(f(x))`` over whole planes, zero on the border.
+    """``curve(clamp(f(x)))`` over whole planes, zero on the border.
 
-    ``form`` is "add" (x + y), "affine" (scale[plane] * x + shift[plane]) or "scale" (scale[position] * x +
-    shift[position], for vectors, which are one plane).
+    ``form`` is "add" (x + y), "mul" (x * y), "add_each" and "mul_each" (where y is one number a plane: a gate),
+    "affine" (scale[plane] * x + shift[plane]) or "scale" (scale[position] * x + shift[position], for vectors, which
+    are one plane).
     """
 
     form: str
     element: Element = F32
+    curve: str = ""
 
     @property
     def name(self) -> str:
-        return f"elementwise_{self.element.name}_{self.form}"
+        curve = f"_{self.curve}" if self.curve else ""
+        return f"elementwise_{self.element.name}_{self.form}{curve}"
 
     @property
     def signature(self) -> Signature:
@@ -61,16 +67,19 @@ class ElementwiseKernel:
                 plane = b.mul(planes.index, ir.Constant(I64, size))
                 factor = k.splat(k.load(scale, self.element.ir, size, plane))
                 offset = k.splat(k.load(shift, self.element.ir, size, plane))
+            if self.form.endswith("_each"):
+                each = k.splat(k.load(y, self.element.ir, size))
             with k.loop(0, vectors) as positions:
                 at = b.mul(positions.index, ir.Constant(I64, width))
                 value = k.load(x, k.vector, width, at)
-                if self.form == "add":
-                    value = b.fadd(value, k.load(y, k.vector, width, at))
+                if self.form in _TWO_OPERANDS:
+                    combine = b.fmul if self.form.startswith("mul") else b.fadd
+                    value = combine(value, each if self.form.endswith("_each") else k.load(y, k.vector, width, at))
                 else:
                     if self.form == "scale":
                         factor, offset = k.load(scale, k.vector, width, at), k.load(shift, k.vector, width, at)
                     value = k.fma(factor, value, offset)
-                value = k.clamp(value, low, high)
+                value = emit_curve(k, self.curve, k.clamp(value, low, high))
                 inside = k.load(mask, bits, width, at)
                 value = b.bitcast(b.and_(b.bitcast(value, bits), inside), k.vector)
                 k.store(value, out, width, at)

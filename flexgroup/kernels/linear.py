@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
 
+from flexgroup.kernels.curves import emit_curve
 from flexgroup.kernels.emit import I64, Kernel, Signature
 from flexgroup.kernels.target import F32, Element, Target
 
@@ -30,14 +31,16 @@ UNROLL = 4  # columns a round: independent sums hide the latency of the multiply
 
 @dataclass(frozen=True)
 class LinearKernel:
-    """``output = clamp(weights @ input + bias)`` for blocks of ``tile`` vectors of rows."""
+    """``output = curve(clamp(weights @ input + bias))`` for blocks of ``tile`` vectors of rows."""
 
     tile: int
     element: Element = F32
+    curve: str = ""
 
     @property
     def name(self) -> str:
-        return f"linear_{self.element.name}_t{self.tile}"
+        curve = f"_{self.curve}" if self.curve else ""
+        return f"linear_{self.element.name}_t{self.tile}{curve}"
 
     @property
     def signature(self) -> Signature:
@@ -70,7 +73,8 @@ class LinearKernel:
                 value = rounds.results[t]
                 for u in range(1, UNROLL):
                     value = b.fadd(value, rounds.results[u * tile + t])
-                k.store(k.clamp(value, low, high), output, width, b.add(rows, ir.Constant(I64, t * width)))
+                value = emit_curve(k, self.curve, k.clamp(value, low, high))
+                k.store(value, output, width, b.add(rows, ir.Constant(I64, t * width)))
         b.ret_void()
 
 
