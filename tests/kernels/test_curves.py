@@ -78,7 +78,7 @@ def test_a_curve_is_exact_to_a_few_units_in_the_last_place(kind, target):
     # 1 + erf(x) rounds to units of 1.
     scale = np.abs(expected) + (np.abs(x) if kind.startswith("gelu") else 0)
     error = np.abs(apply(kind, x, target) - expected)
-    assert (error <= 2 * ULP * scale + 1e-35).all()
+    assert (error <= 3 * ULP * scale + 1e-35).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
