@@ -27,6 +27,8 @@ from flexgroup.cli._output import Progress, print_json, stdout_console, working
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from flexgroup.engine import Memory
+
 AGAINST = ("onnxruntime", "torch")
 OURS = "flexgroup"
 
@@ -51,7 +53,10 @@ class Latency:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """All engines side by side on one network; ``sparsity`` is the share of zeros in kernels and matrices."""
+    """All engines side by side on one network; ``sparsity`` is the share of zeros in kernels and matrices.
+
+    ``memory`` has the bytes of activations and of constants that the compiled network holds, by number of threads.
+    """
 
     model: str
     weights: str | None
@@ -59,6 +64,7 @@ class Benchmark:
     sparsity: float
     machine: dict[str, Any]
     latencies: tuple[Latency, ...]
+    memory: dict[int, Memory]
 
 
 def bench(
@@ -134,6 +140,7 @@ def run_benchmark(
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     peer = model if Path(model).suffix.lower() == ".onnx" else network
     latencies: list[Latency] = []
+    memory: dict[int, Memory] = {}
 
     def show_round(number: int) -> None:
         progress.step(number + 1, runs)
@@ -141,7 +148,7 @@ def run_benchmark(
     for count in dict.fromkeys(threads):
         with torch_threads(count):
             progress.stage(f"compiling for {count} thread{'s' if count > 1 else ''}")
-            calls = _engines(network, x, count, peer if with_onnxruntime else None)
+            calls, memory[count] = _engines(network, x, count, peer if with_onnxruntime else None)
             reference = calls["torch"]()
             differences = {name: float((call() - reference).abs().max()) for name, call in calls.items()}
             progress.stage(f"timing, {count} thread{'s' if count > 1 else ''}")
@@ -153,13 +160,13 @@ def run_benchmark(
         ]
     shown = None if weights is None else str(weights)
     machine = asdict(this_machine())
-    return Benchmark(model, shown, shape, _sparsity(network), machine, tuple(latencies))
+    return Benchmark(model, shown, shape, _sparsity(network), machine, tuple(latencies), memory)
 
 
 def _engines(
     network: nn.Module, x: Tensor, threads: int, peer: nn.Module | str | None
-) -> dict[str, Callable[[], Tensor]]:
-    """A call of each engine on ``x``, by the engine's name, with ONNX Runtime on ``peer``."""
+) -> tuple[dict[str, Callable[[], Tensor]], Memory]:
+    """A call of each engine on ``x``, by the engine's name, with ONNX Runtime on ``peer``; and the memory of ours."""
     import torch
 
     import flexgroup
@@ -172,7 +179,7 @@ def _engines(
     if peer is not None:
         session, array = onnxruntime_session(peer, x, threads), x.numpy()
         calls["onnxruntime"] = lambda: torch.from_numpy(session(array))
-    return calls
+    return calls, sparse.memory
 
 
 def _sparsity(network: nn.Module) -> float:
@@ -200,6 +207,8 @@ def _print(result: Benchmark) -> None:
         table.add_row(row.engine, str(row.threads), *times, ratio, f"{row.max_difference:.1e}")
     console = stdout_console()
     console.print(table)
+    for threads, memory in result.memory.items():
+        console.print(f"{OURS}, {threads} thread{'s' if threads > 1 else ''}: {memory}", highlight=False)
     machine = result.machine
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     console.print(f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}; {versions}", highlight=False)

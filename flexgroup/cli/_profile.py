@@ -9,8 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flexgroup._errors import FlexgroupError
-from flexgroup.cli._network import load_network, run_once
-from flexgroup.cli._options import JsonOption, ModelOption, WeightsOption, check_at_least, parse_numbers
+from flexgroup.cli._network import open_network
+from flexgroup.cli._options import (
+    FileArgument,
+    JsonOption,
+    ModelOption,
+    WeightsOption,
+    check_at_least,
+    chosen_model,
+    parse_numbers,
+)
 from flexgroup.cli._output import Progress, print_json, working
 
 if TYPE_CHECKING:
@@ -18,7 +26,8 @@ if TYPE_CHECKING:
 
 
 def profile(
-    model: ModelOption,
+    file: FileArgument = "",
+    model: ModelOption = "",
     weights: WeightsOption = None,
     threads: Annotated[int, typer.Option("--threads", help="Cores that share each layer.")] = 1,
     dense: Annotated[bool, typer.Option("--dense", help="Skip no zeros: the baseline.")] = False,
@@ -40,6 +49,7 @@ def profile(
           --trace trace.json
     """
     with working(Progress(shown=True)):
+        model = chosen_model(file, model)
         result, choices = run_profile(
             model,
             weights,
@@ -81,11 +91,8 @@ def run_profile(
     import torch
 
     import flexgroup
-    from flexgroup import zoo
 
-    shape = shape or (1, *zoo.input_shape(model))
-    network = load_network(model, weights)
-    run_once(network, model, shape)
+    network, shape = open_network(model, weights, shape)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     compiled = flexgroup.compile(network, (x,), threads=threads, sparse=not dense)
     try:

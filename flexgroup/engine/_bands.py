@@ -58,7 +58,7 @@ def schedule(chain: Sequence[Rows], windowed: Sequence[bool], first: int, last: 
 
     ``windowed[i]``: whether the output of operation i lives in a window; the others live in full.
     """
-    producers = {ref.buffer: i for i, rows in enumerate(chain) for ref in rows.out.planes if ref.buffer >= 0}
+    producers = {buffer: i for i, rows in enumerate(chain) for buffer in rows.out.buffers if buffer >= 0}
     needs = [_needed(chain, producers, start, min(start + band, last)) for start in range(first, last, band)]
     count = len(chain)
     done = [next((max(0, need[i][0]) for need in needs if need[i][0] < need[i][1]), 0) for i in range(count)]
@@ -106,6 +106,6 @@ def _needed(chain: Sequence[Rows], producers: Mapping[int, int], first: int, las
             continue
         for use in chain[i].uses:
             rows = use.rows(*wanted)
-            for producer in {producers[ref.buffer] for ref in use.image.planes if ref.buffer in producers}:
+            for producer in {producers[buffer] for buffer in use.image.buffers if buffer in producers}:
                 need[producer] = (min(need[producer][0], rows[0]), max(need[producer][1], rows[1]))
     return need

@@ -110,7 +110,7 @@ class Planner:
         size = self._bytes(rows)
         slots = self._compute(index, rows.out.height) + self._traffic(size, size, write=True)
         for use in rows.uses:
-            read = len(set(use.image.planes)) * use.image.height * self.layout.pitch(use.image)
+            read = use.image.distinct * use.image.height * self.layout.pitch(use.image)
             slots += self._traffic(read * self.layout.element_bytes, read * self.layout.element_bytes, write=False)
         return slots
 
@@ -221,7 +221,7 @@ class Planner:
             else:
                 slots += self._traffic(line * rows[i].out.height, self._bytes(rows[i]), write=True)
             for use in rows[i].uses:
-                lines = len(set(use.image.planes)) * layout.pitch(use.image) * layout.element_bytes
+                lines = use.image.distinct * layout.pitch(use.image) * layout.element_bytes
                 near = use.image.planes[0].buffer in producers
                 size = float(lines * use.image.height)
                 if near:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from flexgroup._errors import FlexgroupError
 
@@ -31,6 +32,16 @@ class Image:
     planes: tuple[PlaneRef, ...]
     height: int
     width: int
+
+    @cached_property
+    def buffers(self) -> frozenset[int]:
+        """The buffers of its planes."""
+        return frozenset(ref.buffer for ref in self.planes)
+
+    @cached_property
+    def distinct(self) -> int:
+        """How many planes there are, each counted once."""
+        return len(set(self.planes))
 
 
 @dataclass(frozen=True)
@@ -131,6 +142,7 @@ class Layout:
         self.arena_bytes = 0
         self._slots: dict[int, int] = {}  # planes of the memory that a buffer took over
         self._special = {ZERO: 0, SINK: 0}
+        self._placed: dict[int, tuple[int, int]] = {}  # of every buffer asked for after `place`: start, plane's bytes
         self._windows: dict[int, int] = {}  # rows that a windowed buffer holds
         self._window_offsets: dict[int, int] = {}
         self._scratch = 0  # bytes in the arena to the first thread's scratch
@@ -311,8 +323,8 @@ class Layout:
 
     def pitch(self, image: Image) -> int:
         """Elements from a row to the next."""
-        buffers = [ref.buffer for ref in image.planes if ref.buffer >= 0]
-        return self.geometry(buffers[0]).pitch if buffers else image.width
+        buffer = max(image.buffers, default=-1)
+        return self.geometry(buffer).pitch if buffer >= 0 else image.width
 
     def vectors(self, image: Image) -> int:
         """Vectors that cover all rows of a plane."""
@@ -340,9 +352,12 @@ class Layout:
         """Bytes to the first position of a plane, from the arena's start or, for windowed planes, the scratch's."""
         if ref.buffer < 0:
             return self._special[ref.buffer]
-        if ref.buffer in self._windows:
-            return self._window_offsets[ref.buffer] + ref.index * self.plane_bytes(ref.buffer)
-        return self.buffers[ref.buffer].offset + ref.index * self.plane_bytes(ref.buffer)
+        if ref.buffer not in self._placed:
+            windowed = ref.buffer in self._windows
+            start = self._window_offsets[ref.buffer] if windowed else self.buffers[ref.buffer].offset
+            self._placed[ref.buffer] = start, self.plane_bytes(ref.buffer)
+        start, plane = self._placed[ref.buffer]
+        return start + ref.index * plane
 
     def _bytes(self, elements: int) -> int:
         return _round_up(elements * self.element_bytes, LINE)

@@ -1,78 +1,25 @@
-"""Machine code for a plan: LLVM compiles the kernels and the runner, ctypes calls them."""
+"""A plan that runs: its machine code, called through ctypes, its memory, and its threads."""
 
 from __future__ import annotations
 
 import ctypes
 import threading
+import time
 import weakref
-from typing import Any
 
-import llvmlite.binding as llvm
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir
 
 from flexgroup._errors import FlexgroupError
+from flexgroup.engine._objects import load
 from flexgroup.engine._plan import Plan
-from flexgroup.engine._runner import JOB, MAX_REGIONS, emit_runner
+from flexgroup.engine._runner import JOB, MAX_REGIONS
 from flexgroup.engine._workers import Workers, address, aligned, symbol
-from flexgroup.kernels import KernelSpec, Target, runs_here
+from flexgroup.kernels.stamp import StampKernel
 
-_IMAGES, _TICKS = JOB.fields.index("images"), JOB.fields.index("ticks")
-_LOCK = threading.Lock()  # LLVM's initialisation and code generation are not thread-safe
-
-
-def machine_for(target: Target, *, jit: bool) -> Any:
-    """LLVM's target machine for ``target``; raises `FlexgroupError` if this LLVM build lacks it.
-
-    With ``jit``, for code that runs here; then a target of another architecture is refused too.
-    """
-    if jit:
-        if not runs_here(target):
-            wanted, here = (triple.split("-")[0] for triple in (target.triple, llvm.get_process_triple()))
-            raise FlexgroupError(
-                f"target {target.name} is {wanted} code, which this {here} machine cannot run; use flexgroup.export"
-            )
-        llvm.initialize_native_target()
-        llvm.initialize_native_asmprinter()
-    else:
-        llvm.initialize_all_targets()
-        llvm.initialize_all_asmprinters()
-    try:
-        described = llvm.Target.from_triple(target.triple)
-    except RuntimeError as error:
-        raise FlexgroupError(
-            f"target {target.name}: this llvmlite cannot compile for {target.triple}: {error}"
-        ) from None
-    return described.create_target_machine(
-        cpu=target.cpu,
-        features=target.features,
-        opt=3,
-        reloc="pic",
-        codemodel="jitdefault" if jit else "default",
-        jit=jit,
-    )
-
-
-def module_for(kernels: tuple[KernelSpec, ...], target: Target, *, runner: bool) -> ir.Module:
-    """One LLVM module with all ``kernels``, and the run loop if asked for."""
-    module = ir.Module("flexgroup")
-    module.triple = target.triple
-    for kernel in kernels:
-        kernel.emit(module, target)
-    if runner:
-        emit_runner(module, target)
-    return module
-
-
-def object_code(module: ir.Module, target: Target) -> bytes:
-    """``module`` as one relocatable object file; raises `FlexgroupError` if this LLVM build lacks the target."""
-    with _LOCK:
-        machine = machine_for(target, jit=False)
-        module.data_layout = str(machine.target_data)
-        parsed = llvm.parse_assembly(str(module))
-        parsed.verify()
-        return bytes(machine.emit_object(parsed))
+_IMAGES, _TICKS, _STEPS = (JOB.fields.index(name) for name in ("images", "ticks", "steps"))
+_FIRST_PART = 2  # in the row of a step, after the kernel's address and whether a barrier follows
+_STAMP = StampKernel()
 
 
 class Program:
@@ -80,7 +27,7 @@ class Program:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self._engine, addresses = _compile(plan)
+        self._engine, addresses = load(plan.kernels(), plan.target)
         self._run = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(addresses["run"])
         self._submit = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(addresses["submit"])
         self._work = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(addresses["work"])
@@ -124,13 +71,13 @@ class Program:
         steps = self.plan.steps
         longest = max((len(step.kernel.signature.fields) for step in steps), default=1)
         blocks = np.zeros((len(steps), self.plan.threads, longest), dtype=np.int64)
-        table = np.zeros((len(steps), 1 + self.plan.threads), dtype=np.int64)
+        table = np.zeros((len(steps), _FIRST_PART + self.plan.threads), dtype=np.int64)
         for i, step in enumerate(steps):
-            table[i, 0] = addresses[step.kernel.name]
+            table[i, :_FIRST_PART] = addresses[step.kernel.name], step.barrier
             for thread, part in enumerate(step.parts):
                 if part is not None:
                     blocks[i, thread, : len(part)] = part
-                    table[i, 1 + thread] = blocks[i, thread].ctypes.data
+                    table[i, _FIRST_PART + thread] = blocks[i, thread].ctypes.data
         return blocks, table
 
     def run(self, pointers: list[int], images: int) -> None:
@@ -154,6 +101,37 @@ class Program:
                 self._job[_TICKS] = 0
         return seconds
 
+    def trace_steps(self, pointers: list[int], rounds: int) -> npt.NDArray[np.float64]:
+        """When every step begins and ends on every thread, for one image, as a (rounds, steps, threads, 2) array.
+
+        In seconds from the first beginning of a round; NaN where a thread has no part in a step.
+        """
+        engine, addresses = load([_STAMP], self.plan.target)
+        table = self._steps.copy()
+        parts = table[:, _FIRST_PART:]
+        taken = parts != 0
+        ticks = np.zeros((*parts.shape, 2, 2), dtype=np.int64)
+        stamps = np.zeros((*parts.shape, len(_STAMP.signature.fields)), dtype=np.int64)
+        clock = {"clock": symbol("clock_gettime"), "clock_id": time.CLOCK_MONOTONIC}
+        for place in zip(*np.nonzero(taken), strict=True):
+            kernel, arguments, noted = int(table[place[0], 0]), int(parts[place]), address(ticks[place])
+            fields = {"kernel": kernel, "arguments": arguments, "ticks": noted, **clock}
+            stamps[place] = _STAMP.signature.pack(fields)
+            parts[place] = address(stamps[place])
+        table[:, 0] = addresses[_STAMP.name]
+        found = np.full((rounds, *parts.shape, 2), np.nan)
+        with self._busy:
+            self._job[_STEPS] = address(table)
+            try:
+                for times in found:
+                    self._start(pointers, 1)
+                    nanoseconds = (ticks[..., 0] * 1_000_000_000 + ticks[..., 1])[taken]
+                    times[taken] = (nanoseconds - nanoseconds.min(initial=np.iinfo(np.int64).max)) * 1e-9
+            finally:
+                self._job[_STEPS] = address(self._steps)
+                del engine  # owns the code that was called until here
+        return found
+
     def _start(self, pointers: list[int], images: int) -> None:
         if not self.close.alive:
             raise FlexgroupError("the compiled network was closed; compile it again to run it")
@@ -173,16 +151,3 @@ def _close(busy: threading.Lock, workers: Workers | None) -> None:
     if workers is not None:
         with busy:
             workers.stop()
-
-
-def _compile(plan: Plan) -> tuple[Any, dict[str, int]]:
-    """Machine code for the plan's kernels and the runner: the engine that owns it, and addresses by name."""
-    kernels = plan.kernels()
-    with _LOCK:
-        machine = machine_for(plan.target, jit=True)
-        parsed = llvm.parse_assembly(str(module_for(kernels, plan.target, runner=True)))
-        parsed.verify()
-        engine = llvm.create_mcjit_compiler(parsed, machine)
-        engine.finalize_object()
-    names = [*(kernel.name for kernel in kernels), "run", "submit", "work"]
-    return engine, {name: engine.get_function_address(name) for name in names}

@@ -25,6 +25,14 @@ Operand: TypeAlias = Value | Tensor
 Results: TypeAlias = Operand | Sequence[Operand]
 
 
+# Attributes that say what is known anyway, that matter only in training, or only together with others.
+_WITHOUT_EFFECT = frozenset(
+    ("kernel_shape", "pads", "momentum", "consumed_inputs", "is_test", "ratio", "seed", "stash_type", "saturate")
+    + ("nearest_mode", "cubic_coeff_a", "exclude_outside", "extrapolation_value", "antialias")
+    + ("softmax_precision", "qk_matmul_output_mode", "storage_order", "allowzero", "q_num_heads", "kv_num_heads")
+)
+
+
 class OnnxCall:
     """One step: ``inputs`` are activations, constants (numpy arrays), or None where they are left out."""
 
@@ -33,6 +41,7 @@ class OnnxCall:
         self.step = step
         self.inputs = inputs
         self.opset = opset
+        self._looked_at: set[str] = set()
 
     def __getitem__(self, index: int) -> Operand:
         """Input ``index``, activation or constant; it must be there."""
@@ -65,7 +74,14 @@ class OnnxCall:
 
     def attribute(self, name: str, default: Any = None) -> Any:
         """Attribute ``name``; texts are str, lists of numbers lists."""
+        self._looked_at.add(name)
         return self.step.attributes.get(name, default)
+
+    def check_attributes(self) -> None:
+        """Refuse attributes that the rule has not looked at: those that newer opsets may bring."""
+        unknown = [name for name in self.step.attributes if name not in self._looked_at | _WITHOUT_EFFECT]
+        if unknown:
+            raise Unsupported(f"its attribute {unknown[0]!r} is not known here; export with an older opset_version")
 
     def numbers(self, name: str, index: int) -> list[int] | None:
         """A list that older opsets give as attribute ``name`` and newer ones as constant input ``index``."""

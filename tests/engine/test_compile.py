@@ -234,17 +234,6 @@ def test_closing_waits_for_the_call_that_is_running():
     assert all("was closed" in text for text in refused)
 
 
-def test_a_profile_accounts_for_every_step():
-    model = Residual(8, 8, 1, 3)
-    randomise(model, 0)
-    x = torch.randn(1, 8, 9, 9)
-    profile = flexgroup.compile(model, (x,)).profile(x, rounds=5)
-    assert [row.name for row in profile.rows if "conv" in row.kernel] == ["conv1", "conv2"]
-    assert all(row.ms >= 0 for row in profile.rows)
-    assert profile.rows[-1].cumulative == pytest.approx(1.0)
-    assert "cdf %" in str(profile)
-
-
 def test_modes_weights_and_random_numbers_are_left_as_they_were():
     model = Residual(4, 4, 1, 3)
     model.train()
