@@ -27,9 +27,9 @@ Results: TypeAlias = Operand | Sequence[Operand]
 
 # Attributes that say what is known anyway, that matter only in training, or only together with others.
 _WITHOUT_EFFECT = frozenset(
-    ("kernel_shape", "pads", "momentum", "consumed_inputs", "is_test", "ratio", "seed", "stash_type", "saturate")
-    + ("nearest_mode", "cubic_coeff_a", "exclude_outside", "extrapolation_value", "antialias")
-    + ("softmax_precision", "qk_matmul_output_mode", "storage_order", "allowzero", "q_num_heads", "kv_num_heads")
+    {"kernel_shape", "pads", "momentum", "ratio", "seed", "stash_type", "saturate"}
+    | {"nearest_mode", "cubic_coeff_a", "exclude_outside", "extrapolation_value"}
+    | {"softmax_precision", "qk_matmul_output_mode", "q_num_heads", "kv_num_heads"}
 )
 
 

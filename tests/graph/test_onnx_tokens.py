@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from flexgroup.graph import optimize
+from flexgroup import FlexgroupError
+from flexgroup.graph import from_onnx, optimize
 from flexgroup.graph.ir import Attention
 from tests.graph.onnx_models import model_of, node, numbers, same_as_onnxruntime, same_step
 
@@ -61,6 +62,16 @@ def test_attention(mask, attributes):
     model = model_of(step, inputs=dict.fromkeys("qkv", HEADS), opset=23, weights=MASKS[mask])
     graph = same_as_onnxruntime(model, batch=2)
     assert [type(x.op) for x in graph.nodes] == [Attention]
+
+
+def test_what_newer_opsets_bring_is_not_passed_over():
+    step = node("Attention", ["q", "k", "v"], ["y"], "attend", left_window_size=2)
+    model = model_of(step, inputs=dict.fromkeys("qkv", HEADS), opset=28)
+    with pytest.raises(FlexgroupError) as caught:
+        from_onnx(model)
+    assert "attend: Attention (opset 28): its attribute 'left_window_size' is not known here; export with" in str(
+        caught.value
+    )
 
 
 def test_attention_on_heads_side_by_side():
