@@ -140,12 +140,19 @@ def _with_functions_inlined(model: Any, name: str) -> Any:
 
 
 def _check(model: Any, name: str) -> None:
+    import onnx
+
     opset = _opset(model)
     if not OLDEST <= opset <= NEWEST:
         what = "older" if opset < OLDEST else "newer"
         raise FlexgroupError(
             f"{name} is of opset {opset}, {what} than flexgroup reads ({OLDEST} to {NEWEST}); export it with "
             f"opset_version=17, or convert it with onnx.version_converter.convert_version(model, 17)"
+        )
+    if opset > onnx.defs.onnx_opset_version():
+        raise FlexgroupError(
+            f"{name} is of opset {opset}, and the installed onnx {onnx.__version__} knows "
+            f"{onnx.defs.onnx_opset_version()}; pip install -U onnx, or export it with opset_version=17"
         )
     try:
         complaint = _complaint(model, opset)

@@ -28,6 +28,8 @@ def model_of(
     weights: Mapping[str, Any] | None = None,
 ) -> Any:
     """A model of ``nodes``; ``weights`` are arrays, or lists of int64."""
+    if onnx.defs.onnx_opset_version() < opset < 99:
+        pytest.skip(f"needs an onnx that knows opset {opset}")
     arrays = {
         name: np.asarray(x, None if isinstance(x, np.ndarray) else np.int64) for name, x in (weights or {}).items()
     }

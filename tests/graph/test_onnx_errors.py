@@ -198,6 +198,15 @@ def test_an_opset_that_is_not_known(opset, word):
     )
 
 
+def test_an_opset_that_the_installed_onnx_does_not_know(monkeypatch):
+    model = small()
+    monkeypatch.setattr(onnx.defs, "onnx_opset_version", lambda: 16)
+    assert error_of(model) == (
+        f"the ONNX model is of opset 17, and the installed onnx {onnx.__version__} knows 16; "
+        "pip install -U onnx, or export it with opset_version=17"
+    )
+
+
 def test_nodes_that_contradict_onnx():
     unknown = model_of(node("Relu", ["nothing"], ["y"], "relu"), inputs={"x": IMAGE})
     assert error_of(unknown) == (
