@@ -130,12 +130,20 @@ def like(lowering: Lowering, name: str, wanted: View) -> Image:
     size, alike = (image.height, image.width), seen.axes == wanted.axes and seen.start == (0, 0)
     if isinstance(seen.source, Image) and alike and (seen.source.height, seen.source.width) == size:
         return seen.source
+    out = copied_like(lowering, name, seen, wanted)
+    lowering.values[name] = View(out, wanted.axes)
+    return out
+
+
+def copied_like(lowering: Lowering, name: str, seen: View, wanted: View) -> Image:
+    """A copy of ``seen``, every number where ``wanted`` has it."""
+    image = wanted.source
+    assert isinstance(image, Image)
     rows = [axis for axis, factors in enumerate(wanted.axes) if any(factor.axis == PLANE for factor in factors)]
     columns = [axis for axis in range(len(wanted.axes)) if axis not in rows]
     out = lowering.layout.new_image(len(image.planes), image.height, image.width)
     to_rows, to_columns = (indices([wanted.axes[axis] for axis in chosen]) for chosen in (rows, columns))
     gather(lowering, name, seen, out, rows, columns, to_rows, to_columns)
-    lowering.values[name] = View(out, wanted.axes)
     return out
 
 

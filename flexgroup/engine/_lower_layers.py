@@ -36,7 +36,7 @@ def _conv(lowering: Lowering, node: ir.Node, op: ir.Conv2d) -> Value:
     group_taps = tuple(
         tuple(tap for channel in taps[g * columns : (g + 1) * columns] for tap in channel) for g in range(op.groups)
     )
-    lowering.append(ConvOp(node.name, tuple(matrices), group_taps, op.bias, op.clamp, reads, out, residual))
+    lowering.append(ConvOp(node.name, tuple(matrices), group_taps, op.bias, op.clamp, reads, out, residual, op.curve))
     return out
 
 
@@ -57,7 +57,7 @@ def _depthwise(lowering: Lowering, node: ir.Node, op: ir.Conv2d) -> Value:
     inputs = Image(tuple(plane for plane in image.planes for _ in range(times)), image.height, image.width)
     weight = op.weight.reshape(-1, height, width)
     lowering.append(
-        DepthwiseOp(node.name, weight, op.bias, op.clamp, inputs, out, op.stride, op.dilation, (-top, -left))
+        DepthwiseOp(node.name, weight, op.bias, op.clamp, inputs, out, op.stride, op.dilation, (-top, -left), op.curve)
     )
     return out
 
@@ -68,7 +68,7 @@ def _linear(lowering: Lowering, node: ir.Node, op: ir.Linear) -> Value:
     scratch = None
     if lowering.has_depthwise and not op.weight.all():  # OpenCL has dense code only
         scratch = lowering.layout.new_vector(op.weight.shape[0] + (2 * lowering.layout.threads + 2) * MARGIN)
-    lowering.append(LinearOp(node.name, op.weight, op.bias, op.clamp, x, out, scratch))
+    lowering.append(LinearOp(node.name, op.weight, op.bias, op.clamp, x, out, scratch, op.curve))
     return out
 
 
@@ -81,18 +81,14 @@ def _elementwise(lowering: Lowering, node: ir.Node, **numbers: Any) -> Value:
 
 def _affine(lowering: Lowering, node: ir.Node, op: ir.Affine) -> Value:
     scale, shift = by_plane(lowering, node.inputs[0], op.axis, op.scale, op.shift)
-    return _elementwise(lowering, node, scale=scale, shift=shift, clamp=op.clamp)
-
-
-def _add(lowering: Lowering, node: ir.Node, op: ir.Add) -> Value:
-    return _elementwise(lowering, node, scale=None, shift=None, clamp=op.clamp)
+    return _elementwise(lowering, node, scale=scale, shift=shift, clamp=op.clamp, form="affine", curve=op.curve)
 
 
 def _clamp(lowering: Lowering, node: ir.Node, op: ir.Clamp) -> Value:
     channels = lowering.graph.shapes[node.output][0]
     ones, zeros = np.ones(channels, np.float32), np.zeros(channels, np.float32)
     scale, shift = by_plane(lowering, node.inputs[0], 0, ones, zeros)
-    return _elementwise(lowering, node, scale=scale, shift=shift, clamp=op)
+    return _elementwise(lowering, node, scale=scale, shift=shift, clamp=op, form="affine")
 
 
 def _pool(lowering: Lowering, node: ir.Node, op: ir.MaxPool2d | ir.AvgPool2d) -> Value:
@@ -131,7 +127,6 @@ RULES: Mapping[type, Rule] = {
     ir.Conv2d: _conv,
     ir.Linear: _linear,
     ir.Affine: _affine,
-    ir.Add: _add,
     ir.Clamp: _clamp,
     ir.MaxPool2d: _pool,
     ir.AvgPool2d: _pool,

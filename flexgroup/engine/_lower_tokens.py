@@ -33,7 +33,7 @@ def _linear(lowering: Lowering, node: ir.Node, op: ir.Linear) -> Value:
     reads = (image,) if residual is None else (image, residual)
     lowering.layout.tie(out, *reads)
     taps = tuple(Tap(plane, 0, 0) for plane in image.planes)
-    lowering.append(ConvOp(node.name, (op.weight,), (taps,), op.bias, op.clamp, reads, out, residual))
+    lowering.append(ConvOp(node.name, (op.weight,), (taps,), op.bias, op.clamp, reads, out, residual, op.curve))
     return result
 
 

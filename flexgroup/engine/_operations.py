@@ -30,7 +30,7 @@ class Tap:
 
 @dataclass(frozen=True, eq=False)
 class ConvOp:
-    """``out = clamp(matrix @ taps + bias + residual)``; one (matrix, taps) pair for every convolution group."""
+    """``curve(clamp(matrix @ taps + bias + residual))``; one (matrix, taps) pair for every convolution group."""
 
     name: str
     matrices: tuple[Array, ...]
@@ -40,6 +40,7 @@ class ConvOp:
     reads: tuple[Image, ...]
     out: Image
     residual: Image | None
+    curve: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +84,7 @@ class MeanOp:
 
 @dataclass(frozen=True, eq=False)
 class LinearOp:
-    """``out = clamp(weight @ x + bias)``; ``scratch`` is there if zeros may be skipped."""
+    """``out = curve(clamp(weight @ x + bias))``; ``scratch`` is there if zeros may be skipped."""
 
     name: str
     weight: Array
@@ -92,11 +93,15 @@ class LinearOp:
     x: Vector
     out: Vector
     scratch: Vector | None = None
+    curve: str = ""
 
 
 @dataclass(frozen=True, eq=False)
 class ElementwiseOp:
-    """``clamp(a + b)`` or ``clamp(scale * a + shift)``; vectors are one plane."""
+    """``curve(clamp(...))`` of a + b or a * b, or of ``scale * a + shift``; vectors are one plane.
+
+    ``form`` is "add" or "mul", with "_each" where b has one number for every plane of a, or "affine".
+    """
 
     name: str
     a: Image | Vector
@@ -105,6 +110,8 @@ class ElementwiseOp:
     shift: Array | None
     clamp: Clamp
     out: Image | Vector
+    form: str
+    curve: str = ""
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,9 @@ def layer_of(builder: StepBuilder, op: ConvOp, vectors: int) -> Layer:
     if key not in builder.layers:
         patterns = [matrix != 0 if builder.sparse else np.ones(matrix.shape, np.bool_) for matrix in op.matrices]
         displaced = len({(tap.row, tap.column) for tap in op.taps[0]}) > 1
-        builder.layers[key] = Layer(np.concatenate(patterns) if len(patterns) > 1 else patterns[0], 0, displaced)
+        pattern = np.concatenate(patterns) if len(patterns) > 1 else patterns[0]
+        planes = len({tap.plane for group in op.taps for tap in group})
+        builder.layers[key] = Layer(pattern, 0, displaced, planes)
     return replace(builder.layers[key], vectors=vectors)
 
 
@@ -133,7 +135,7 @@ def conv_call(
 def kernel_of(conv: ConvLayer, builder: StepBuilder, tile: int) -> ConvKernel:
     """The kernel value of a layer's choice, with this tile."""
     op, choice = conv.op, conv.choice
-    return ConvKernel(choice.form, choice.rows, tile, op.residual is not None, builder.element)
+    return ConvKernel(choice.form, choice.rows, tile, op.residual is not None, builder.element, curve=op.curve)
 
 
 def place_fields(op: ConvOp, place: Place, row: int) -> Fields:

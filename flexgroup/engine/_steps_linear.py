@@ -88,7 +88,8 @@ def _dense(builder: StepBuilder, op: LinearOp) -> Step:
         "low": number(op.clamp.low),
         "high": number(op.clamp.high),
     }
-    return builder.by_range(op.name, LinearKernel(tile, builder.element), fields, len(weights), rows * columns)
+    kernel = LinearKernel(tile, builder.element, op.curve)
+    return builder.by_range(op.name, kernel, fields, len(weights), rows * columns)
 
 
 def _sparse(builder: StepBuilder, op: LinearOp, choice: LinearChoice, kept: int, reason: str) -> Step:
@@ -97,7 +98,7 @@ def _sparse(builder: StepBuilder, op: LinearOp, choice: LinearChoice, kept: int,
     packed = pack_groups(op.weight, choice.form, choice.size)
     bias = np.zeros(-(-rows // lanes) * lanes, np.float32)
     bias[:rows] = op.bias
-    kernel = SparseLinearKernel(choice.form, choice.size, builder.element)
+    kernel = SparseLinearKernel(choice.form, choice.size, builder.element, op.curve)
     fields = {
         "input": _at(builder, op.x),
         "ends": builder.constants.add(packed.ends),

@@ -78,9 +78,12 @@ def _elementwise(builder: StepBuilder, op: ElementwiseOp) -> Step:
     for value in (op.a, op.b or op.a, op.out):
         refs = value.planes if isinstance(value, Image) else (PlaneRef(value.buffer, 0),)
         tables.append(builder.table([builder.layout.offset(ref) for ref in refs]))
-    form, scale, shift = "add", np.zeros(1, np.float32), np.zeros(1, np.float32)
+    if op.form.endswith("_each") and isinstance(op.b, Vector):
+        first = builder.layout.offset(PlaneRef(op.b.buffer, 0))
+        tables[1] = builder.table(first + np.arange(op.b.features) * builder.element.bytes)
+    form, scale, shift = op.form, np.zeros(1, np.float32), np.zeros(1, np.float32)
     if op.scale is not None and op.shift is not None:
-        form, scale, shift = "affine", op.scale, op.shift
+        scale, shift = op.scale, op.shift
     if isinstance(op.out, Image):
         vectors, mask, planes = builder.layout.vectors(op.out), builder.mask(op.out), len(op.out.planes)
     else:
@@ -103,7 +106,7 @@ def _elementwise(builder: StepBuilder, op: ElementwiseOp) -> Step:
         "low": number(op.clamp.low),
         "high": number(op.clamp.high),
     }
-    return builder.by_range(op.name, ElementwiseKernel(form, builder.element), fields, planes)
+    return builder.by_range(op.name, ElementwiseKernel(form, builder.element, op.curve), fields, planes)
 
 
 def _copy(builder: StepBuilder, op: CopyOp) -> Step:
