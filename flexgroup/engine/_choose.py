@@ -14,8 +14,13 @@ from flexgroup.kernels.target import Element, Target
 HEIGHTS = (1, 2, 4, 8)
 
 # One slot is one vector multiply-add or one aligned vector load, which overlap; a load that is displaced by a tap
-# mostly crosses a cache line and counts twice. The rest was fitted to measured kernels (benchmarks/kernels.py).
+# mostly crosses a cache line and counts twice; one that misses the first-level cache takes several times as long. The
+# rest was fitted to measured kernels (benchmarks/kernels.py).
 ALIGNED_LOAD, DISPLACED_LOAD = 1.0, 2.0
+MISSED_LOAD = 3.5
+FIRST_LEVEL = 36 << 10  # bytes of a tile's inputs that stay in the first-level cache
+STREAM, STREAM_AGAIN = 8.0, 2.0  # 64 bytes of weights, for the first tile and for those after it
+LINE = 64
 GROUP_OVERHEAD = 1.0
 ROW_OVERHEAD = 9.0  # an inner loop's exit, most of it a mispredicted branch
 STORE_SLOTS = 3.0  # bias, clamp, mask and store of one vector
@@ -28,6 +33,7 @@ class Layer:
     pattern: npt.NDArray[np.bool_]
     vectors: int
     displaced: bool
+    planes: int = 1  # distinct input planes
     counted: dict[tuple[str, int], int] = field(default_factory=dict, repr=False)
 
     def groups(self, form: str, rows: int) -> int:
@@ -105,16 +111,22 @@ def choose(layer: Layer, target: Target, *, sparse: bool, heights: tuple[int, ..
 def _candidate(form: str, rows: int, layer: Layer, target: Target) -> Candidate:
     groups = layer.groups(form, rows)
     tile = best_tile(rows, layer.vectors, target)
-    load = DISPLACED_LOAD if layer.displaced else ALIGNED_LOAD
-    group = max(rows * tile, load * tile + rows) + GROUP_OVERHEAD
     height = layer.pattern.shape[0]
+    load = DISPLACED_LOAD if layer.displaced else ALIGNED_LOAD
+    if layer.planes * tile * target.vector_bytes > FIRST_LEVEL:
+        # Of the groups of a strip that read one plane, the first brings it to the first-level cache.
+        strips = -(-height // rows)
+        load += MISSED_LOAD * min(1.0, layer.planes * strips / max(groups, 1))
+    group = max(rows * tile, load * tile + rows) + GROUP_OVERHEAD
     loops = height if form == "ring" else -(-height // rows)
     tiles = -(-layer.vectors // tile)
+    lines = groups * (rows + 1) * 4 / LINE
     slots = tiles * (groups * group + height * tile * STORE_SLOTS + loops * ROW_OVERHEAD)
+    slots += lines * (STREAM + (tiles - 1) * STREAM_AGAIN)
     return Candidate(slots, form, rows, tile, groups)
 
 
 def best_tile(rows: int, vectors: int, target: Target) -> int:
     """The tile that covers ``vectors`` with the least work; the larger of two equals."""
-    largest = min(largest_tile(rows, target), vectors)
+    largest = min(largest_tile(rows, target), max(1, vectors))
     return min(range(1, largest + 1), key=lambda tile: (-(-vectors // tile) * (tile * rows + rows + 2), -tile))

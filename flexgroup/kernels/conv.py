@@ -73,8 +73,13 @@ class ConvKernel:
 
 
 def largest_tile(rows: int, target: Target) -> int:
-    """The most vectors a tile can have: accumulators, a vector a weight row and one activation fit the registers."""
-    return max(1, min(24, (target.vector_registers - rows - 1) // rows))
+    """The most vectors a tile can have.
+
+    Beside the accumulators, the registers hold either a group's weights and one activation, or its activations and one
+    weight (`_multiply`).
+    """
+    registers = target.vector_registers - 1
+    return max(1, min(24, max((registers - rows) // rows, registers // (rows + 1))))
 
 
 class _Emitter:
@@ -153,12 +158,20 @@ class _Emitter:
         size = k.element.bytes
         plane = k.at(self.inputs, k.load_index(self.offsets, column))
         weights = k.at(self.weights, self._scaled(group, rows * size))
-        factors = [k.splat(k.load(weights, k.element.ir, size, i * size)) for i in range(rows)]
         sums = list(accumulators)
-        for t in range(tile):
-            x = k.load(plane, k.vector, size, t * self.bytes)
-            for i in range(rows):
-                sums[i * tile + t] = k.fma(factors[i], x, sums[i * tile + t])
+        # Whichever is fewer stays in registers for the whole group: its weights or its activations.
+        if rows <= tile:
+            factors = [k.splat(k.load(weights, k.element.ir, size, i * size)) for i in range(rows)]
+            for t in range(tile):
+                x = k.load(plane, k.vector, size, t * self.bytes)
+                for i in range(rows):
+                    sums[i * tile + t] = k.fma(factors[i], x, sums[i * tile + t])
+            return sums
+        xs = [k.load(plane, k.vector, size, t * self.bytes) for t in range(tile)]
+        for i in range(rows):
+            factor = k.splat(k.load(weights, k.element.ir, size, i * size))
+            for t in range(tile):
+                sums[i * tile + t] = k.fma(factor, xs[t], sums[i * tile + t])
         return sums
 
     def _store(self, row: ir.Value, values: list[ir.Value]) -> None:
