@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from flexgroup.graph import ir
 from flexgroup.graph._early_slices import slice_early
+from flexgroup.graph._passes_gates import curve_fused, name_curves, scaled_clamp, use_vectors
 from flexgroup.graph._passes_tokens import find_attention, fold_norm, fold_scales, is_idle, uniform_scale
 from flexgroup.graph._passes_tokens import merge_moves as moves_merged
 
@@ -33,10 +34,13 @@ def optimize(graph: ir.Graph) -> ir.Graph:
             eliminate_dead_code,
             drop_identities,
             use_global_mean,
+            use_vectors,
+            name_curves,
             fold_padding,
             fold_affine,
             fuse_clamp,
             fuse_add,
+            fuse_curve,
             merge_moves,
             fold_scales,
             fold_norm,
@@ -119,10 +123,17 @@ def fold_affine(graph: ir.Graph) -> ir.Graph:
         if isinstance(first, ir.MatMul):
             factor = uniform_scale(affine)
             return None if factor is None else replace(first, scale=first.scale * factor)
-        if not (isinstance(first, ir.Conv2d | ir.Linear | ir.Affine) and isinstance(affine, ir.Affine)):
+        if not isinstance(affine, ir.Affine):
             return None
-        if len(before.inputs) > 1 or not first.clamp.is_identity:
+        if isinstance(first, ir.Clamp):
+            clamp = scaled_clamp(first, affine)
+            return None if clamp is None else replace(affine, clamp=clamp.then(affine.clamp))
+        if not isinstance(first, ir.Conv2d | ir.Linear | ir.Affine) or len(before.inputs) > 1 or first.curve:
             return None
+        clamp = scaled_clamp(first.clamp, affine)
+        if clamp is None:
+            return None
+        clamp = clamp.then(affine.clamp)
         shape = graph.shapes[before.output]
         axis = {ir.Conv2d: 0, ir.Linear: len(shape) - 1}.get(type(first), getattr(first, "axis", 0))
         moved = _along(affine, axis, shape)
@@ -131,10 +142,10 @@ def fold_affine(graph: ir.Graph) -> ir.Graph:
         scale, shift = moved.scale.astype(np.float64), moved.shift.astype(np.float64)
         if isinstance(first, ir.Affine):
             both = _float32(scale * first.scale), _float32(scale * first.shift + shift)
-            return ir.Affine(*both, clamp=affine.clamp, axis=axis)
+            return ir.Affine(*both, clamp=clamp, axis=axis, curve=affine.curve)
         rows = scale.reshape(-1, *(1,) * (first.weight.ndim - 1))
         weight, bias = _float32(rows * first.weight), _float32(scale * first.bias + shift)
-        return replace(first, weight=weight, bias=bias, clamp=affine.clamp)
+        return replace(first, weight=weight, bias=bias, clamp=clamp, curve=affine.curve)
 
     return _merge_pairs(graph, rule)
 
@@ -147,7 +158,7 @@ def fuse_clamp(graph: ir.Graph) -> ir.Graph:
             return None
         if isinstance(before.op, ir.Clamp):
             return before.op.then(after.op)
-        if isinstance(before.op, ir.Conv2d | ir.Linear | ir.Affine | ir.Add):
+        if isinstance(before.op, ir.Conv2d | ir.Linear | ir.Affine | ir.Add | ir.Mul) and not before.op.curve:
             return replace(before.op, clamp=before.op.clamp.then(after.op))
         return None
 
@@ -165,12 +176,18 @@ def fuse_add(graph: ir.Graph) -> ir.Graph:
         conv, add = before.op, after.op
         if not (isinstance(conv, ir.Conv2d | ir.Linear) and isinstance(add, ir.Add)):
             return None
-        if len(graph.shapes[before.output]) == 1:
+        shape = graph.shapes[before.output]
+        if len(shape) == 1 or any(graph.shapes[value] != shape for value in after.inputs):
             return None
-        free = conv.clamp.is_identity and len(before.inputs) == 1
-        return replace(conv, clamp=add.clamp) if free else None
+        free = conv.clamp.is_identity and not conv.curve and len(before.inputs) == 1
+        return replace(conv, clamp=add.clamp, curve=add.curve) if free else None
 
     return _merge_pairs(graph, rule)
+
+
+def fuse_curve(graph: ir.Graph) -> ir.Graph:
+    """Let the operator that computes a value also apply an activation function to it."""
+    return _merge_pairs(graph, lambda before, after: curve_fused(before.op, after.op, graph.shapes[after.output]))
 
 
 def merge_moves(graph: ir.Graph) -> ir.Graph:

@@ -140,7 +140,7 @@ class Functions(nn.Module):
         self.functions = functions
 
     def forward(self, x):
-        return tuple(function(x + 0.0) for function in self.functions)
+        return tuple(function(x + 0.5) for function in self.functions)
 
 
 @pytest.mark.parametrize("shape", [(1, 2, 5, 5), (2, 7)])
