@@ -29,7 +29,7 @@ SMALLEST = 0.2  # of the cache: chains whose images all are smaller gain nothing
 SAMPLED_BANDS = 4
 
 # In slots of one vector multiply-add (see _choose.py), a vector of 64 bytes; measured on cores with 1 MiB of cache.
-FAR_READ, FAR_WRITE = 9.0, 17.0  # from and to the third level
+FAR_READ, FAR_WRITE = 6.0, 17.0  # from and to the third level
 NEAR = 1.5  # the second level, either way
 CALL = 250.0  # a kernel's start: arguments, masks, the first misses
 

@@ -122,7 +122,8 @@ def _candidate(form: str, rows: int, layer: Layer, target: Target) -> Candidate:
     tiles = -(-layer.vectors // tile)
     lines = groups * (rows + 1) * 4 / LINE
     slots = tiles * (groups * group + height * tile * STORE_SLOTS + loops * ROW_OVERHEAD)
-    slots += lines * (STREAM + (tiles - 1) * STREAM_AGAIN)
+    again = STREAM_AGAIN if lines * LINE < target.cache_bytes / 2 else STREAM
+    slots += lines * (STREAM + (tiles - 1) * again)
     return Candidate(slots, form, rows, tile, groups)
 
 

@@ -39,6 +39,7 @@ class Lowering:
         self.values: dict[str, Value] = {
             name: External(port, graph.shapes[name]) for port, name in enumerate(graph.inputs)
         }
+        self._producers = graph.producers()
         self._phases: dict[tuple[str, int, int], dict[tuple[int, int], Image]] = {}
         self._wanted_phases = _wanted_phases(graph)
 
@@ -56,6 +57,16 @@ class Lowering:
             self.append(CopyOp("output", source, target, shape[0] if len(shape) == 3 else 1, rows, columns))
         for step, operation in enumerate(self.operations):
             self.layout.use(step, buffers_of(operation))
+
+    def is_nonnegative(self, name: str) -> bool:
+        """Whether no number of the value can be below zero (it may be NaN)."""
+        node = self._producers.get(name)
+        if node is None:
+            return False
+        if isinstance(node.op, ir.MaxPool2d | ir.AvgPool2d | ir.Concat | ir.Slice | ir.Flatten):
+            return all(self.is_nonnegative(each) for each in node.inputs)
+        clamp = node.op if isinstance(node.op, ir.Clamp) else getattr(node.op, "clamp", ir.IDENTITY)
+        return clamp.low >= 0 and not getattr(node.op, "curve", "")
 
     def append(self, operation: Operation) -> None:
         self.operations.append(operation)

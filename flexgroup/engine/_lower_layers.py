@@ -41,25 +41,54 @@ def _conv(lowering: Lowering, node: ir.Node, op: ir.Conv2d) -> Value:
 
 
 def _depthwise(lowering: Lowering, node: ir.Node, op: ir.Conv2d) -> Value:
+    weight = op.weight.reshape(-1, *op.weight.shape[2:])
+    return _windows(lowering, node, weight, op, bias=op.bias, dilation=op.dilation, clamp=op.clamp, curve=op.curve)
+
+
+def _windows(
+    lowering: Lowering, node: ir.Node, weight: ir.Array, op: ir.Conv2d | ir.MaxPool2d | ir.AvgPool2d, **numbers: Any
+) -> Value:
+    """One window over one plane for every output plane."""
     image, layout = lowering.image(node.inputs[0]), lowering.layout
     out = lowering.new_output(node)
     for buffer in {ref.buffer for ref in out.planes}:
         layout.buffers[buffer].slack = layout.lanes
-    height, width = op.weight.shape[2:]
+    height, width = weight.shape[1:]
     top, left = op.padding[0], op.padding[2]
-    rows = (-top, (height - 1) * op.dilation[0] - top)
-    columns = (-left, (width - 1) * op.dilation[1] - left)
+    rows = (-top, (height - 1) * numbers["dilation"][0] - top)
+    columns = (-left, (width - 1) * numbers["dilation"][1] - left)
     tied = op.stride == (1, 1)
     layout.reach(image, out, rows, columns, op.stride, tied=tied)
     if tied:
         layout.tie(out, image)
     times = len(out.planes) // len(image.planes)
     inputs = Image(tuple(plane for plane in image.planes for _ in range(times)), image.height, image.width)
-    weight = op.weight.reshape(-1, height, width)
     lowering.append(
-        DepthwiseOp(node.name, weight, op.bias, op.clamp, inputs, out, op.stride, op.dilation, (-top, -left), op.curve)
+        DepthwiseOp(node.name, weight, inputs=inputs, out=out, stride=op.stride, corner=(-top, -left), **numbers)
     )
     return out
+
+
+def _pool_as_windows(lowering: Lowering, node: ir.Node, op: ir.MaxPool2d | ir.AvgPool2d) -> Value | None:
+    """A pool whose border may count as zeros is a depthwise window, which reads every row of the image once.
+
+    That is so for the largest of values that are not negative, and for means that divide by the same number everywhere.
+    """
+    dilation = op.dilation if isinstance(op, ir.MaxPool2d) else (1, 1)
+    form = "linear" if op.stride == (1, 1) else "rows"
+    if not lowering.has_depthwise or not handles(op.kernel, op.stride, dilation, form):
+        return None
+    channels, height, width = lowering.graph.shapes[node.inputs[0]]
+    entries = op.kernel[0] * op.kernel[1]
+    even = lowering.is_nonnegative(node.inputs[0]) if isinstance(op, ir.MaxPool2d) else not any(op.padding)
+    if not even or min(height, width) < max(op.kernel):
+        return None
+    weight = np.full((channels, *op.kernel), 1 / entries, np.float32)
+    reduce = "max" if isinstance(op, ir.MaxPool2d) else "sum"
+    bias = np.zeros(channels, np.float32)
+    return _windows(
+        lowering, node, weight, op, bias=bias, dilation=dilation, clamp=ir.IDENTITY, reduce=reduce, is_layer=False
+    )
 
 
 def _linear(lowering: Lowering, node: ir.Node, op: ir.Linear) -> Value:
@@ -92,6 +121,9 @@ def _clamp(lowering: Lowering, node: ir.Node, op: ir.Clamp) -> Value:
 
 
 def _pool(lowering: Lowering, node: ir.Node, op: ir.MaxPool2d | ir.AvgPool2d) -> Value:
+    windows = _pool_as_windows(lowering, node, op)
+    if windows is not None:
+        return windows
     dilation = op.dilation if isinstance(op, ir.MaxPool2d) else (1, 1)
     out = lowering.new_output(node)
     taps, reads = lowering.window(node.inputs[0], out, op.kernel, op.stride, dilation, op.padding)

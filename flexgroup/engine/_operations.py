@@ -60,6 +60,8 @@ class DepthwiseOp:
     dilation: tuple[int, int]
     corner: tuple[int, int]
     curve: str = ""
+    reduce: str = "sum"  # or "max", a pool of values that are not negative; then the weights are not read
+    is_layer: bool = True  # a pool has no weights of its own
 
 
 @dataclass(frozen=True)

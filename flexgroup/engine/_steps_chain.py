@@ -98,7 +98,7 @@ def _totals(builder: StepBuilder, chain: Chain) -> tuple[dict[str, int], dict[st
     """By layer: multiply-accumulates of non-zero weights and of all, noted at a layer's first step; and reasons."""
     useful, dense, reasons = {}, {}, {}
     for operation in chain.operations:
-        if isinstance(operation, ConvOp | DepthwiseOp):
+        if isinstance(operation, ConvOp) or (isinstance(operation, DepthwiseOp) and operation.is_layer):
             pixels = operation.out.height * operation.out.width
             matrices = operation.matrices if isinstance(operation, ConvOp) else (operation.weight,)
             useful[operation.name] = pixels * sum(int((matrix != 0).sum()) for matrix in matrices)
@@ -159,7 +159,8 @@ def _depthwise(
     builder: StepBuilder, op: DepthwiseOp, share: Share, place: Any
 ) -> tuple[KernelSpec, dict[str, int], int, int]:
     kernel, fields = depthwise_call(builder, op, share.rows, place)
-    return kernel, fields, len(op.out.planes), op.weight.size * (share.rows[1] - share.rows[0]) * op.out.width
+    macs = op.weight.size * (share.rows[1] - share.rows[0]) * op.out.width if op.is_layer else 0
+    return kernel, fields, len(op.out.planes), macs
 
 
 def _copy(builder: StepBuilder, op: CopyOp, share: Share, place: Any) -> tuple[KernelSpec, dict[str, int], int, int]:

@@ -20,8 +20,10 @@ LARGEST_TILE = 8
 
 def _depthwise(builder: StepBuilder, op: DepthwiseOp) -> Step:
     kernel, fields = depthwise_call(builder, op, (0, op.out.height), builder.place())
-    macs = op.weight.size * op.out.height * op.out.width
+    macs = op.weight.size * op.out.height * op.out.width if op.is_layer else 0
     step = builder.by_range(op.name, kernel, fields, len(op.out.planes), macs)
+    if not op.is_layer:
+        return replace(step, bytes=builder.bytes_of(op))
     useful = int((op.weight != 0).sum()) * op.out.height * op.out.width
     reason = "a depthwise window: bound by memory, so zeros are not skipped"
     return replace(step, useful_macs=useful, bytes=builder.bytes_of(op), reason=reason)
@@ -71,7 +73,7 @@ def depthwise_call(
     }
     height, width = op.weight.shape[1:]
     dilation = op.dilation[0] if form == "linear" else 1
-    kernel = DepthwiseKernel(form, height, width, op.stride, dilation, tile, op.curve, builder.element)
+    kernel = DepthwiseKernel(form, height, width, op.stride, dilation, tile, op.curve, builder.element, op.reduce)
     return kernel, fields
 
 

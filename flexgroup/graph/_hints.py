@@ -14,8 +14,7 @@ _FAMILIES = {
         "softplus, softsign, threshold, log_sigmoid, abs, exp, pow, sqrt"
     ),
     "use nn.BatchNorm2d, whose statistics are fixed after training": (
-        "group_norm, native_group_norm, instance_norm, "
-        "local_response_norm, _native_batch_norm_legit, native_batch_norm"
+        "group_norm, native_group_norm, instance_norm, local_response_norm, _native_batch_norm_legit, native_batch_norm"
     ),
     "end the model before it, and apply it to the compiled network's output": (
         "log_softmax, _log_softmax, argmax, topk, max, sort"

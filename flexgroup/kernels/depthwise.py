@@ -49,6 +49,7 @@ class DepthwiseKernel:
     tile: int = 1
     curve: str = ""
     element: Element = F32
+    reduce: str = "sum"  # or "max": the largest entry under the window, of inputs that are not negative
 
     @property
     def name(self) -> str:
@@ -56,7 +57,8 @@ class DepthwiseKernel:
         stride = f"_s{self.stride[0]}x{self.stride[1]}" if self.stride != (1, 1) else ""
         dilation = f"_d{self.dilation}" if self.dilation != 1 else ""
         curve = f"_{self.curve}" if self.curve else ""
-        return f"depthwise_{self.element.name}_{self.form}_{window}{stride}{dilation}_t{self.tile}{curve}"
+        family = "depthwise" if self.reduce == "sum" else "maxpool"
+        return f"{family}_{self.element.name}_{self.form}_{window}{stride}{dilation}_t{self.tile}{curve}"
 
     @property
     def signature(self) -> Signature:
@@ -98,7 +100,11 @@ class _Emitter:
             source = k.at(self.source, k.load_index(self.inputs, planes.index))
             target = k.at(self.target, k.load_index(self.outputs, planes.index))
             weights = k.at(self.weights, b.mul(planes.index, ir.Constant(I64, entries * self.size)))
-            self.factors = [k.splat(k.load(weights, k.element.ir, self.size, i * self.size)) for i in range(entries)]
+            self.factors = (
+                []
+                if spec.reduce == "max"
+                else [k.splat(k.load(weights, k.element.ir, self.size, i * self.size)) for i in range(entries)]
+            )
             plane = b.mul(planes.index, ir.Constant(I64, self.size))
             self.start = k.splat(k.load(self.bias, k.element.ir, self.size, plane))
             with k.loop(0, starts) as blocks:
@@ -130,8 +136,16 @@ class _Emitter:
 
     def _add_row(self, total: ir.Value, columns: list[ir.Value], y: int) -> ir.Value:
         for x, column in enumerate(columns):
-            total = self.k.fma(self.factors[y * self.spec.width + x], column, total)
+            total = self._add_entry(total, column, y * self.spec.width + x)
         return total
+
+    def _add_entry(self, total: ir.Value, value: ir.Value, entry: int) -> ir.Value:
+        if self.spec.reduce == "sum":
+            return self.k.fma(self.factors[entry], value, total)
+        b = self.k.builder
+        # A NaN wins, and stays, as in torch.
+        wins = b.or_(b.fcmp_ordered(">", value, total), b.fcmp_unordered("uno", value, value))
+        return b.select(wins, value, total)
 
     def _rolling(self, read: ir.Value, write: ir.Value) -> None:
         """Stride 1: input row r completes output row r - height + 1 and adds to those that follow it."""
@@ -168,10 +182,9 @@ class _Emitter:
         for y in range(spec.height):
             row = k.at(read, b.mul(self.source_row, ir.Constant(I64, y * spec.dilation)))
             for x in range(spec.width):
-                factor = self.factors[y * spec.width + x]
                 for t in range(spec.tile):
                     value = k.load(row, k.vector, self.size, x * spec.dilation * self.size + t * self.bytes)
-                    totals[t] = k.fma(factor, value, totals[t])
+                    totals[t] = self._add_entry(totals[t], value, y * spec.width + x)
         for t, total in enumerate(totals):
             self._store(total, write, t * self.bytes)
 

@@ -121,7 +121,8 @@ def depthwise(kernel: DepthwiseKernel, f: dict[str, int], memory: Memory, lanes:
                     for x in range(kernel.width):
                         at = first_in + inputs[plane] + start * kernel.stride[1] + x * kernel.dilation
                         at += (row * kernel.stride[0] + y * kernel.dilation) * f["source_row"] // 4
-                        total += window[y, x] * source[at : at + width * kernel.stride[1] : kernel.stride[1]]
+                        value = source[at : at + width * kernel.stride[1] : kernel.stride[1]]
+                        total = np.maximum(total, value) if kernel.reduce == "max" else total + window[y, x] * value
                 value = np.clip(total, number(f["low"]), number(f["high"]))
                 out = first_out + outputs[plane] + row * f["target_row"] // 4 + start
                 target[out : out + width] = np.where(mask[start : start + width], value, 0)
