@@ -104,6 +104,20 @@ def test_networks_that_read_text(rapidocr, name, shape):
     same_as_onnxruntime(path, [shape], tolerance=2e-5)
 
 
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("ch_ppocr_mobile_v2.0_cls_infer", (1, 3, 48, 192)), ("ch_PP-OCRv4_rec_infer", (1, 3, 48, 160))],
+)
+def test_compiled_networks_read_as_onnx_runtime_does(rapidocr, name, shape):
+    path = rapidocr / f"{name}.onnx"
+    runtime = pytest.importorskip("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    compiled = flexgroup.compile(path, numbers(*shape))
+    x = numbers(2, *shape[1:], seed=1)
+    (expected,) = runtime.run(None, {"x": x})
+    np.testing.assert_allclose(compiled(x).reshape(expected.shape), expected, atol=5e-5)
+    compiled.close()
+
+
 @pytest.mark.parametrize("name", ["densenet121", "inception_v2", "resnet50", "shufflenet", "squeezenet"])
 def test_old_networks_that_come_with_the_package_onnx(name):
     """Their weights are all alike, and computed: it is opset 9, and the shapes, that these are about."""
