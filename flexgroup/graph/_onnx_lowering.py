@@ -127,13 +127,12 @@ class OnnxLowering(Builder):
 
 def _applied(rule: OnnxRule, call: OnnxCall) -> Results:
     """What ``rule`` gives; attributes that contradict each other or ONNX (lists of wrong lengths, ...) are refused."""
+    call.check_attributes()
     try:
-        results = rule(call)
+        return rule(call)
     except (ArithmeticError, IndexError, KeyError, MemoryError, TypeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise Unsupported(f"its attributes contradict each other or its inputs ({reason}); check the file") from error
-    call.check_attributes()
-    return results
 
 
 def _output_step(name: str) -> Step:

@@ -69,7 +69,7 @@ def test_what_newer_opsets_bring_is_not_passed_over():
     model = model_of(step, inputs=dict.fromkeys("qkv", HEADS), opset=28)
     with pytest.raises(FlexgroupError) as caught:
         from_onnx(model)
-    assert "attend: Attention (opset 28): its attribute 'left_window_size' is not known here; export with" in str(
+    assert "attend: Attention (opset 28): its attribute 'left_window_size' is not known here; export" in str(
         caught.value
     )
 
