@@ -27,6 +27,8 @@ def test_every_engine_is_timed_on_every_number_of_threads(flexgroup, common):
     ]
     assert document["input"] == [1, 1, 8, 8]
     assert document["sparsity"] == 0
+    assert set(document["memory"]) == {"1", "2"}
+    assert all(memory["activations"] > 0 and memory["constants"] > 0 for memory in document["memory"].values())
     for row in document["latencies"]:
         assert 0 < row["p10_ms"] <= row["median_ms"] <= row["p90_ms"]
         assert row["max_difference"] < 1e-3
@@ -50,6 +52,7 @@ def test_the_table_says_who_is_faster(flexgroup, common):
     outcome = flexgroup(*common)
     assert "digits_net, 0.0 % zeros, input 1x1x8x8, fp32" in outcome.stdout
     assert "flexgroup is" in outcome.stdout
+    assert re.search(r"flexgroup, 1 thread: activations \d+\.\d MiB, constants \d+\.\d MiB", outcome.stdout)
     assert re.search(r"torch .* \d+\.\d\dx (faster|slower)", outcome.stdout)
 
 
