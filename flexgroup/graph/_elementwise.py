@@ -58,8 +58,6 @@ def _weighted_sum(call: Call, first: float, second: float) -> Value:
     a, b = call["self"], call["other"]
     if isinstance(a, Value) and isinstance(b, Value):
         a, b = call.activation("self"), call.activation("other")
-        if a.shape != b.shape:
-            raise Unsupported(f"it broadcasts {a.shape} and {b.shape} (without batch); add equal shapes")
         return call.emit(ir.Add(), _scaled(call, a, first), _scaled(call, b, second))
     name, constant, factors = ("self", b, (first, second)) if isinstance(a, Value) else ("other", a, (second, first))
     value = call.activation(name)
@@ -79,11 +77,19 @@ def _scaled(call: Call, value: Value, factor: float) -> Value:
 def _mul(call: Call) -> Value:
     a, b = call["self"], call["other"]
     if isinstance(a, Value) and isinstance(b, Value):
-        raise Unsupported("products of activations (gates, squeeze-and-excite) are not compiled")
+        return call.emit(ir.Mul(), call.activation("self"), call.activation("other"))
     name, constant = ("self", b) if isinstance(a, Value) else ("other", a)
-    value = call.activation(name)
-    axis, numbers = _one_axis(constant, value)
-    return _affine(call, value, numbers, 0.0, axis)
+    return _scaled_by(call, call.activation(name), torch.as_tensor(constant).detach().to("cpu", torch.float64))
+
+
+def _scaled_by(call: Call, value: Value, factors: torch.Tensor) -> Value:
+    """``value`` times a constant that broadcasts to it."""
+    along = _along_axis(factors, value)
+    if along is not None:
+        axis, numbers = along
+        return _affine(call, value, numbers, 0.0, axis)
+    factors = factors.reshape((1,) * (len(value.shape) + 1 - factors.ndim) + tuple(factors.shape))
+    return call.emit(ir.Mul(), value, call.constant_value("constant", factors, value.shape))
 
 
 def _div(call: Call) -> Value:
@@ -91,18 +97,7 @@ def _div(call: Call) -> Value:
         raise Unsupported("division by an activation is not compiled; divide by constants")
     if call.get("rounding_mode") is not None:
         raise Unsupported("rounding divisions are not compiled")
-    value = call.activation("self")
-    axis, numbers = _one_axis(call["other"], value)
-    return _affine(call, value, 1 / numbers, 0.0, axis)
-
-
-def _one_axis(constant: Any, value: Value) -> tuple[int, Any]:
-    """What `_along_axis` gives, or an explanation of why it gives nothing."""
-    along = _along_axis(constant, value)
-    if along is None:
-        shape = tuple(torch.as_tensor(constant).shape)
-        raise Unsupported(f"its constant of shape {shape} is not one number, one a channel, or one a feature")
-    return along
+    return _scaled_by(call, call.activation("self"), 1 / torch.as_tensor(call["other"]).to("cpu", torch.float64))
 
 
 def _along_axis(constant: Any, value: Value) -> tuple[int, Any] | None:

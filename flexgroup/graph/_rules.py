@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from flexgroup.graph import _einsum, _elementwise, _moves, _tokens, _weighted, _windows
+from flexgroup.graph import _curves, _einsum, _elementwise, _moves, _resize, _shuffles, _tokens, _weighted, _windows
 from flexgroup.graph._call import Call, Result, Rule, Unsupported
 from flexgroup.graph._hints import hint_for
 from flexgroup.graph._pointwise import pointwise
@@ -13,17 +13,20 @@ from flexgroup.graph._value import BATCH_MOVES
 RULES: Mapping[str, Rule] = {
     **_weighted.RULES,
     **_elementwise.RULES,
+    **_curves.RULES,
+    **_resize.RULES,
+    **_shuffles.RULES,
     **_windows.RULES,
     **_moves.RULES,
     **_tokens.RULES,
     **_einsum.RULES,
 }
 
-POINTWISE = frozenset(_elementwise.RULES)
+POINTWISE = frozenset((*_elementwise.RULES, *_curves.RULES))
 """Operators that treat every number alike, so that views of their operands need not be put in torch's order."""
 
 MOVES_BATCH = frozenset(
-    (*POINTWISE, *_moves.RULES, *_tokens.RULES, *_einsum.RULES, "aten.linear", "aten.addmm", "aten.mean")
+    (*POINTWISE, *_moves.RULES, *_tokens.RULES, *_einsum.RULES, "aten.linear", "aten.addmm", "aten.mean", "aten.sum")
 )
 """Operators whose rules know where the batch is; the results of all others must have it first."""
 

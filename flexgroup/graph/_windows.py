@@ -6,10 +6,12 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
+import torch
 
 from flexgroup.graph import ir
 from flexgroup.graph._call import Call, Rule, Unsupported, Value
 from flexgroup.graph._factors import Axes, size_of
+from flexgroup.graph._resize import separable
 from flexgroup.graph._value import BATCH_MOVES
 from flexgroup.graph._views import axes_of, has_batch, permute, plain_axes, reshape, settle, viewed
 from flexgroup.graph._weighted import pair
@@ -60,24 +62,23 @@ def _padding(call: Call, value: Value, extent: ir.Pair, stride: ir.Pair) -> tupl
 
 def _adaptive_avg_pool2d(call: Call) -> Value:
     value = call.image("self")
-    kernel = _dividing(call, value)
+    size = call.result[2:]
+    if value.shape[1] % size[0] or value.shape[2] % size[1]:
+        return separable(call, value, lambda x, size, _: torch.nn.functional.adaptive_avg_pool2d(x, size), "avg_pool2d")
+    kernel = (value.shape[1] // size[0], value.shape[2] // size[1])
     return call.emit(ir.AvgPool2d(kernel, kernel), value, kind="avg_pool2d")
 
 
 def _adaptive_max_pool2d(call: Call) -> Value:
     value = call.image("self")
-    kernel = _dividing(call, value)
-    return call.emit(ir.MaxPool2d(kernel, kernel), value, kind="max_pool2d")
-
-
-def _dividing(call: Call, value: Value) -> ir.Pair:
     (height, width), (rows, columns) = value.shape[1:], call.result[2:]
     if height % rows or width % columns:
         raise Unsupported(
             f"its output {rows}x{columns} does not divide its input {height}x{width}, so windows differ in "
             f"size; use another output or image size"
         )
-    return height // rows, width // columns
+    kernel = (height // rows, width // columns)
+    return call.emit(ir.MaxPool2d(kernel, kernel), value, kind="max_pool2d")
 
 
 def _mean(call: Call) -> Value:
@@ -89,13 +90,42 @@ def _mean(call: Call) -> Value:
     image = call.stored(value)
     kept = tuple(axis for i, axis in enumerate(axes) if i not in reduced)
     # Height and width may have been flattened into one axis before.
-    if len(image) != 3 or kept != plain_axes(call.batch, image)[:2]:
+    plain = plain_axes(call.batch, image)
+    if len(image) == 3 and axes == plain and reduced == {1}:
+        # A mean over channels is a convolution.
+        weight = np.full((1, image[0], 1, 1), 1 / image[0], np.float32)
+        mean = call.emit(ir.Conv2d(weight, np.zeros(1, np.float32)), Value(value.name, image), kind="mean")
+        return reshape(call, mean, call.result)
+    if len(image) != 3 or kept != plain[:2]:
         return _mean_over(call, value, reduced)
     whole_image = Value(value.name, image)
     if not call["keepdim"]:
         return call.emit(ir.GlobalMean(), whole_image, kind="mean")
     pooled = call.emit(ir.AvgPool2d((image[1], image[2]), (image[1], image[2])), whole_image, kind="mean")
     return Value(pooled.name, call.result[1:])
+
+
+def _sum(call: Call) -> Value:
+    """As many times the mean as numbers are summed."""
+    axes = axes_of(call, call.viewed("self"))
+    size = _sizes(axes, {axis % len(axes) for axis in call.get("dim") or range(len(axes))})
+    mean = _mean(call)
+    stored = call.stored(mean)
+    scale = np.full(stored[0], size, np.float32)
+    total = call.emit(ir.Affine(scale, np.zeros_like(scale)), Value(mean.name, stored), kind="sum")
+    return Value(total.name, mean.shape, mean.axes)
+
+
+def _largest(call: Call) -> Value:
+    """The largest number of every channel: along rows, then along columns."""
+    axes = len(axes_of(call, call.viewed("self")))
+    if axes != 4 or {axis % 4 for axis in call.get("dim") or range(4)} != {2, 3}:
+        raise Unsupported("only maxima over all of height and width are compiled: x.amax((2, 3))")
+    value = call.image("self")
+    _, height, width = value.shape
+    rows = call.emit(ir.MaxPool2d((1, width), (1, width)), value, kind="amax")
+    largest = call.emit(ir.MaxPool2d((height, 1), (height, 1)), rows, kind="amax")
+    return reshape(call, largest, call.result)
 
 
 def _mean_over(call: Call, value: Value, reduced: set[int]) -> Value:
@@ -128,4 +158,6 @@ RULES: Mapping[str, Rule] = {
     "aten._adaptive_avg_pool2d": _adaptive_avg_pool2d,
     "aten.adaptive_max_pool2d": _adaptive_max_pool2d,
     "aten.mean": _mean,
+    "aten.sum": _sum,
+    "aten.amax": _largest,
 }
