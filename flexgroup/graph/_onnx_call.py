@@ -13,11 +13,9 @@ import numpy as np
 import torch
 from torch.utils import _pytree
 
-from flexgroup.graph import ir
 from flexgroup.graph._builder import Builder
 from flexgroup.graph._call import Call, Unsupported, Value
 from flexgroup.graph._onnx_file import Step, Tensor
-from flexgroup.graph._pointwise import pointwise
 from flexgroup.graph._rules import apply_rule
 from flexgroup.graph._validate import Shape
 
@@ -102,19 +100,6 @@ class OnnxCall:
     def image(self, index: int = 0) -> Value:
         """Input ``index``, which must be (channels, height, width) behind the batch."""
         return self.plain(image=self.value(index)).image("image")
-
-    def pointwise(self, op: ir.Op, *values: Value) -> Value:
-        """Emit ``op``, which treats every number alike, on ``values`` that broadcast, however they are arranged."""
-        operands = {str(index): value for index, value in enumerate(values)}
-        try:
-            shape = np.broadcast_shapes(*map(self.shape, values))
-        except ValueError:
-            listed = " and ".join(str(self.shape(value)) for value in values)
-            raise Unsupported(f"its inputs do not fit each other: {listed}; check the shape of the input") from None
-        call = Call(self.builder, self.step, operands, shape)
-        result = pointwise(call, lambda inner: inner.emit(op, *map(inner.activation, operands)))
-        self.builder.check_shapes([result], [shape])
-        return result
 
     def apply(self, operator: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> Operand:
         """What torch's ``operator`` lowers to; on constants alone, what it computes."""

@@ -7,10 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from flexgroup.graph import ir
 from flexgroup.graph._call import Unsupported, Value
 from flexgroup.graph._onnx_call import OnnxCall, OnnxRule, Operand, Results
-from flexgroup.graph._onnx_file import Tensor
 
 aten = torch.ops.aten
 
@@ -18,11 +16,6 @@ aten = torch.ops.aten
 def _same(operator: torch._ops.OpOverload) -> OnnxRule:
     """A rule for an operator that torch has too."""
     return lambda call: call.apply(operator, call.value(0))
-
-
-def _curve(kind: str) -> OnnxRule:
-    """A rule for one of the graph's activation functions."""
-    return lambda call: call.pointwise(ir.Curve(kind), call.value(0))
 
 
 def _identity(call: OnnxCall) -> Results:
@@ -72,25 +65,18 @@ def _clamped_line(call: OnnxCall, x: Value, alpha: float, beta: float, high: flo
 
 
 def _leaky_relu(call: OnnxCall) -> Results:
-    return call.pointwise(ir.Curve(ir.leaky_relu(float(call.attribute("alpha", 0.01)))), call.value(0))
+    return call.apply(aten.leaky_relu.default, call.value(0), float(call.attribute("alpha", 0.01)))
 
 
 def _prelu(call: OnnxCall) -> Results:
     slope = call.constant(1, "slope")
     if slope.size == 1:
-        return call.pointwise(ir.Curve(ir.leaky_relu(float(slope.reshape(-1)[0]))), call.value(0))
-    return _halves(call, slope)
-
-
-def _absolute(call: OnnxCall) -> Results:
-    return _halves(call, np.array(-1.0, np.float32))
-
-
-def _halves(call: OnnxCall, slope: Tensor) -> Operand:
-    """What is positive, and ``slope`` times what is negative."""
-    x = call.value(0)
-    positive, negative = (call.apply(aten.clamp.default, x, *ends) for ends in ((0.0, None), (None, 0.0)))
-    return call.apply(aten.add.Tensor, positive, call.apply(aten.mul.Tensor, negative, slope))
+        return call.apply(aten.leaky_relu.default, call.value(0), float(slope.reshape(-1)[0]))
+    # torch takes one slope a channel, as a vector; ONNX any shape that broadcasts.
+    axis = len(call.shape(call.value(0))) - slope.ndim
+    if slope.size != max(slope.shape) or slope.shape.index(slope.size) + axis != 1:
+        raise Unsupported(f"its slopes of shape {slope.shape} are not one a channel")
+    return call.apply(aten.prelu.default, call.value(0), slope.reshape(-1))
 
 
 def _elu(call: OnnxCall) -> Results:
@@ -98,51 +84,25 @@ def _elu(call: OnnxCall) -> Results:
 
 
 def _gelu(call: OnnxCall) -> Results:
-    kind = "gelu" if call.attribute("approximate", "none") == "none" else "gelu_tanh"
-    return call.pointwise(ir.Curve(kind), call.value(0))
+    return call.apply(aten.gelu.default, call.value(0), approximate=call.attribute("approximate", "none"))
 
 
 def _swish(call: OnnxCall) -> Results:
     x, alpha = call.value(0), float(call.attribute("alpha", 1.0))
     if alpha == 1.0:
-        return call.pointwise(ir.Curve("silu"), x)
-    scaled = call.apply(aten.mul.Tensor, x, alpha)
-    assert isinstance(scaled, Value), "a scaled activation is one"
-    return call.pointwise(ir.Mul(), x, call.pointwise(ir.Curve("sigmoid"), scaled))
+        return call.apply(aten.silu.default, x)
+    return call.apply(aten.mul.Tensor, x, call.apply(aten.sigmoid.default, call.apply(aten.mul.Tensor, x, alpha)))
 
 
-def _added(call: OnnxCall, first: Operand, second: Operand) -> Operand:
-    if isinstance(first, Value) and isinstance(second, Value) and call.shape(first) != call.shape(second):
-        return call.pointwise(ir.Add(), first, second)
-    return call.apply(aten.add.Tensor, first, second)
-
-
-def _add(call: OnnxCall) -> Results:
-    return _added(call, call[0], call[1])
-
-
-def _sub(call: OnnxCall) -> Results:
-    first, second = call[0], call[1]
-    if isinstance(first, Value) and isinstance(second, Value):
-        return _added(call, first, call.apply(aten.mul.Tensor, second, -1.0))
-    return call.apply(aten.sub.Tensor, first, second)
-
-
-def _mul(call: OnnxCall) -> Results:
-    first, second = call[0], call[1]
-    if isinstance(first, Value) and isinstance(second, Value):
-        return call.pointwise(ir.Mul(), first, second)
-    return call.apply(aten.mul.Tensor, first, second)
-
-
-def _div(call: OnnxCall) -> Results:
-    return call.apply(aten.div.Tensor, call[0], call[1])
+def _binary(operator: torch._ops.OpOverload) -> OnnxRule:
+    """A rule for arithmetic on two operands, of which either may be a constant."""
+    return lambda call: call.apply(operator, call[0], call[1])
 
 
 def _sum(call: OnnxCall) -> Operand:
     total: Operand = call[0]
     for index in range(1, len(call.inputs)):
-        total = _added(call, total, call[index])
+        total = call.apply(aten.add.Tensor, total, call[index])
     return total
 
 
@@ -168,11 +128,7 @@ def _power(call: OnnxCall) -> Results:
     exponent = call.constant(1, "exponent")
     if exponent.size != 1:
         raise Unsupported("its exponents are several; use one number")
-    number = float(exponent.reshape(-1)[0])
-    x = call.value(0)
-    if number == 1:
-        return x
-    return call.pointwise(ir.Mul(), x, x) if number == 2 else call.apply(aten.pow.Tensor_Scalar, x, number)
+    return call.apply(aten.pow.Tensor_Scalar, call.value(0), float(exponent.reshape(-1)[0]))
 
 
 def _negative(call: OnnxCall) -> Results:
@@ -181,6 +137,11 @@ def _negative(call: OnnxCall) -> Results:
 
 _SAME = {
     "Relu": aten.relu.default,
+    "Sigmoid": aten.sigmoid.default,
+    "Tanh": aten.tanh.default,
+    "HardSwish": aten.hardswish.default,
+    "Mish": aten.mish.default,
+    "Abs": aten.abs.default,
     "Softplus": aten.softplus.default,
     "Erf": aten.erf.default,
     "Exp": aten.exp.default,
@@ -203,18 +164,13 @@ ELEMENTWISE: Mapping[str, OnnxRule] = {
     "HardSigmoid": _hard_sigmoid,
     "LeakyRelu": _leaky_relu,
     "PRelu": _prelu,
-    "Abs": _absolute,
     "Elu": _elu,
     "Gelu": _gelu,
-    "HardSwish": _curve("hard_swish"),
-    "Mish": _curve("mish"),
-    "Sigmoid": _curve("sigmoid"),
-    "Tanh": _curve("tanh"),
     "Swish": _swish,
-    "Add": _add,
-    "Sub": _sub,
-    "Mul": _mul,
-    "Div": _div,
+    "Add": _binary(aten.add.Tensor),
+    "Sub": _binary(aten.sub.Tensor),
+    "Mul": _binary(aten.mul.Tensor),
+    "Div": _binary(aten.div.Tensor),
     "Pow": _power,
     "Neg": _negative,
     "Sum": _sum,

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from flexgroup.graph import ir
 from flexgroup.graph._call import Unsupported
 from flexgroup.graph._onnx_call import OnnxCall, OnnxRule, Results
+from flexgroup.graph._resize import resized
 from flexgroup.graph._validate import Shape
 
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -40,7 +41,7 @@ def _resize(call: OnnxCall) -> Results:
     if after == before:
         return image
     rows, columns = (_matrix(call, before[axis], after[axis], scales[axis]) for axis in (2, 3))
-    return call.plain().emit(ir.Resize(rows, columns), image)
+    return resized(call.plain(), image, rows, columns)
 
 
 def _sizes(call: OnnxCall, before: Shape) -> tuple[Shape, list[float]]:

@@ -30,9 +30,9 @@ def from_onnx(model: Source, input_shapes: InputShapes = None) -> ir.Graph:
     not of float32, for shapes that do not fit, for operators that the graph has no word for (all of them at once, one
     line each), and for weights that are NaN or infinite.
     """
-    network = recognise(fold(read_network(model)))
-    _check_numbers(network)
     with torch.no_grad(), np.errstate(all="ignore"):  # numbers that are not finite are reported by layer
+        network = recognise(fold(read_network(model)))
+        _check_numbers(network)
         graph = OnnxLowering(network, resolve_shapes(network, input_shapes)).run()
     check(graph)
     return graph

@@ -261,5 +261,5 @@ def test_activations_that_broadcast(operator, shapes):
 
 def test_activations_that_do_not_fit_each_other_are_refused():
     model = model_of(node("Mul", ["a", "b"], ["y"]), inputs={"a": (1, 3, 4), "b": (1, 3, 5)})
-    with pytest.raises(FlexgroupError, match=r"its inputs do not fit each other: \(1, 3, 4\) and \(1, 3, 5\); check"):
+    with pytest.raises(FlexgroupError, match=r"its inputs do not fit each other: .*; check the shape of the"):
         from_onnx(model)
