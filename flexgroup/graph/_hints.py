@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 SUPPORTED = (
-    "convolutions, linear layers, batch and layer norm, attention, matrix products, activations (relu, relu6, hardtanh, "
-    "sigmoid, silu, hardswish, gelu, tanh, mish, leaky_relu), sums and products, softmax, pools, means, resizing, "
-    "reshapes and permutations, slices, zero padding and concatenation"
+    "convolutions, linear layers, batch and layer norm, attention, matrix products, activations (relu, relu6, "
+    "hardtanh, sigmoid, silu, hardswish, gelu, tanh, mish, leaky_relu), sums and products, softmax, pools, means, "
+    "resizing, reshapes and permutations, slices, zero padding and concatenation"
 )
 
 _FAMILIES = {
