@@ -109,6 +109,10 @@ def _matmul(call: OnnxCall) -> Results:
     return call.apply(aten.matmul.default, call[0], call[1])
 
 
+def _einsum(call: OnnxCall) -> Results:
+    return call.apply(aten.einsum.default, call.attribute("equation"), [call[i] for i in range(len(call.inputs))])
+
+
 def _batch_norm(call: OnnxCall) -> Results:
     if call.attribute("training_mode", 0):
         raise Unsupported("it normalises by the batch it sees; export the model in eval mode")
@@ -124,6 +128,7 @@ WEIGHTED: Mapping[str, OnnxRule] = {
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
     "Gemm": _gemm,
+    "Einsum": _einsum,
     "MatMul": _matmul,
     "BatchNormalization": _batch_norm,
 }

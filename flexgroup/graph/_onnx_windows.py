@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeAlias
 
-import numpy as np
 import torch
 
 from flexgroup.graph import ir
@@ -110,29 +109,15 @@ def _reduced(call: OnnxCall) -> list[int] | None:
     return sorted({axis % count for axis in axes})
 
 
-def _reduce_mean(call: OnnxCall) -> Results:
-    axes = _reduced(call)
-    value = call.value(0)
-    return value if axes is None else call.apply(aten.mean.dim, value, axes, bool(call.attribute("keepdims", 1)))
+def _reduce(operator: torch._ops.OpOverload) -> OnnxRule:
+    """A rule for what torch reduces by ``operator(value, axes, keepdim)``."""
 
+    def rule(call: OnnxCall) -> Results:
+        axes = _reduced(call)
+        value = call.value(0)
+        return value if axes is None else call.apply(operator, value, axes, bool(call.attribute("keepdims", 1)))
 
-def _reduce_sum(call: OnnxCall) -> Results:
-    axes = _reduced(call)
-    if axes is None:
-        return call.value(0)
-    shape = call.shape(call.value(0))
-    count = float(np.prod([shape[axis] for axis in axes]))
-    return call.apply(aten.mul.Tensor, _reduce_mean(call), count)
-
-
-def _reduce_max(call: OnnxCall) -> Results:
-    axes = _reduced(call)
-    if axes != [2, 3] or len(call.shape(call.value(0))) != 4:
-        raise Unsupported("only maxima over all of height and width are compiled: axes=[2, 3]")
-    image = call.image()
-    whole = (image.shape[1], image.shape[2])
-    pooled = call.plain().emit(ir.MaxPool2d(whole, whole), image)
-    return pooled if call.attribute("keepdims", 1) else call.apply(aten.view.default, pooled, call.shape(pooled)[:2])
+    return rule
 
 
 WINDOWS: Mapping[str, OnnxRule] = {
@@ -140,7 +125,7 @@ WINDOWS: Mapping[str, OnnxRule] = {
     "AveragePool": _average_pool,
     "GlobalAveragePool": _global_average_pool,
     "GlobalMaxPool": _global_max_pool,
-    "ReduceMean": _reduce_mean,
-    "ReduceSum": _reduce_sum,
-    "ReduceMax": _reduce_max,
+    "ReduceMean": _reduce(aten.mean.dim),
+    "ReduceSum": _reduce(aten.sum.dim_IntList),
+    "ReduceMax": _reduce(aten.amax.default),
 }

@@ -37,7 +37,7 @@ def test_all_that_is_not_supported_is_listed_at_once_by_node_operator_and_opset(
         node("Relu", ["n"], ["r"], "relu"),
         node("LSTM", ["r2", "k", "k"], ["l"], hidden_size=1),
         node("Reshape", ["r", "shape"], ["r2"], "flat"),
-        node("Einsum", ["r2", "r2"], ["e"], "product", equation="ntc,ntc->nt"),
+        node("CumSum", ["r2", "axis"], ["e"], "running"),
         node("ReduceMax", ["r"], ["y"], "peak", axes=[1]),
         node("Slice", ["r", "last", "first", "axes", "back"], ["z"], "flip"),
         inputs={"x": IMAGE},
@@ -45,7 +45,7 @@ def test_all_that_is_not_supported_is_listed_at_once_by_node_operator_and_opset(
         weights={
             **WEIGHT,
             **{"s": numbers(4), "k": numbers(1, 4, 1), "shape": [1, 4, 36]},
-            **{"last": [-1], "first": [-9], "axes": [3], "back": [-1]},
+            **{"last": [-1], "first": [-9], "axes": [3], "back": [-1], "axis": np.array(1)},
         },
     )
     model.graph.node.insert(3, model.graph.node.pop(4))
@@ -55,9 +55,8 @@ def test_all_that_is_not_supported_is_listed_at_once_by_node_operator_and_opset(
         "  norm: InstanceNormalization (opset 17): use batch norm, whose statistics are fixed after training, or layer "
         "norm",
         "  l: LSTM (opset 17): recurrent layers are not compiled; compile the part before them",
-        "  product: Einsum (opset 17): replace it by supported operators, or compile only the part of the model "
-        "without it",
-        "  peak: ReduceMax (opset 17): only maxima over all of height and width are compiled: axes=[2, 3]",
+        "  running: CumSum (opset 17): end the model before it, and apply it to the compiled network's output",
+        "  peak: ReduceMax (opset 17): only maxima over all of height and width are compiled: x.amax((2, 3))",
         "  flip: Slice (opset 17): it goes backwards; only steps of at least 1 are compiled",
     ]
 

@@ -140,6 +140,11 @@ def test_gemm_with_a_constant_matrix(transpose, alpha, beta, bias):
     assert [type(x.op) for x in graph.nodes] == [Linear]
 
 
+def test_einsum():
+    same_step("Einsum", (2, 7, 5), weights={"w": numbers(5, 3)}, equation="ntc,cd->ntd")
+    same_step("Einsum", (2, 3, 7, 5), (2, 3, 6, 5), equation="bhqd,bhkd->bhqk")
+
+
 def test_gemm_adds_an_activation():
     step = node("Gemm", ["x", "w", "c"], ["y"], beta=2.0)
     same_as_onnxruntime(model_of(step, inputs={"x": (2, 5), "c": (2, 3)}, weights={"w": numbers(5, 3)}), batch=2)
