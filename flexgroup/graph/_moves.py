@@ -91,27 +91,6 @@ def _dim(call: Call, value: Value) -> tuple[int, int]:
     return dim, size_of(axes[dim])
 
 
-def _channel_shuffle(call: Call) -> Value:
-    value, groups = call.viewed("self" if "self" in call.arguments else "input"), int(call["groups"])
-    batch, channels, *rest = call.result
-    apart = reshape(call, value, (batch, groups, channels // groups, *rest))
-    return reshape(call, permute(call, apart, [0, 2, 1, *range(3, len(rest) + 3)]), call.result)
-
-
-def _pixel_shuffle(call: Call) -> Value:
-    factor = int(call["upscale_factor"])
-    batch, channels, height, width = call.result
-    apart = (batch, channels, factor, factor, height // factor, width // factor)
-    return reshape(call, permute(call, reshape(call, call.viewed("self"), apart), [0, 1, 4, 2, 5, 3]), call.result)
-
-
-def _pixel_unshuffle(call: Call) -> Value:
-    factor = int(call["downscale_factor"])
-    batch, channels, height, width = call.result
-    apart = (batch, channels // factor**2, height, factor, width, factor)
-    return reshape(call, permute(call, reshape(call, call.viewed("self"), apart), [0, 1, 3, 5, 2, 4]), call.result)
-
-
 def _roll(call: Call) -> Value:
     value, dims, shifts = call.viewed("self"), _numbers(call["dims"]), _numbers(call["shifts"])
     if not dims:
@@ -182,10 +161,6 @@ RULES: Mapping[str, Rule] = {
     "aten.unbind": _unbind,
     **{f"aten.{name}": _split for name in ("split", "split_with_sizes", "chunk")},
     "aten.stack": _stack,
-    "aten.channel_shuffle": _channel_shuffle,
-    "aten.native_channel_shuffle": _channel_shuffle,
-    "aten.pixel_shuffle": _pixel_shuffle,
-    "aten.pixel_unshuffle": _pixel_unshuffle,
     "aten.roll": _roll,
     **{f"aten.{name}": _view for name in _VIEWS},
     "aten.slice": _slice,
