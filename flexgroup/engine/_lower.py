@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from flexgroup._errors import FlexgroupError
-from flexgroup.engine import _lower_gates, _lower_layers, _lower_moves, _lower_tokens
+from flexgroup.engine import _lower_gates, _lower_layers, _lower_moves, _lower_resize, _lower_tokens
 from flexgroup.engine._arrange import to_image, to_vector
 from flexgroup.engine._layout import ZERO, External, Footprint, Image, Layout, PlaneRef, Vector
 from flexgroup.engine._operations import (
@@ -25,7 +25,13 @@ Rule: TypeAlias = Callable[["Lowering", ir.Node, Any], Value]
 NOTHING = Tap(PlaneRef(ZERO, 0), 0, 0)
 
 
-RULES: Mapping[type, Rule] = {**_lower_layers.RULES, **_lower_gates.RULES, **_lower_moves.RULES, **_lower_tokens.RULES}
+RULES: Mapping[type, Rule] = {
+    **_lower_layers.RULES,
+    **_lower_gates.RULES,
+    **_lower_resize.RULES,
+    **_lower_moves.RULES,
+    **_lower_tokens.RULES,
+}
 
 
 class Lowering:

@@ -116,6 +116,18 @@ class ElementwiseOp:
     curve: str = ""
 
 
+@dataclass(frozen=True, eq=False)
+class ResizeOp:
+    """``rows @ x @ columns.T`` for every plane; ``scratch`` has a vector for every input column, a thread."""
+
+    name: str
+    rows: Array  # (out height, height)
+    columns: Array
+    image: Image
+    out: Image
+    scratch: Vector
+
+
 @dataclass(frozen=True)
 class CopyOp:
     """Rectangles of the ``planes`` planes of ``source``, one for every corner in ``starts``, to planes of ``target``.
@@ -135,7 +147,8 @@ class CopyOp:
     target_start: tuple[int, int] = (0, 0)
 
 
-Operation: TypeAlias = ConvOp | DepthwiseOp | PoolOp | MeanOp | LinearOp | ElementwiseOp | CopyOp | TokenOperation
+ImageOperation: TypeAlias = ConvOp | DepthwiseOp | PoolOp | MeanOp | LinearOp | ElementwiseOp | ResizeOp | CopyOp
+Operation: TypeAlias = ImageOperation | TokenOperation
 
 
 def buffers_of(operation: Operation) -> set[int]:
@@ -151,6 +164,8 @@ def buffers_of(operation: Operation) -> set[int]:
         values = [operation.x, operation.out, operation.scratch]
     elif isinstance(operation, ElementwiseOp):
         values = [operation.a, operation.b, operation.out]
+    elif isinstance(operation, ResizeOp):
+        values = [operation.image, operation.out, operation.scratch]
     elif isinstance(operation, CopyOp):
         values = [operation.source, operation.target]
     else:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flexgroup.engine import _steps_conv, _steps_depthwise, _steps_linear, _steps_other, _steps_tokens
+from flexgroup.engine import _steps_conv, _steps_depthwise, _steps_linear, _steps_other, _steps_resize, _steps_tokens
 from flexgroup.engine._choose import Chooser, Layer
 from flexgroup.engine._layout import Image, Layout
 from flexgroup.engine._operations import (
@@ -147,5 +147,6 @@ _BUILDERS: Mapping[type, Callable[[StepBuilder, Any], Step]] = {
     **_steps_depthwise.BUILDERS,
     **_steps_linear.BUILDERS,
     **_steps_other.BUILDERS,
+    **_steps_resize.BUILDERS,
     **_steps_tokens.BUILDERS,
 }

@@ -23,6 +23,7 @@ from flexgroup.kernels.norm import LayerNormKernel
 from flexgroup.kernels.peak import PeakKernel
 from flexgroup.kernels.pool import MeanKernel, PoolKernel
 from flexgroup.kernels.product import ProductKernel
+from flexgroup.kernels.resize import ResizeKernel
 from flexgroup.kernels.softmax import SoftmaxKernel
 from flexgroup.kernels.sparse_linear import SparseLinearKernel
 from flexgroup.kernels.target import F32, TARGETS, Element, Target, host_target, runs_here, target_named
@@ -60,6 +61,7 @@ __all__ = [
     "PeakKernel",
     "PoolKernel",
     "ProductKernel",
+    "ResizeKernel",
     "Signature",
     "SoftmaxKernel",
     "SparseLinearKernel",

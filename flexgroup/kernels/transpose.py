@@ -60,17 +60,21 @@ class TransposeKernel:
                     at = k.load_index(from_columns, b.add(column, ir.Constant(I64, i)))
                     vectors.append(k.load(read, kind, bytes_, at))
                 write = k.at(into, b.mul(column, ir.Constant(I64, bytes_)))
-                for i, vector in enumerate(self._transposed(k, vectors)):
+                for i, vector in enumerate(transposed(k, vectors)):
                     at = k.load_index(to_rows, b.add(row, ir.Constant(I64, i)))
                     k.store(vector, write, bytes_, at)
         b.ret_void()
 
-    def _transposed(self, k: Kernel, vectors: list[ir.Value]) -> list[ir.Value]:
-        """Each round interleaves the first half of the vectors with the second, which moves one bit of the index."""
-        size = self.size
-        halves = [[half + i // 2 + i % 2 * size for i in range(size)] for half in (0, size // 2)]
-        masks = [ir.Constant(ir.VectorType(I32, size), half) for half in halves]
-        for _ in range(size.bit_length() - 1):
-            pairs = zip(vectors[: size // 2], vectors[size // 2 :], strict=True)
-            vectors = [k.builder.shuffle_vector(*pair, mask) for pair in pairs for mask in masks]
-        return vectors
+
+def transposed(k: Kernel, vectors: list[ir.Value]) -> list[ir.Value]:
+    """The columns of a square of as many vectors as one has lanes, a power of two.
+
+    Each round interleaves the first half of the vectors with the second, which moves one bit of the index.
+    """
+    size = len(vectors)
+    halves = [[half + i // 2 + i % 2 * size for i in range(size)] for half in (0, size // 2)]
+    masks = [ir.Constant(ir.VectorType(I32, size), half) for half in halves]
+    for _ in range(size.bit_length() - 1):
+        pairs = zip(vectors[: size // 2], vectors[size // 2 :], strict=True)
+        vectors = [k.builder.shuffle_vector(*pair, mask) for pair in pairs for mask in masks]
+    return vectors
