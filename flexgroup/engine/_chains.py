@@ -18,6 +18,7 @@ from flexgroup.engine._operations import ConvOp, DepthwiseOp, Operation, PoolOp,
 from flexgroup.engine._rows import Rows, rows_of
 from flexgroup.engine._steps_chain import Chain
 from flexgroup.engine._steps_conv import conv_layer
+from flexgroup.engine._steps_depthwise import depthwise_slots
 
 if TYPE_CHECKING:
     from flexgroup.engine._steps import StepBuilder
@@ -125,8 +126,7 @@ class Planner:
             if isinstance(operation, ConvOp):
                 slots = conv_layer(self.builder, operation, vectors).choice.slots
             elif isinstance(operation, DepthwiseOp):
-                entries = operation.weight.shape[1] * operation.weight.shape[2]
-                slots = planes * (20.0 + vectors * (1.5 * entries if operation.stride == (1, 1) else 2.5 * entries))
+                slots = depthwise_slots(self.builder, operation, height)
             elif isinstance(operation, PoolOp):
                 slots = planes * vectors * 4.0 * len(operation.taps[0])
             else:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from flexgroup.engine._machine import measured_machine
 from flexgroup.engine._plan import Plan, Step
+from flexgroup.kernels import runs_here
 
 
 @dataclass(frozen=True)
@@ -87,11 +89,11 @@ def explain_plan(plan: Plan) -> Explanation:
         for chain in {step.chain for step in steps if step.chain >= 0}:
             chains.setdefault(chain, []).append(name)
         if any(step.dense_macs for step in steps):
-            layers.append(_choice(name, steps))
+            layers.append(_choice(plan, name, steps))
     return Explanation(tuple(layers), tuple(map(tuple, chains.values())), memory_of(plan))
 
 
-def _choice(name: str, steps: list[Step]) -> LayerChoice:
+def _choice(plan: Plan, name: str, steps: list[Step]) -> LayerChoice:
     busiest = max(steps, key=lambda step: step.macs)
     dense = sum(step.dense_macs for step in steps)
     return LayerChoice(
@@ -101,7 +103,14 @@ def _choice(name: str, steps: list[Step]) -> LayerChoice:
         macs=sum(step.macs for step in steps),
         dense_macs=dense,
         reason=busiest.reason,
-        predicted_us=1e6 * sum(step.predicted for step in steps),
+        predicted_us=_microseconds(plan, sum(step.slots for step in steps)),
         calls=len(steps),
         chain=busiest.chain,
     )
+
+
+def _microseconds(plan: Plan, slots: float) -> float:
+    """What the cost model's unit is on this machine: a vector multiply-add at its measured peak."""
+    if not slots or not plan.target.triple or not runs_here(plan.target):
+        return 0.0
+    return 1e6 * slots * 2 * plan.target.lanes(plan.element) / measured_machine().peak

@@ -39,7 +39,7 @@ class Step:
     reason: str = ""  # why this kernel
     bytes: int = 0  # of activations and weights that are read and written, all threads together
     barrier: bool = True  # whether all threads wait for each other after it
-    predicted: float = 0.0  # seconds on one core, by the cost model
+    slots: float = 0.0  # the cost model's estimate, in vector multiply-adds of one core at its peak (0: none was made)
     chain: int = -1  # the chain of layers that this step is one band of, if any
 
 

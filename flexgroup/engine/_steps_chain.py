@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise, zip_longest
@@ -13,7 +14,7 @@ from flexgroup.engine._operations import ConvOp, CopyOp, DepthwiseOp, Operation,
 from flexgroup.engine._plan import ARENA, Step, reference
 from flexgroup.engine._rows import Rows, rows_of
 from flexgroup.engine._steps_conv import conv_call, conv_layer
-from flexgroup.engine._steps_depthwise import depthwise_call
+from flexgroup.engine._steps_depthwise import depthwise_call, depthwise_slots
 from flexgroup.engine._steps_other import copy_call, pool_call
 from flexgroup.kernels import CopyKernel, FillKernel, KernelSpec
 
@@ -32,7 +33,17 @@ class Chain:
     band: int
     number: int = 0
 
-    @property
+    @functools.cached_property
+    def typical_rows(self) -> tuple[int, ...]:
+        """The most rows of its output that every operation computes in one band, on one thread."""
+        (whole,) = self.schedules(1)
+        rows = [0] * len(self.operations)
+        for band in whole.bands:
+            for share in band:
+                rows[share.operation] = max(rows[share.operation], share.rows[1] - share.rows[0])
+        return tuple(rows)
+
+    @functools.cached_property
     def rows(self) -> tuple[Rows, ...]:
         found = [rows_of(operation) for operation in self.operations]
         return tuple(rows for rows in found if rows is not None)
@@ -58,8 +69,16 @@ class Chain:
         return capacities
 
 
-Call = tuple[KernelSpec, tuple[int, ...], int, str]
-"""A kernel, its arguments, the multiply-accumulates that it executes, and the layer's name."""
+@dataclass(frozen=True)
+class Call:
+    """One call of a kernel: its arguments, and what is said of it."""
+
+    kernel: KernelSpec
+    arguments: tuple[int, ...]
+    name: str  # the layer's
+    macs: int = 0
+    bytes: int = 0
+    slots: float = 0.0
 
 
 def chain_steps(builder: StepBuilder, chain: Chain) -> list[Step]:
@@ -73,21 +92,22 @@ def chain_steps(builder: StepBuilder, chain: Chain) -> list[Step]:
         by_kernel: dict[KernelSpec, list[Call | None]] = {}
         for thread, call in enumerate(calls):
             if call is not None:
-                parts = by_kernel.setdefault(call[0], [None] * builder.threads)
-                parts[thread] = call
+                by_kernel.setdefault(call.kernel, [None] * builder.threads)[thread] = call
         for kernel, parts in by_kernel.items():
             done = [call for call in parts if call is not None]
-            name = done[0][3]
+            name, macs = done[0].name, sum(call.macs for call in done)
             steps.append(
                 Step(
                     name,
                     kernel,
-                    tuple(None if call is None else call[1] for call in parts),
-                    sum(call[2] for call in done),
-                    useful.pop(name, 0) if done[0][2] else 0,
-                    dense.pop(name, 0) if done[0][2] else 0,
+                    tuple(None if call is None else call.arguments for call in parts),
+                    macs,
+                    useful.pop(name, 0) if macs else 0,
+                    dense.pop(name, 0) if macs else 0,
                     reasons.get(name, ""),
+                    bytes=sum(call.bytes for call in done),
                     barrier=False,
+                    slots=sum(call.slots for call in done),
                     chain=chain.number,
                 )
             )
@@ -114,10 +134,8 @@ def _totals(builder: StepBuilder, chain: Chain) -> tuple[dict[str, int], dict[st
 
 def _vectors(builder: StepBuilder, chain: Chain, operation: ConvOp) -> int:
     """Vectors that a typical call covers: the choice of a kernel must not depend on the number of threads."""
-    (whole,) = chain.schedules(1)
     index = next(i for i, each in enumerate(chain.operations) if each is operation)
-    rows = max(share.rows[1] - share.rows[0] for band in whole.bands for share in band if share.operation == index)
-    return -(-rows * builder.layout.pitch(operation.out) // builder.layout.lanes)
+    return -(-chain.typical_rows[index] * builder.layout.pitch(operation.out) // builder.layout.lanes)
 
 
 def _thread_calls(builder: StepBuilder, chain: Chain, thread: int, plan: Schedule) -> list[Call]:
@@ -129,6 +147,7 @@ def _thread_calls(builder: StepBuilder, chain: Chain, thread: int, plan: Schedul
         if isinstance(operation, ConvOp)
     }
     buffers = [rows.out.planes[0].buffer for rows in chain.rows]
+    heights = chain.typical_rows
     calls: list[Call] = []
     for band in plan.bands:
         bases = {buffers[share.operation]: share.base for share in band if chain.windowed[share.operation]}
@@ -141,12 +160,18 @@ def _thread_calls(builder: StepBuilder, chain: Chain, thread: int, plan: Schedul
             if share.is_empty:
                 continue
             if isinstance(operation, ConvOp):
-                kernel, arguments, macs = conv_call(builder, layers[share.operation], share.rows, place)
-                calls.append((kernel, arguments, macs, operation.name))
+                conv = layers[share.operation]
+                kernel, arguments, macs = conv_call(builder, conv, share.rows, place)
+                slots = conv.choice.slots * (share.rows[1] - share.rows[0]) / heights[share.operation]
+                moved = builder.bytes_of(operation, share.rows)
+                calls.append(Call(kernel, arguments, operation.name, macs, moved, slots))
                 continue
             called, fields, planes, macs = _CALLS[type(operation)](builder, operation, share, place)
             arguments = tuple(called.signature.pack(fields | {"first": 0, "last": planes}))
-            calls.append((called, arguments, macs, operation.name))
+            slots = 0.0
+            if isinstance(operation, DepthwiseOp):
+                slots = depthwise_slots(builder, operation, share.rows[1] - share.rows[0])
+            calls.append(Call(called, arguments, operation.name, macs, builder.bytes_of(operation, share.rows), slots))
     return calls
 
 
@@ -197,7 +222,7 @@ def _prepare(builder: StepBuilder, thread: int, name: str, image: Image, share: 
             "last": len(planes),
         }
         kernel = FillKernel(builder.element)
-        calls.append((kernel, tuple(kernel.signature.pack(fields)), 0, name))
+        calls.append(Call(kernel, tuple(kernel.signature.pack(fields)), name, bytes=elements * size * len(planes)))
 
     if share.keep[0] < share.keep[1]:
         copy = CopyKernel(1, builder.element)
@@ -213,7 +238,8 @@ def _prepare(builder: StepBuilder, thread: int, name: str, image: Image, share: 
             "first": 0,
             "last": len(planes),
         }
-        calls.append((copy, tuple(copy.signature.pack(fields)), 0, name))
+        moved = 2 * (share.keep[1] - share.keep[0]) * pitch * size * len(planes)
+        calls.append(Call(copy, tuple(copy.signature.pack(fields)), name, bytes=moved))
     lead = layout.window_lead(image)
     above = (share.top[1] - share.top[0]) * pitch
     if share.opens and not clean and layout.reads_border(image):

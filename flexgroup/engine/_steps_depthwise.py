@@ -22,11 +22,19 @@ def _depthwise(builder: StepBuilder, op: DepthwiseOp) -> Step:
     kernel, fields = depthwise_call(builder, op, (0, op.out.height), builder.place())
     macs = op.weight.size * op.out.height * op.out.width if op.is_layer else 0
     step = builder.by_range(op.name, kernel, fields, len(op.out.planes), macs)
+    step = replace(step, bytes=builder.bytes_of(op), slots=depthwise_slots(builder, op, op.out.height))
     if not op.is_layer:
-        return replace(step, bytes=builder.bytes_of(op))
+        return step
     useful = int((op.weight != 0).sum()) * op.out.height * op.out.width
     reason = "a depthwise window: bound by memory, so zeros are not skipped"
-    return replace(step, useful_macs=useful, bytes=builder.bytes_of(op), reason=reason)
+    return replace(step, useful_macs=useful, reason=reason)
+
+
+def depthwise_slots(builder: StepBuilder, op: DepthwiseOp, rows: int) -> float:
+    """The estimated cost of so many rows of the output, in the slots of `_choose`."""
+    vectors = -(-rows * builder.layout.pitch(op.out) // builder.layout.lanes)
+    entries = float(op.weight.shape[1] * op.weight.shape[2])
+    return float(len(op.out.planes)) * (20.0 + vectors * entries * (1.5 if op.stride == (1, 1) else 2.5))
 
 
 def depthwise_call(

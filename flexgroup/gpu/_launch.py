@@ -59,7 +59,9 @@ def launch(step: Step, parallelism: int) -> Launch:
     fields = dict(zip(kernel.signature.fields, part, strict=True))
     number = {name: value & ((1 << BASE_SHIFT) - 1) for name, value in fields.items()}
     cut = _CUTS[type(kernel)](kernel, number, parallelism)
-    regions = tuple(fields[name] >> BASE_SHIFT for name in ("source", "target") if name in fields) or (ARENA,)
+    # Copies go between any two regions, everything else stays in the arena.
+    ends = ("source", "target") if isinstance(kernel, CopyKernel) else ()
+    regions = tuple(fields[name] >> BASE_SHIFT for name in ends) or (ARENA,)
     arguments = (*(number | cut.replaced).values(), *cut.extra, cut.items)
     return Launch(cut.family, (*_element(kernel.element), *cut.options), regions, arguments, cut.items)
 

@@ -44,19 +44,19 @@ class SelfAttention(nn.Module):
 class Block(nn.Module):
     """Attention and a small perceptron, each with a residual; the norm before (``first``) or after."""
 
-    def __init__(self, features: int, heads: int, hidden: int, form: str, first: bool) -> None:
+    def __init__(self, features: int, heads: int, hidden: int, form: str, first: bool, gelu: bool = True) -> None:
         super().__init__()
         self.attn = SelfAttention(features, heads, form)
         self.norm1, self.norm2 = nn.LayerNorm(features), nn.LayerNorm(features)
         self.fc1, self.fc2 = nn.Linear(features, hidden), nn.Linear(hidden, features)
-        self.first = first
+        self.first, self.activation = first, F.gelu if gelu else torch.relu
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.first:
             x = x + self.attn(self.norm1(x))
-            return x + self.fc2(torch.relu(self.fc1(self.norm2(x))))
+            return x + self.fc2(self.activation(self.fc1(self.norm2(x))))
         x = self.norm1(x + self.attn(x))
-        return self.norm2(x + self.fc2(torch.relu(self.fc1(x))))
+        return self.norm2(x + self.fc2(self.activation(self.fc1(x))))
 
 
 class Patches(nn.Module):
@@ -98,6 +98,7 @@ def transformers(draw) -> tuple[nn.Module, tuple[int, ...]]:
             heads,
             draw(st.integers(1, 40)),
             draw(st.sampled_from(["timm", "chunk", "causal", "biased", "written", "einsum"])),
+            draw(st.booleans()),
             draw(st.booleans()),
         )
         for _ in range(draw(st.integers(1, 2)))

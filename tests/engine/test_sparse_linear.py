@@ -34,8 +34,8 @@ def matrices(draw) -> np.ndarray:
     return matrix
 
 
-def layer(matrix: np.ndarray) -> nn.Module:
-    model = nn.Sequential(nn.Linear(matrix.shape[1], matrix.shape[0]), nn.Hardtanh(-1.5, 2.5))
+def layer(matrix: np.ndarray, activation: nn.Module | None = None) -> nn.Module:
+    model = nn.Sequential(nn.Linear(matrix.shape[1], matrix.shape[0]), activation or nn.Hardtanh(-1.5, 2.5))
     randomise(model, 0)
     with torch.no_grad():
         model[0].weight.copy_(torch.from_numpy(matrix))
@@ -79,15 +79,26 @@ def test_every_form_means_the_same_to_its_numpy_twin(form, size, monkeypatch):
     force(monkeypatch, form, size)
 
     @settings(max_examples=15, deadline=None)
-    @given(matrices(), st.sampled_from(sorted(TARGETS)), st.integers(1, 3))
-    def check(matrix, target, threads):
-        model = layer(matrix)
+    @given(matrices(), st.sampled_from(sorted(TARGETS)), st.integers(1, 3), st.booleans())
+    def check(matrix, target, threads, curved):
+        model = layer(matrix, nn.GELU() if curved else None)
         x = torch.randn(1, matrix.shape[1])
         plan = plan_graph(optimize(from_torch(model, (x,))), TARGETS[target], threads=threads)
         (given,) = run_plan(plan, x[0].numpy())
         np.testing.assert_allclose(given, model(x)[0].detach().numpy(), atol=1e-5)
 
     check()
+
+
+@pytest.mark.parametrize("pattern", ["8x1 rows", "1x8 cols"])
+def test_an_activation_function_is_part_of_the_layer(pattern):
+    model = nn.Sequential(nn.Linear(256, 320), nn.GELU())
+    randomise(model, 0)
+    prune(model, pattern, 0.1)
+    x = torch.randn(3, 256)
+    compiled = flexgroup.compile(model, (x[:1],), threads=2)
+    assert [step.kernel.name for step in compiled.plan.steps][1].endswith("_gelu")
+    agree(model, compiled, x)
 
 
 @settings(max_examples=60, deadline=None)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-
 import numpy as np
 
 from flexgroup.engine import Plan
@@ -20,6 +18,7 @@ from flexgroup.kernels import (
 from flexgroup.kernels.emit import BASE_SHIFT
 from flexgroup.kernels.linear import UNROLL
 from tests.engine import twins_tokens
+from tests.engine.twins_curves import activated, number
 
 
 class Memory:
@@ -39,10 +38,6 @@ class Memory:
         """The numbers of a region, and the index of the one that a reference is to: offsets count from there."""
         region, offset = self.regions[reference >> BASE_SHIFT], reference & ((1 << BASE_SHIFT) - 1)
         return region[: len(region) - len(region) % 4].view(np.float32), offset // 4
-
-
-def number(bits: int) -> np.float32:
-    return np.float32(struct.unpack("<f", struct.pack("<I", bits))[0])
 
 
 def run_plan(plan: Plan, *inputs: np.ndarray) -> list[np.ndarray]:
@@ -99,7 +94,7 @@ def conv(kernel: ConvKernel, f: dict[str, int], memory: Memory, lanes: int) -> N
             value = sums[row] + bias[row]
             if kernel.residual:
                 value = value + residual[first_residual + residuals[row] // 4 + start :][:width]
-            value = np.clip(value, number(f["low"]), number(f["high"]))
+            value = activated(kernel, f, value)
             out = first_out + outputs[row] // 4 + start
             target[out : out + width] = np.where(mask[start : start + width], value, 0)
 
@@ -123,7 +118,7 @@ def depthwise(kernel: DepthwiseKernel, f: dict[str, int], memory: Memory, lanes:
                         at += (row * kernel.stride[0] + y * kernel.dilation) * f["source_row"] // 4
                         value = source[at : at + width * kernel.stride[1] : kernel.stride[1]]
                         total = np.maximum(total, value) if kernel.reduce == "max" else total + window[y, x] * value
-                value = np.clip(total, number(f["low"]), number(f["high"]))
+                value = activated(kernel, f, total)
                 out = first_out + outputs[plane] + row * f["target_row"] // 4 + start
                 target[out : out + width] = np.where(mask[start : start + width], value, 0)
 
@@ -158,7 +153,7 @@ def elementwise(kernel: ElementwiseKernel, f: dict[str, int], memory: Memory, la
             value = scale[plane] * x + shift[plane]
         else:
             value = scale[:count] * x + shift[:count]
-        value = np.clip(value, number(f["low"]), number(f["high"]))
+        value = activated(kernel, f, value)
         arena[tables[2][plane] :][:count] = np.where(mask, value, 0)
 
 
@@ -169,7 +164,7 @@ def linear(kernel: LinearKernel, f: dict[str, int], memory: Memory, lanes: int) 
     for block in range(f["first"], f["last"]):
         matrix = weights[block * columns * width :][: columns * width].reshape(columns, width)
         value = x @ matrix + memory.view(f["bias"])[block * width :][:width]
-        value = np.clip(value, number(f["low"]), number(f["high"]))
+        value = activated(kernel, f, value)
         memory.view(f["output"])[block * width :][:width] = value
 
 

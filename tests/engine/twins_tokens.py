@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,7 @@ from flexgroup.kernels import (
     SparseLinearKernel,
     TransposeKernel,
 )
-
-
-def number(bits: int) -> np.float32:
-    return np.float32(struct.unpack("<f", struct.pack("<I", bits))[0])
+from tests.engine.twins_curves import activated, number
 
 
 def gather(kernel: GatherKernel, f: dict[str, int], memory: Any, lanes: int) -> None:
@@ -129,8 +125,8 @@ def sparse_linear(kernel: SparseLinearKernel, f: dict[str, int], memory: Any, la
                 scratch[row] = scratch.get(row, 0) + weights[group] @ x[first : first + size]
     rows = range(f["first_vector"] * lanes, f["last_vector"] * lanes)
     sums = np.array([scratch.get(row, 0) for row in rows], np.float32)
-    value = np.clip(sums + memory.view(f["bias"])[rows.start : rows.stop], number(f["low"]), number(f["high"]))
-    memory.view(f["output"])[rows.start : rows.stop] = value
+    value = sums + memory.view(f["bias"])[rows.start : rows.stop]
+    memory.view(f["output"])[rows.start : rows.stop] = activated(kernel, f, value)
 
 
 TWINS = {
