@@ -32,9 +32,12 @@ def _depthwise(builder: StepBuilder, op: DepthwiseOp) -> Step:
 
 def depthwise_slots(builder: StepBuilder, op: DepthwiseOp, rows: int) -> float:
     """The estimated cost of so many rows of the output, in the slots of `_choose`."""
-    vectors = -(-rows * builder.layout.pitch(op.out) // builder.layout.lanes)
-    entries = float(op.weight.shape[1] * op.weight.shape[2])
-    return float(len(op.out.planes)) * (20.0 + vectors * entries * (1.5 if op.stride == (1, 1) else 2.5))
+    height, width = op.weight.shape[1:]
+    # Going down the rows, the first output row of a call costs as much as several.
+    extra = 0.6 * (height - 1) if op.stride == (1, 1) and form_of(builder, op) == "rows" else 0.0
+    vectors = (rows + extra) * builder.layout.pitch(op.out) / builder.layout.lanes
+    rate = 1.3 if op.stride == (1, 1) else 2.5
+    return float(len(op.out.planes)) * (20.0 + vectors * height * width * rate)
 
 
 def depthwise_call(
