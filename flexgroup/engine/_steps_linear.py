@@ -24,6 +24,7 @@ SIZES = (4, 8, 16)
 
 # One slot is a group of one weight. All weights are read once, so that wide vectors wait for the cache; a line is a
 # loop that often ends in a mispredicted branch. Fitted to measured kernels.
+SLOT = 2.0  # of the slots of `_choose`
 DENSE_VECTOR, DENSE_LANE = 0.4, 0.075
 GROUP, GROUP_WEIGHT = 0.8, 1 / 16
 LINE = {"columns": 7.0, "rows": 3.0}
@@ -66,12 +67,12 @@ def _linear(builder: StepBuilder, op: LinearOp) -> Step:
             if kept == op.weight.size
             else "too few zeros, or zeros too scattered, to be faster than dense"
         )
-        return replace(_dense(builder, op), useful_macs=kept, reason=why)
+        return replace(_dense(builder, op), useful_macs=kept, reason=why, slots=choice.slots * SLOT)
     group = f"{choice.size}x1" if choice.form == "columns" else f"1x{choice.size}"
     fill = kept / max(1, choice.groups * choice.size)
     gain = dense_slots / max(choice.slots, 1e-9)
     reason = f"{choice.groups} groups of {group}, {fill:.0%} full: predicted {gain:.1f}x faster than dense"
-    return _sparse(builder, op, choice, kept, reason)
+    return replace(_sparse(builder, op, choice, kept, reason), slots=choice.slots * SLOT)
 
 
 def _dense(builder: StepBuilder, op: LinearOp) -> Step:
@@ -89,7 +90,8 @@ def _dense(builder: StepBuilder, op: LinearOp) -> Step:
         "high": number(op.clamp.high),
     }
     kernel = LinearKernel(tile, builder.element, op.curve)
-    return builder.by_range(op.name, kernel, fields, len(weights), rows * columns)
+    step = builder.by_range(op.name, kernel, fields, len(weights), rows * columns)
+    return replace(step, bytes=weights.nbytes + (rows + columns) * builder.element.bytes)
 
 
 def _sparse(builder: StepBuilder, op: LinearOp, choice: LinearChoice, kept: int, reason: str) -> Step:
@@ -130,7 +132,8 @@ def _sparse(builder: StepBuilder, op: LinearOp, choice: LinearChoice, kept: int,
             "scratch": _at(builder, op.scratch) + (2 * thread + 1) * MARGIN * size,
         }
         parts.append(tuple(kernel.signature.pack(fields | part)))
-    return Step(op.name, kernel, tuple(parts), executed, kept, op.weight.size, reason)
+    moved = packed.weights.nbytes + packed.inputs.size * 4 + sum(op.weight.shape) * size
+    return Step(op.name, kernel, tuple(parts), executed, kept, op.weight.size, reason, bytes=moved)
 
 
 def _bands(starts: np.ndarray, ends: np.ndarray, vectors: int, lanes: int, threads: int) -> list[tuple[int, int]]:

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from flexgroup.engine._layout import External, Image, PlaneRef, Vector
-from flexgroup.engine._operations_tokens import AttentionOp, GatherOp, LayerNormOp, ProductOp, SoftmaxOp
+from flexgroup.engine._operations_tokens import (
+    AttentionOp,
+    GatherOp,
+    LayerNormOp,
+    ProductOp,
+    SoftmaxOp,
+    TokenOperation,
+    token_values,
+)
 from flexgroup.engine._plan import ARENA, FIRST_EXTERNAL, Step, number, reference
 from flexgroup.engine._view import Held, Indices, Source
 from flexgroup.kernels import CopyKernel, Target
@@ -29,6 +38,7 @@ Offsets = npt.NDArray[np.int64]
 SHORTEST_RUN = 4  # elements side by side from which on a copy is one of rectangles
 LARGEST_TRANSPOSE = 16
 NORM_TILE = 4
+EXP_SLOTS = 20  # of the softmax: multiply-adds that an exponential takes as long as
 SUMS_IN_FLIGHT = 10  # that hide the latency of a multiply-add
 
 
@@ -102,6 +112,8 @@ def _places(builder: StepBuilder, value: Source, rows: Indices, columns: Indices
         assert isinstance(value, Held)
         base = builder.constants.add(value.array)
     if columns[0].any() and len(planes) > 1:
+        if not rows[0].any():
+            return base, _bytes(rows, 0, pitch, size), planes[columns[0]] + _bytes(columns, 0, pitch, size)
         # Planes that are equally far apart: an address is the sum of its row's and its column's.
         step = planes[1] - planes[0]
         return base, _bytes(rows, step, pitch, size) + planes[0], _bytes(columns, step, pitch, size)
@@ -184,7 +196,8 @@ def _product(builder: StepBuilder, op: ProductOp) -> Step:
     }
     macs = op.blocks * rows * sums * op.out.height * op.out.width
     kernel = ProductKernel(op.transposed, height, tile, builder.element)
-    return builder.by_range(op.name, kernel, fields, op.blocks * tiles, macs)
+    step = builder.by_range(op.name, kernel, fields, op.blocks * tiles, macs)
+    return replace(step, slots=float(op.blocks * rows * sums * tiles * tile))
 
 
 def _attention(builder: StepBuilder, op: AttentionOp) -> Step:
@@ -226,7 +239,8 @@ def _attention(builder: StepBuilder, op: AttentionOp) -> Step:
         else None
         for thread, (first, last) in enumerate(pairwise(bounds))
     ]
-    return Step(op.name, kernel, tuple(parts), macs, macs, macs)
+    slots = op.heads * tiles * tile * keys * (fields["query_planes"] + width + EXP_SLOTS)
+    return Step(op.name, kernel, tuple(parts), macs, macs, macs, slots=float(slots))
 
 
 def _scores_mask(builder: StepBuilder, op: AttentionOp) -> npt.NDArray[np.float32]:
@@ -251,10 +265,23 @@ def _shape(target: Target, rows: int, vectors: int) -> tuple[int, int]:
     return height, -tile
 
 
+def _moved(builder: StepBuilder, op: TokenOperation) -> int:
+    """Bytes of activations that an operation reads and writes."""
+    if isinstance(op, GatherOp):
+        return 2 * op.from_rows.shape[1] * op.from_columns.shape[1] * builder.element.bytes
+    images = [value for value in token_values(op) if isinstance(value, Image)]
+    return sum(len(image.planes) * image.height * image.width for image in images) * builder.element.bytes
+
+
+def _counted(build: Callable[[StepBuilder, Any], Step]) -> Callable[[StepBuilder, Any], Step]:
+    """``build``, with what the step moves noted."""
+    return lambda builder, op: replace(build(builder, op), bytes=_moved(builder, op))
+
+
 BUILDERS: Mapping[type, Callable[..., Step]] = {
-    GatherOp: _gather,
-    LayerNormOp: _layer_norm,
-    SoftmaxOp: _softmax,
-    ProductOp: _product,
-    AttentionOp: _attention,
+    GatherOp: _counted(_gather),
+    LayerNormOp: _counted(_layer_norm),
+    SoftmaxOp: _counted(_softmax),
+    ProductOp: _counted(_product),
+    AttentionOp: _counted(_attention),
 }
