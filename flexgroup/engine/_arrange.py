@@ -212,14 +212,23 @@ def _positions(count: int, width: int) -> Indices:
     return result
 
 
+def simplified(seen: View) -> View | Image:
+    """The view, or the image of (channels, height, width) that it is: a list of planes, whatever their order."""
+    image = seen.source
+    if len(seen.axes) != 3 or not isinstance(image, Image) or not covers(seen) or not apart(seen):
+        return seen
+    _, height, width = seen.shape
+    alike = (image.height, image.width) == (height, width) and holds_planes(seen.axes[0])
+    natural = alike and in_order(seen.axes[1:], height, width)
+    return Image(planes_of(seen, [0]), height, width) if natural else seen
+
+
 def to_image(lowering: Lowering, name: str, seen: View) -> Image:
     """A value of three axes as channels, height and width."""
     _, height, width = seen.shape
-    image = seen.source
-    if isinstance(image, Image) and covers(seen) and apart(seen) and (image.height, image.width) == (height, width):
-        natural = holds_planes(seen.axes[0]) and in_order(seen.axes[1:], height, width)
-        if natural:
-            return Image(planes_of(seen, [0]), height, width)
+    image = simplified(seen)
+    if isinstance(image, Image):
+        return image
     result = copied(lowering, name, seen, [0], (height, width)).source
     assert isinstance(result, Image)
     return result

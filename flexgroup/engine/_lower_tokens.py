@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flexgroup.engine import _lower_layers, _lower_moves
-from flexgroup.engine._arrange import copied, gather, is_ordinary, like, to_external, tokens, view
+from flexgroup.engine._arrange import copied, gather, is_ordinary, like, simplified, to_external, tokens, view
 from flexgroup.engine._layout import External, Image, Vector
 from flexgroup.engine._operations import ConvOp, Tap
 from flexgroup.engine._operations_tokens import AttentionOp, LayerNormOp, ProductOp, SoftmaxOp
@@ -141,12 +141,12 @@ def _reshape(lowering: Lowering, node: ir.Node, op: ir.Reshape | ir.Flatten) -> 
         to_rows, to_columns = (indices([placed.axes[axis] for axis in chosen]) for chosen in (rows, columns))
         gather(lowering, node.name, seen, flat, rows, columns, to_rows, to_columns)
         return view_of(flat, shape)
-    return View(seen.source, axes, seen.start)
+    return simplified(View(seen.source, axes, seen.start))
 
 
 def _permute(lowering: Lowering, node: ir.Node, op: ir.Permute) -> Value:
     seen = view(lowering, node.inputs[0])
-    return View(seen.source, tuple(seen.axes[axis] for axis in op.axes), seen.start)
+    return simplified(View(seen.source, tuple(seen.axes[axis] for axis in op.axes), seen.start))
 
 
 def _constant(lowering: Lowering, node: ir.Node, op: ir.Constant) -> Value:
@@ -162,7 +162,7 @@ def _slice(lowering: Lowering, node: ir.Node, op: ir.Slice) -> Value:
     if cut is None:
         cut = sliced(copied(lowering, name, seen, [op.axis]), op.axis, op.start, op.stop, op.step)
     assert cut is not None
-    return cut
+    return simplified(cut)
 
 
 def _concat(lowering: Lowering, node: ir.Node, op: ir.Concat) -> Value:
