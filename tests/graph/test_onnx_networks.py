@@ -84,14 +84,14 @@ def rapidocr() -> Path:
     return Path(found.origin).parent / "models"
 
 
-@pytest.mark.parametrize(
-    ("name", "shape"),
-    [
-        ("ch_ppocr_mobile_v2.0_cls_infer", (1, 3, 48, 192)),  # says which way up a line of text is: opset 11
-        ("ch_PP-OCRv4_det_infer", (1, 3, 96, 128)),  # finds text: opset 12, resizing and transposed convolutions
-        ("ch_PP-OCRv4_rec_infer", (1, 3, 48, 160)),  # reads it: opset 12, attention written out in small operators
-    ],
-)
+TEXT_NETWORKS = {
+    "ch_ppocr_mobile_v2.0_cls_infer": (1, 3, 48, 192),  # says which way up a line of text is: opset 11
+    "ch_PP-OCRv4_det_infer": (1, 3, 96, 128),  # finds text: opset 12, resizing and transposed convolutions
+    "ch_PP-OCRv4_rec_infer": (1, 3, 48, 160),  # reads it: opset 12, attention written out in small operators
+}
+
+
+@pytest.mark.parametrize(("name", "shape"), TEXT_NETWORKS.items())
 def test_networks_that_read_text(rapidocr, name, shape):
     path = rapidocr / f"{name}.onnx"
     with pytest.raises(FlexgroupError, match="with sizes left open; give them"):
@@ -99,10 +99,7 @@ def test_networks_that_read_text(rapidocr, name, shape):
     same_as_onnxruntime(path, [shape], tolerance=2e-5)
 
 
-@pytest.mark.parametrize(
-    ("name", "shape"),
-    [("ch_ppocr_mobile_v2.0_cls_infer", (1, 3, 48, 192)), ("ch_PP-OCRv4_rec_infer", (1, 3, 48, 160))],
-)
+@pytest.mark.parametrize(("name", "shape"), TEXT_NETWORKS.items())
 def test_compiled_networks_read_as_onnx_runtime_does(rapidocr, name, shape):
     path = rapidocr / f"{name}.onnx"
     runtime = pytest.importorskip("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
