@@ -42,10 +42,10 @@ def plan(*steps: Step, threads: int = 1) -> Plan:
 A = Step("a", CONV, ((1,),), macs=300, useful_macs=200, dense_macs=800, reason="fast", bytes=500)
 BANDED = (
     Step("in", COPY, ((1,),), bytes=4000),
-    replace(A, chain=0, predicted=2e-6),
+    replace(A, chain=0, slots=2.0),
     Step("b", FILL, ((1,),), chain=0),
     Step("b", CONV, ((1,),), macs=100, useful_macs=100, dense_macs=100, chain=0),
-    replace(A, dense_macs=0, useful_macs=0, chain=0, predicted=1e-6),
+    replace(A, dense_macs=0, useful_macs=0, chain=0, slots=1.0),
     Step("b", CONV, ((1,),), macs=100, chain=0),
 )
 SECONDS = np.array([[1.0, 2, 1, 3, 2, 4]])
@@ -174,14 +174,16 @@ def test_a_compiled_network_knows_its_memory():
     assert str(Memory(3 << 20, 1 << 19)) == "activations 3.0 MiB, constants 0.5 MiB"
 
 
-def test_an_explanation_adds_up_the_calls_of_a_layer_and_names_the_chains():
+def test_an_explanation_adds_up_the_calls_of_a_layer_and_names_the_chains(monkeypatch):
+    monkeypatch.setattr("flexgroup.engine._explain.measured_machine", lambda: MACHINE)
     explanation = explain_plan(plan(*BANDED))
     a, b = explanation.layers
     assert (a.name, a.kernel, a.macs, a.dense_macs, a.calls, a.chain, a.reason) == (
         *("a", CONV.name, 600, 800, 2, 0, "fast"),
     )
     assert a.sparsity == 0.75
-    assert a.predicted_us == pytest.approx(3)
+    # Three vector multiply-adds on a machine of 1000 operations a second.
+    assert a.predicted_us == pytest.approx(1e6 * 3 * 2 * host_target().lanes(F32) / 1000)
     assert (b.macs, b.calls, b.predicted_us) == (200, 3, 0)
     assert explanation.chains == (("a", "b"),)
     text = str(explanation)
@@ -192,7 +194,7 @@ def test_an_explanation_adds_up_the_calls_of_a_layer_and_names_the_chains():
 
 
 def test_layers_without_a_prediction_or_a_chain_do_not_mention_them():
-    text = str(explain_plan(plan(replace(A, predicted=0.0))))
+    text = str(explain_plan(plan(replace(A, slots=0.0))))
     assert "predicted" not in text
     assert "band" not in text
     assert "calls" not in text

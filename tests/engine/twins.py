@@ -9,7 +9,6 @@ from flexgroup.kernels import (
     ConvKernel,
     CopyKernel,
     DepthwiseKernel,
-    ElementwiseKernel,
     FillKernel,
     LinearKernel,
     MeanKernel,
@@ -17,7 +16,7 @@ from flexgroup.kernels import (
 )
 from flexgroup.kernels.emit import BASE_SHIFT
 from flexgroup.kernels.linear import UNROLL
-from tests.engine import twins_tokens
+from tests.engine import twins_gates, twins_tokens
 from tests.engine.twins_curves import activated, number
 
 
@@ -54,10 +53,10 @@ def run_plan(plan: Plan, *inputs: np.ndarray) -> list[np.ndarray]:
         DepthwiseKernel: depthwise,
         FillKernel: fill,
         CopyKernel: copy,
-        ElementwiseKernel: elementwise,
         LinearKernel: linear,
         MeanKernel: mean,
         PoolKernel: pool,
+        **twins_gates.TWINS,
         **twins_tokens.TWINS,
     }
     lanes = plan.target.lanes(plan.element)
@@ -138,23 +137,6 @@ def copy(kernel: CopyKernel, f: dict[str, int], memory: Memory, lanes: int) -> N
             write = first_out + (targets[plane] + row * f["target_row"]) // 4
             for column in range(f["columns"]):
                 target[write + column] = source[read + column * kernel.step]
-
-
-def elementwise(kernel: ElementwiseKernel, f: dict[str, int], memory: Memory, lanes: int) -> None:
-    count = f["vectors"] * lanes
-    arena, mask = memory.view(f["arena"]), memory.view(f["mask"], np.int32, count)
-    tables = [memory.view(f[name], np.int32) // 4 for name in ("first_inputs", "second_inputs", "outputs")]
-    scale, shift = memory.view(f["scale"]), memory.view(f["shift"])
-    for plane in range(f["first"], f["last"]):
-        x, y = (arena[table[plane] :][:count] for table in tables[:2])
-        if kernel.form == "add":
-            value = x + y
-        elif kernel.form == "affine":
-            value = scale[plane] * x + shift[plane]
-        else:
-            value = scale[:count] * x + shift[:count]
-        value = activated(kernel, f, value)
-        arena[tables[2][plane] :][:count] = np.where(mask, value, 0)
 
 
 def linear(kernel: LinearKernel, f: dict[str, int], memory: Memory, lanes: int) -> None:

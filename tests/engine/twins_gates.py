@@ -1,0 +1,60 @@
+"""Sums, products, gates and resizing once more, slowly and readably, in numpy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from flexgroup.kernels import ElementwiseKernel, ResizeKernel
+from tests.engine.twins_curves import activated
+
+
+def elementwise(kernel: ElementwiseKernel, f: dict[str, int], memory: Any, lanes: int) -> None:
+    count = f["vectors"] * lanes
+    arena, mask = memory.view(f["arena"]), memory.view(f["mask"], np.int32, count)
+    tables = [memory.view(f[name], np.int32) // 4 for name in ("first_inputs", "second_inputs", "outputs")]
+    scale, shift = memory.view(f["scale"]), memory.view(f["shift"])
+    for plane in range(f["first"], f["last"]):
+        x, y = (arena[table[plane] :][:count] for table in tables[:2])
+        value = {
+            "add": lambda x, y, _: x + y,
+            "mul": lambda x, y, _: x * y,
+            "add_each": lambda x, y, _: x + y[0],
+            "mul_each": lambda x, y, _: x * y[0],
+            "affine": lambda x, _, plane: scale[plane] * x + shift[plane],
+            "scale": lambda x, *_: scale[:count] * x + shift[:count],
+        }[kernel.form](x, y, plane)
+        arena[tables[2][plane] :][:count] = np.where(mask, activated(kernel, f, value), 0)
+
+
+def resize(kernel: ResizeKernel, f: dict[str, int], memory: Any, lanes: int) -> None:
+    """One number after another. Scratch is left alone: it is where a column's offset says which column that is."""
+    arena, size = memory.view(f["arena"]), kernel.element.bytes
+    inputs, outputs = (memory.view(f[name], np.int32) // size for name in ("inputs", "outputs"))
+    row_taps, column_taps = f["row_taps"], f["column_taps"]
+    row_offsets = memory.view(f["row_offsets"], np.int32) // size
+    row_weights, column_weights = memory.view(f["row_weights"]), memory.view(f["column_weights"])
+    columns = memory.view(f["column_offsets"], np.int32) // (lanes * size)
+    mask = memory.view(f["mask"], np.int32, f["output_blocks"] * lanes)
+    new_row = memory.view(f["new_row"], np.int32)
+    for item in range(f["first"], f["last"]):
+        block, band = divmod(item, f["bands"])
+        for plane in range(block * lanes, (block + 1) * lanes):
+            for row in range(band * f["band_rows"], min((band + 1) * f["band_rows"], f["rows"])):
+                taps = slice(row * row_taps, (row + 1) * row_taps)
+                if not new_row[row]:
+                    before = slice(taps.start - row_taps, taps.start)
+                    assert (row_offsets[taps] == row_offsets[before]).all()
+                    assert (row_weights[taps] == row_weights[before]).all()
+                width = f["input_blocks"] * lanes
+                rows = [arena[inputs[plane] + offset :][:width] for offset in row_offsets[taps]]
+                summed = sum(weight * values for weight, values in zip(row_weights[taps], rows, strict=True))
+                for column in np.flatnonzero(mask):
+                    first, lane = divmod(int(column), lanes)
+                    at = [(first * column_taps + tap) * lanes + lane for tap in range(column_taps)]
+                    out = outputs[plane] + row * f["output_row"] // size + column
+                    arena[out] = sum(column_weights[i] * summed[columns[i]] for i in at)
+
+
+TWINS = {ElementwiseKernel: elementwise, ResizeKernel: resize}
