@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 def _resize(lowering: Lowering, node: ir.Node, op: ir.Resize) -> Value:
     image, layout = lowering.image(node.inputs[0]), lowering.layout
     out = lowering.new_output(node)
-    for buffer in {ref.buffer for ref in out.planes}:
-        layout.buffers[buffer].slack = layout.lanes  # the last vector of a row is stored whole
+    if out.width < layout.lanes:
+        for buffer in {ref.buffer for ref in out.planes}:
+            layout.buffers[buffer].slack = layout.lanes  # rows are stored as whole vectors
     columns = -(-image.width // layout.lanes) * layout.lanes
     scratch = layout.new_vector(layout.threads * columns * layout.lanes)
     lowering.append(ResizeOp(node.name, op.rows, op.columns, image, out, scratch))

@@ -31,17 +31,18 @@ def taps_of(matrix: Array) -> tuple[npt.NDArray[np.int64], Array]:
 def _resize(builder: StepBuilder, op: ResizeOp) -> Step:
     layout, lanes, size = builder.layout, builder.layout.lanes, builder.element.bytes
     rows, row_weights = taps_of(op.rows)
-    columns, column_weights = (_in_blocks(table, lanes) for table in taps_of(op.columns))
+    starts = _starts(op.out.width, lanes)
+    columns, column_weights = (_in_blocks(table, starts, lanes) for table in taps_of(op.columns))
     new_row = np.ones(len(rows), np.int32)
     same = (rows[1:] == rows[:-1]) & (row_weights[1:] == row_weights[:-1])
     new_row[1:] = ~same.all(axis=1)
     planes = len(op.out.planes)
     blocks = -(-planes // lanes)
     beyond = blocks * lanes - planes
-    bands = 1 if blocks >= 4 * builder.threads else min(builder.threads, len(rows))
-    output_blocks, input_blocks = len(columns), -(-op.image.width // lanes)
-    mask = np.zeros(output_blocks * lanes, np.int32)
-    mask[: op.out.width] = -1
+    # The rows of narrow images overlap, and have to be written in order.
+    bands = 1 if blocks >= 4 * builder.threads or op.out.width < lanes else min(builder.threads, len(rows))
+    input_blocks = -(-op.image.width // lanes)
+    mask = np.where(np.arange(lanes) < op.out.width, -1, 0).astype(np.int32)
     inputs, outputs = builder.planes(op.image), builder.planes(op.out)
     fields = {
         "inputs": builder.table(inputs + inputs[-1:] * beyond),
@@ -54,9 +55,10 @@ def _resize(builder: StepBuilder, op: ResizeOp) -> Step:
         "column_offsets": builder.table(np.asarray(columns, np.int64) * lanes * size),
         "column_weights": builder.constants.add(column_weights),
         "column_taps": columns.shape[1],
+        "places": builder.table(starts * size),
         "mask": builder.constants.add(mask),
         "input_blocks": input_blocks,
-        "output_blocks": output_blocks,
+        "output_blocks": len(starts),
         "rows": len(rows),
         "output_row": layout.pitch(op.out) * size,
         "bands": bands,
@@ -74,12 +76,16 @@ def _resize(builder: StepBuilder, op: ResizeOp) -> Step:
     return Step(op.name, kernel, tuple(parts))
 
 
-def _in_blocks(table: npt.NDArray[np.generic], lanes: int) -> npt.NDArray[np.generic]:
+def _starts(count: int, lanes: int) -> npt.NDArray[np.int64]:
+    """The first columns of the blocks that cover ``count`` columns: the last one ends with the row, if it can."""
+    return np.minimum(np.arange(0, count, lanes), max(0, count - lanes))
+
+
+def _in_blocks(table: npt.NDArray[np.generic], starts: npt.NDArray[np.int64], lanes: int) -> npt.NDArray[np.generic]:
     """(columns, taps) as (blocks of columns, taps, lanes), zeros beyond the last column."""
-    count, taps = table.shape
-    padded = np.zeros((-(-count // lanes) * lanes, taps), table.dtype)
-    padded[:count] = table
-    return np.ascontiguousarray(padded.reshape(-1, lanes, taps).transpose(0, 2, 1))
+    padded = np.zeros((max(len(table), lanes), table.shape[1]), table.dtype)
+    padded[: len(table)] = table
+    return np.ascontiguousarray(padded[starts[:, None] + np.arange(lanes)].transpose(0, 2, 1))
 
 
 BUILDERS: Mapping[type, Callable[..., Step]] = {ResizeOp: _resize}

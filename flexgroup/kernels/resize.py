@@ -29,7 +29,8 @@ SIGNATURE = Signature(
         "column_offsets",  # int32 a block of columns, tap and column of the block: bytes into scratch
         "column_weights",
         "column_taps",
-        "mask",  # int32 a column: -1 inside the image, 0 beyond its end
+        "places",  # int32 a block of columns: bytes from a row's beginning; the last two may overlap
+        "mask",  # int32 a column of a block: -1 inside the image, 0 beyond its end
         "input_blocks",  # of columns
         "output_blocks",
         "rows",
@@ -116,7 +117,8 @@ class _Emitter:
         k = self.k
         b = k.builder
         offsets, weights = k.address("column_offsets"), k.address("column_weights")
-        bits = ir.VectorType(I32, self.lanes)
+        places, bits = k.address("places"), ir.VectorType(I32, self.lanes)
+        inside = k.load(self.mask, bits, self.width)
         planes = self._planes(self.outputs, plane)
         with k.loop(0, k.arg("output_blocks")) as blocks:
             first_tap = b.mul(blocks.index, self.column_taps)
@@ -128,8 +130,7 @@ class _Emitter:
                     weight = k.splat(k.load(weights, k.element.ir, self.size, self._scaled(entry, self.size)))
                     column = k.load(self.scratch, k.vector, self.width, k.load_index(offsets, entry))
                     taps.next.append(k.fma(weight, column, total))
-            at = b.mul(blocks.index, ir.Constant(I64, self.width))
-            inside = k.load(self.mask, bits, self.width, at)
+            at = k.load_index(places, blocks.index)
             for base, value in zip(planes, transposed(k, taps.results), strict=True):
                 value = b.bitcast(b.and_(b.bitcast(value, bits), inside), k.vector)
                 k.store(value, base, self.size, b.add(at, output))

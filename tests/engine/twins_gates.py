@@ -36,7 +36,8 @@ def resize(kernel: ResizeKernel, f: dict[str, int], memory: Any, lanes: int) -> 
     row_offsets = memory.view(f["row_offsets"], np.int32) // size
     row_weights, column_weights = memory.view(f["row_weights"]), memory.view(f["column_weights"])
     columns = memory.view(f["column_offsets"], np.int32) // (lanes * size)
-    mask = memory.view(f["mask"], np.int32, f["output_blocks"] * lanes)
+    mask = memory.view(f["mask"], np.int32, lanes)
+    places = memory.view(f["places"], np.int32, f["output_blocks"]) // size
     new_row = memory.view(f["new_row"], np.int32)
     for item in range(f["first"], f["last"]):
         block, band = divmod(item, f["bands"])
@@ -50,11 +51,11 @@ def resize(kernel: ResizeKernel, f: dict[str, int], memory: Any, lanes: int) -> 
                 width = f["input_blocks"] * lanes
                 rows = [arena[inputs[plane] + offset :][:width] for offset in row_offsets[taps]]
                 summed = sum(weight * values for weight, values in zip(row_weights[taps], rows, strict=True))
-                for column in np.flatnonzero(mask):
-                    first, lane = divmod(int(column), lanes)
-                    at = [(first * column_taps + tap) * lanes + lane for tap in range(column_taps)]
-                    out = outputs[plane] + row * f["output_row"] // size + column
-                    arena[out] = sum(column_weights[i] * summed[columns[i]] for i in at)
+                for first, place in enumerate(places):
+                    for lane in range(lanes):
+                        at = [(first * column_taps + tap) * lanes + lane for tap in range(column_taps)]
+                        value = sum(column_weights[i] * summed[columns[i]] for i in at) if mask[lane] else 0
+                        arena[outputs[plane] + row * f["output_row"] // size + place + lane] = value
 
 
 TWINS = {ElementwiseKernel: elementwise, ResizeKernel: resize}
