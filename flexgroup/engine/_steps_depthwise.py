@@ -32,7 +32,7 @@ def _depthwise(builder: StepBuilder, op: DepthwiseOp) -> Step:
 
 def depthwise_slots(builder: StepBuilder, op: DepthwiseOp, rows: int) -> float:
     """The estimated cost of so many rows of the output, in the slots of `_choose`."""
-    height, width = op.weight.shape[1:]
+    height, width = (int(size) for size in op.weight.shape[1:])
     # Going down the rows, the first output row of a call costs as much as several.
     extra = 0.6 * (height - 1) if op.stride == (1, 1) and form_of(builder, op) == "rows" else 0.0
     vectors = (rows + extra) * builder.layout.pitch(op.out) / builder.layout.lanes

@@ -268,7 +268,7 @@ def _shape(target: Target, rows: int, vectors: int) -> tuple[int, int]:
 def _moved(builder: StepBuilder, op: TokenOperation) -> int:
     """Bytes of activations that an operation reads and writes."""
     if isinstance(op, GatherOp):
-        return 2 * op.from_rows.shape[1] * op.from_columns.shape[1] * builder.element.bytes
+        return int(2 * op.from_rows.shape[1] * op.from_columns.shape[1] * builder.element.bytes)
     images = [value for value in token_values(op) if isinstance(value, Image)]
     return sum(len(image.planes) * image.height * image.width for image in images) * builder.element.bytes
 
