@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import torch
 from hypothesis import strategies as st
 from torch import nn
 
 from flexgroup import Groups, select
+
+TIMES = int(os.environ.get("FLEXGROUP_EXAMPLES", "1"))
+
+
+def examples(count: int) -> int:
+    """How many random cases a test tries: ``FLEXGROUP_EXAMPLES=50 pytest tests/engine`` tries 50 times as many."""
+    return count * TIMES
+
 
 PATTERNS = ["dense", "1x1", "2x1 rows", "4x1 rows", "8x1 rows", "4x1", "2x2 cols"]
 

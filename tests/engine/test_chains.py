@@ -17,7 +17,7 @@ from flexgroup.engine._layout import Image, PlaneRef
 from flexgroup.engine._rows import Rows, Use
 from flexgroup.graph import from_torch, optimize
 from flexgroup.kernels import TARGETS, host_target
-from tests.engine.networks import PATTERNS, networks, prune, randomise
+from tests.engine.networks import PATTERNS, examples, networks, prune, randomise
 from tests.engine.twins import run_plan
 
 TINY = 2048  # bytes of cache: every image is too large for it
@@ -71,7 +71,7 @@ def chains_of(plan: Plan) -> set[int]:
     return {step.chain for step in plan.steps if step.chain >= 0}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.one_of(deep_networks(), networks()), st.sampled_from(PATTERNS), st.sampled_from([1024, 4096, 16384]))
 def test_bands_change_nothing_for_any_number_of_threads(case, pattern, cache):
     model, shape = case
@@ -89,7 +89,7 @@ def test_bands_change_nothing_for_any_number_of_threads(case, pattern, cache):
     assert all(torch.equal(results[0], other) for other in results[1:])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(deep_networks(), st.sampled_from(PATTERNS), st.sampled_from(sorted(TARGETS)), st.integers(1, 3))
 def test_banded_plans_mean_the_same_to_the_numpy_twins(case, pattern, target, threads):
     """The twins' scratch holds NaN at first: nothing is read that was not written before."""

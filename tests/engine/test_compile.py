@@ -18,7 +18,7 @@ from flexgroup.engine import plan_graph
 from flexgroup.graph import Clamp, Graph, Node, from_torch, optimize
 from flexgroup.kernels import TARGETS, host_target
 from flexgroup.zoo import build
-from tests.engine.networks import PATTERNS, Residual, convolutions, networks, prune, randomise
+from tests.engine.networks import PATTERNS, Residual, convolutions, examples, networks, prune, randomise
 from tests.engine.twins import run_plan
 
 HOST = host_target()
@@ -35,7 +35,7 @@ def agree(model: nn.Module, compiled: flexgroup.CompiledModel, x: torch.Tensor) 
     assert float((given - expected).abs().max()) <= 1e-4 * scale
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(convolutions(), st.sampled_from(PATTERNS), st.sampled_from(RUNNABLE), st.integers(1, 3), st.integers(1, 3))
 def test_any_convolution_agrees_with_torch(case, pattern, target, threads, batch):
     conv, shape = case
@@ -45,7 +45,7 @@ def test_any_convolution_agrees_with_torch(case, pattern, target, threads, batch
     agree(conv, compiled, torch.randn(batch, *shape))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(networks(), st.sampled_from(PATTERNS), st.sampled_from(RUNNABLE), st.integers(1, 3), st.integers(1, 3))
 def test_any_network_agrees_with_torch_run_after_run(case, pattern, target, threads, batch):
     model, shape = case
@@ -55,7 +55,7 @@ def test_any_network_agrees_with_torch_run_after_run(case, pattern, target, thre
         agree(model, compiled, torch.randn(batch, *shape))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(networks(), st.sampled_from(PATTERNS), st.sampled_from(sorted(TARGETS)), st.integers(1, 2))
 def test_the_plan_means_the_same_to_the_numpy_twins(case, pattern, target, threads):
     model, shape = case
