@@ -53,7 +53,7 @@ class Device:
 
     def _build(self, family: str, options: tuple[str, ...]) -> Any:
         folder = resources.files("flexgroup.gpu") / "kernels"
-        text = "\n".join((folder / f"{name}.cl").read_text(encoding="utf-8") for name in ("common", family))
+        text = "\n".join((folder / f"{name}.cl").read_text(encoding="utf-8") for name in ("common", "curves", family))
         definitions = [word for option in options for word in ("-D", option)]
         try:
             with warnings.catch_warnings():

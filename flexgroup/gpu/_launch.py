@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from flexgroup._errors import FlexgroupError
 from flexgroup.engine import Step
 from flexgroup.engine._plan import ARENA
+from flexgroup.graph.ir import slope_of
 from flexgroup.kernels import (
     BASE_SHIFT,
     ConvKernel,
     CopyKernel,
     Element,
     ElementwiseKernel,
+    GatherKernel,
     LinearKernel,
     MeanKernel,
     PoolKernel,
+    ResizeKernel,
     Target,
+    TransposeKernel,
 )
 
 # Sixteen bytes are the widest load of a GPU. The number of registers bounds a work-item's sums, rows x tile vectors.
@@ -42,6 +48,17 @@ class Launch:
     items: int
 
 
+def check_supported(steps: Iterable[Step]) -> None:
+    """Raise one `FlexgroupError` that names every layer of a plan which there is no OpenCL code for."""
+    missing = [step for step in steps if type(step.kernel) not in _CUTS]
+    if missing:
+        layers = dict.fromkeys(f"{step.name!r} ({step.kernel.name.partition('_')[0]})" for step in missing)
+        raise FlexgroupError(
+            f"there is no OpenCL code yet for {', '.join(layers)}; compile the network for the CPU, or the part of it "
+            f"that is convolutions for the GPU"
+        )
+
+
 def launch(step: Step, parallelism: int) -> Launch:
     """The OpenCL call that runs ``step`` of a plan for one thread on a device for ``parallelism`` work-items.
 
@@ -49,21 +66,17 @@ def launch(step: Step, parallelism: int) -> Launch:
     only OpenCL needs: how the work is cut.
     """
     kernel: Any = step.kernel
-    if type(kernel) not in _CUTS:
-        raise FlexgroupError(
-            f"layer {step.name!r} runs as {kernel.name}, which there is no OpenCL code for yet; compile the network "
-            f"for the CPU, or the part of it that is convolutions for the GPU"
-        )
     part = step.parts[0]
     assert part is not None, "a plan for one thread has work in every step"
     fields = dict(zip(kernel.signature.fields, part, strict=True))
     number = {name: value & ((1 << BASE_SHIFT) - 1) for name, value in fields.items()}
     cut = _CUTS[type(kernel)](kernel, number, parallelism)
     # Copies go between any two regions, everything else stays in the arena.
-    ends = ("source", "target") if isinstance(kernel, CopyKernel) else ()
+    ends = ("source", "target") if isinstance(kernel, CopyKernel | GatherKernel | TransposeKernel) else ()
     regions = tuple(fields[name] >> BASE_SHIFT for name in ends) or (ARENA,)
     arguments = (*(number | cut.replaced).values(), *cut.extra, cut.items)
-    return Launch(cut.family, (*_element(kernel.element), *cut.options), regions, arguments, cut.items)
+    options = (*_element(kernel.element), *_curve(getattr(kernel, "curve", "")), *cut.options)
+    return Launch(cut.family, options, regions, arguments, cut.items)
 
 
 @dataclass(frozen=True)
@@ -80,6 +93,13 @@ class _Cut:
 def _element(element: Element) -> tuple[str, ...]:
     number, condition = _TYPES[element.name]
     return f"ELEMENT={number}", f"CONDITION={condition}", f"LANES={OPENCL.lanes(element)}"
+
+
+def _curve(name: str) -> tuple[str, ...]:
+    slope = slope_of(name)
+    if slope is None:
+        return (f"CURVE={name.upper()}",) if name else ()
+    return "CURVE=LEAKY_RELU", f"SLOPE={int(np.float32(slope).view(np.uint32))}u"
 
 
 def _conv(kernel: ConvKernel, fields: dict[str, int], parallelism: int) -> _Cut:
@@ -110,6 +130,14 @@ def _copy(kernel: CopyKernel, fields: dict[str, int], parallelism: int) -> _Cut:
     return _Cut("copy", (f"STEP={kernel.step}",), _span(fields) * fields["rows"] * chunks, (chunks,))
 
 
+def _gather(kernel: GatherKernel, fields: dict[str, int], parallelism: int) -> _Cut:
+    return _Cut("gather", (), _span(fields) * fields["columns"])
+
+
+def _transpose(kernel: TransposeKernel, fields: dict[str, int], parallelism: int) -> _Cut:
+    return _Cut("transpose", (), fields["rows"] * fields["columns"])
+
+
 def _elementwise(kernel: ElementwiseKernel, fields: dict[str, int], parallelism: int) -> _Cut:
     return _Cut("elementwise", (f"FORM={kernel.form.upper()}",), _span(fields) * fields["vectors"])
 
@@ -126,6 +154,11 @@ def _linear(kernel: LinearKernel, fields: dict[str, int], parallelism: int) -> _
     return _Cut("linear", (f"TILE={kernel.tile}",), _span(fields) * kernel.tile)
 
 
+def _resize(kernel: ResizeKernel, fields: dict[str, int], parallelism: int) -> _Cut:
+    planes = _span(fields) // fields["bands"] * OPENCL.lanes(kernel.element)
+    return _Cut("resize", (), planes * fields["rows"] * fields["output_blocks"])
+
+
 def _span(fields: dict[str, int]) -> int:
     return fields["last"] - fields["first"]
 
@@ -134,7 +167,10 @@ _CUTS: dict[type, Callable[[Any, dict[str, int], int], _Cut]] = {
     ConvKernel: _conv,
     CopyKernel: _copy,
     ElementwiseKernel: _elementwise,
+    GatherKernel: _gather,
     LinearKernel: _linear,
     MeanKernel: _mean,
     PoolKernel: _pool,
+    ResizeKernel: _resize,
+    TransposeKernel: _transpose,
 }

@@ -13,7 +13,7 @@ from flexgroup._errors import FlexgroupError
 from flexgroup.engine import Plan
 from flexgroup.engine._plan import ARENA, CONSTANTS, FIRST_EXTERNAL
 from flexgroup.gpu._device import Device
-from flexgroup.gpu._launch import Launch, launch
+from flexgroup.gpu._launch import Launch, check_supported, launch
 
 ADDRESSABLE = 1 << 31  # bytes that the kernels' tables of 32-bit offsets can reach
 
@@ -41,6 +41,7 @@ class Program:
                 f"the network takes {plan.constants.nbytes >> 20} MiB of weights and {plan.arena_bytes >> 20} MiB of "
                 f"activations an image, but OpenCL code reaches {ADDRESSABLE >> 20} MiB of each; use smaller inputs"
             )
+        check_supported(plan.steps)
         self.plan = plan
         self.device = device
         self._busy = threading.Lock()
@@ -129,7 +130,9 @@ class Program:
             call.kernel.set_arg(0, self._regions[CONSTANTS])
             for i, region in enumerate(call.launch.regions):
                 call.kernel.set_arg(1 + 2 * i, self._regions[region])
-                call.kernel.set_arg(2 + 2 * i, np.uint32(self._images[region] // self.plan.element.bytes))
+                # Constants are the same for every image.
+                own = self._images[region] if region != CONSTANTS else 0
+                call.kernel.set_arg(2 + 2 * i, np.uint32(own // self.plan.element.bytes))
 
     def _buffer(self, size: int) -> Any:
         cl = self.device.cl

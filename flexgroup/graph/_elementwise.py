@@ -138,6 +138,8 @@ RULES: Mapping[str, Rule] = {
     "aten.sub": _sub,
     "aten.subtract": _sub,
     "aten.rsub": _rsub,
+    "aten.neg": lambda call: _affine(call, call.activation("self"), -1.0, 0.0),
+    "aten.negative": lambda call: _affine(call, call.activation("self"), -1.0, 0.0),
     "aten.mul": _mul,
     "aten.multiply": _mul,
     "aten.div": _div,

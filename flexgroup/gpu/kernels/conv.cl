@@ -42,7 +42,7 @@ static inline void store_row(const VECTOR *sums, __global ELEMENT *output, Numbe
 #if RESIDUAL
         value += LOAD(residual + t * LANES);
 #endif
-        if (t >= skip) STORE(masked(clamped(value, low, high), mask + t * LANES), output + t * LANES);
+        if (t >= skip) STORE(masked(finished(value, low, high), mask + t * LANES), output + t * LANES);
     }
 }
 

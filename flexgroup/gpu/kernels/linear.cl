@@ -1,4 +1,4 @@
-// A dense linear layer on one vector: output = clamp(weights @ input + bias). Build option TILE: vectors of rows a block.
+// A dense linear layer on one vector: output = curve(clamp(weights @ input + bias)). Build option TILE: vectors of rows a block.
 // A work-item computes one vector of rows; flexgroup/kernels/linear.py says how the weights are ordered.
 
 __kernel void linear(__global const uchar *constants, __global ELEMENT *arena, uint arena_image, uint input_at,
@@ -13,5 +13,5 @@ __kernel void linear(__global const uchar *constants, __global ELEMENT *arena, u
     VECTOR sum = LOAD(NUMBERS(bias_at) + rows);
     for (int column = 0; column < columns; ++column)
         sum = LOAD(weights + (size_t)column * TILE * LANES) * input[column] + sum;
-    STORE(clamped(sum, low, high), image + ELEMENTS(output_at) + rows);
+    STORE(finished(sum, low, high), image + ELEMENTS(output_at) + rows);
 }
