@@ -158,6 +158,6 @@ def test_bands_of_a_ring_read_the_same_tables_as_the_whole() -> None:
     step = next(step for step in plan.steps if isinstance(step.kernel, ConvKernel))
     assert step.kernel.form == "ring"
     few, many = launch(step, 1), launch(step, 1 << 20)
-    tables = slice(0, step.kernel.signature.fields.index("arena"))
+    tables = slice(0, step.kernel.signature.fields.index("source"))
     assert few.arguments[tables] == many.arguments[tables]
     assert many.items > few.items
