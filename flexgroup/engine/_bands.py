@@ -59,29 +59,37 @@ def schedule(chain: Sequence[Rows], windowed: Sequence[bool], first: int, last: 
     ``windowed[i]``: whether the output of operation i lives in a window; the others live in full.
     """
     producers = {buffer: i for i, rows in enumerate(chain) for buffer in rows.out.buffers if buffer >= 0}
-    needs = [_needed(chain, producers, start, min(start + band, last)) for start in range(first, last, band)]
     count = len(chain)
-    done = [next((max(0, need[i][0]) for need in needs if need[i][0] < need[i][1]), 0) for i in range(count)]
-    begins = list(done)
+    needs: list[list[tuple[int, int]]] = []
+    begins: list[int | None] = [None] * count
+    reached: list[int | None] = [None] * count
     halo = [0] * count
-    for need in needs:
-        for i in range(count):
+    for start in range(first, last, band):
+        need = _needed(chain, producers, (start, min(start + band, last)), reached)
+        for i, (low, high) in enumerate(need):
+            if low >= high:
+                continue
+            now = reached[i]
+            if now is None:
+                begins[i] = now = max(0, low)
             if windowed[i]:
-                halo[i] = max(halo[i], done[i] - need[i][0])
-            done[i] = max(done[i], min(need[i][1], chain[i].out.height))
-    done, bases = begins, [begin - h for begin, h in zip(begins, halo, strict=True)]
+                halo[i] = max(halo[i], now - low)
+            reached[i] = max(now, min(high, chain[i].out.height))
+        needs.append(need)
+    done = [begin or 0 for begin in begins]
+    bases = [begin - h for begin, h in zip(done, halo, strict=True)]
     bands: list[tuple[Share, ...]] = []
     capacity = {i: 0 for i in range(count) if windowed[i]}
     for number, need in enumerate(needs):
         shares = []
         for i in range(count):
             height = chain[i].out.height
-            low, high = need[i]
+            _, high = need[i]
             rows = (done[i], max(done[i], min(high, height)))
             share = Share(i, rows)
             if windowed[i]:
                 base = done[i] - halo[i]
-                keep = (max(low, bases[i], 0), done[i]) if number and base != bases[i] else (0, 0)
+                keep = (max(base, bases[i], 0), done[i]) if number and base != bases[i] else (0, 0)
                 top = (base, done[i]) if not number else (0, 0)
                 bottom = (max(height, base), high) if high > height else (0, 0)
                 share = Share(i, rows, base, bases[i], keep if keep[0] < keep[1] else (0, 0), top, bottom, not number)
@@ -93,19 +101,25 @@ def schedule(chain: Sequence[Rows], windowed: Sequence[bool], first: int, last: 
     return Schedule(tuple(bands), capacity)
 
 
-def _needed(chain: Sequence[Rows], producers: Mapping[int, int], first: int, last: int) -> list[tuple[int, int]]:
-    """For every operation of the chain the rows of its output that this band needs, unclipped."""
+def _needed(
+    chain: Sequence[Rows], producers: Mapping[int, int], band: tuple[int, int], reached: Sequence[int | None]
+) -> list[tuple[int, int]]:
+    """For every operation the rows of its output, unclipped, that its readers need to compute what they have not yet.
+
+    ``reached[i]`` is the first row that operation i has not computed (None: it has not begun). Nothing is needed where
+    the first row is not below the last.
+    """
     empty = (1 << 30, -(1 << 30))
     need = [empty] * len(chain)
-    need[-1] = (first, last)
+    need[-1] = band
     for i in reversed(range(len(chain))):
         low, high = need[i]
-        height = chain[i].out.height
-        wanted = (max(low, 0), min(high, height))
-        if wanted[0] >= wanted[1]:
+        begin = reached[i]
+        first, last = max(low, 0) if begin is None else begin, min(high, chain[i].out.height)
+        if first >= last:
             continue
         for use in chain[i].uses:
-            rows = use.rows(*wanted)
+            rows = use.rows(first, last)
             for producer in {producers[buffer] for buffer in use.image.buffers if buffer in producers}:
                 need[producer] = (min(need[producer][0], rows[0]), max(need[producer][1], rows[1]))
     return need

@@ -134,7 +134,7 @@ def image(buffer: int, height: int) -> Image:
     return Image((PlaneRef(buffer, 0),), height, 10)
 
 
-@settings(deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from([1, 2]), st.integers(-2, 0), st.integers(0, 2)), min_size=1, max_size=4),
     st.integers(4, 30),
