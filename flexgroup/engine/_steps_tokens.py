@@ -21,6 +21,7 @@ from flexgroup.engine._operations_tokens import (
     token_values,
 )
 from flexgroup.engine._plan import ARENA, FIRST_EXTERNAL, Step, number, reference
+from flexgroup.engine._steps_interleave import interleaving
 from flexgroup.engine._view import Held, Indices, Source
 from flexgroup.kernels import CopyKernel, Target
 from flexgroup.kernels.attention import LARGEST_TILE, AttentionKernel
@@ -51,6 +52,9 @@ def _gather(builder: StepBuilder, op: GatherOp) -> Step:
             return _transpose(builder, op.name, source, target, read, written)
         if _is_adjacent(builder, read[1]) and _is_adjacent(builder, written[0]):
             return _transpose(builder, op.name, source, target, read[::-1], written[::-1])
+        step = interleaving(builder, op.name, source, target, read, written)
+        if step is not None:
+            return step
         fields = {
             "source": source,
             "target": target,

@@ -19,6 +19,7 @@ from flexgroup.kernels import (
     Element,
     ElementwiseKernel,
     GatherKernel,
+    InterleaveKernel,
     LinearKernel,
     MeanKernel,
     PoolKernel,
@@ -72,7 +73,11 @@ def launch(step: Step, parallelism: int) -> Launch:
     number = {name: value & ((1 << BASE_SHIFT) - 1) for name, value in fields.items()}
     cut = _CUTS[type(kernel)](kernel, number, parallelism)
     # Copies go between any two regions, everything else stays in the arena.
-    ends = ("source", "target") if isinstance(kernel, CopyKernel | GatherKernel | TransposeKernel) else ()
+    ends = (
+        ("source", "target")
+        if isinstance(kernel, CopyKernel | GatherKernel | InterleaveKernel | TransposeKernel)
+        else ()
+    )
     regions = tuple(fields[name] >> BASE_SHIFT for name in ends) or (ARENA,)
     arguments = (*(number | cut.replaced).values(), *cut.extra, cut.items)
     options = (*_element(kernel.element), *_curve(getattr(kernel, "curve", "")), *cut.options)
@@ -134,6 +139,11 @@ def _gather(kernel: GatherKernel, fields: dict[str, int], parallelism: int) -> _
     return _Cut("gather", (), _span(fields) * fields["columns"])
 
 
+def _interleave(kernel: InterleaveKernel, fields: dict[str, int], parallelism: int) -> _Cut:
+    items = _span(fields) * fields["rows"] * fields["columns"] * kernel.parts
+    return _Cut("interleave", (f"PARTS={kernel.parts}",), items)
+
+
 def _transpose(kernel: TransposeKernel, fields: dict[str, int], parallelism: int) -> _Cut:
     return _Cut("transpose", (), fields["rows"] * fields["columns"])
 
@@ -168,6 +178,7 @@ _CUTS: dict[type, Callable[[Any, dict[str, int], int], _Cut]] = {
     CopyKernel: _copy,
     ElementwiseKernel: _elementwise,
     GatherKernel: _gather,
+    InterleaveKernel: _interleave,
     LinearKernel: _linear,
     MeanKernel: _mean,
     PoolKernel: _pool,

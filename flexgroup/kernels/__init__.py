@@ -18,6 +18,7 @@ from flexgroup.kernels.elementwise import ElementwiseKernel
 from flexgroup.kernels.emit import BASE_SHIFT, Signature
 from flexgroup.kernels.fill import FillKernel
 from flexgroup.kernels.gather import GatherKernel
+from flexgroup.kernels.interleave import InterleaveKernel
 from flexgroup.kernels.linear import LinearKernel
 from flexgroup.kernels.norm import LayerNormKernel
 from flexgroup.kernels.peak import PeakKernel
@@ -54,6 +55,7 @@ __all__ = [
     "ElementwiseKernel",
     "FillKernel",
     "GatherKernel",
+    "InterleaveKernel",
     "KernelSpec",
     "LayerNormKernel",
     "LinearKernel",

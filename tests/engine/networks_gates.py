@@ -14,6 +14,8 @@ ACTIVATIONS = [
     *(lambda: nn.GELU(approximate="tanh"), lambda: nn.LeakyReLU(0.1)),
 ]
 
+KINDS = ["conv", "depthwise", "squeeze", "resize", "shuffle", "enlarge", "adaptive", "alone"]
+
 
 class Squeeze(nn.Module):
     """A squeeze-and-excitation block; ``form`` says how it is written, and what it gates."""
@@ -69,6 +71,23 @@ class Shuffled(nn.Module):
         return y.view(batch, 2, channels // 2, height, width).transpose(1, 2).reshape(batch, channels, height, width)
 
 
+class Enlarged(nn.Module):
+    """Blocks of pixels from channels, by a transposed convolution or a pixel shuffle."""
+
+    def __init__(self, channels: int, form: str) -> None:
+        super().__init__()
+        wide = nn.Conv2d(channels, 2 * channels * 4, 1)
+        self.layers = {
+            "shuffle": nn.Sequential(wide, nn.PixelShuffle(2)),
+            "2x2": nn.ConvTranspose2d(channels, 2 * channels, 2, 2),
+            "3x3": nn.ConvTranspose2d(channels, 2 * channels, 3, 2, 1, 1),
+            "4x4": nn.ConvTranspose2d(channels, 2 * channels, 4, 4),
+        }[form]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.gelu(self.layers(x))
+
+
 @st.composite
 def gated_networks(draw) -> tuple[nn.Module, tuple[int, int, int]]:
     """A stack of blocks that ends in an image or in a vector, with its input shape."""
@@ -76,7 +95,7 @@ def gated_networks(draw) -> tuple[nn.Module, tuple[int, int, int]]:
     shape = (channels, draw(st.integers(4, 18)), draw(st.integers(4, 18)))
     layers: list[nn.Module] = []
     for _ in range(draw(st.integers(1, 4))):
-        kind = draw(st.sampled_from(["conv", "depthwise", "squeeze", "resize", "shuffle", "adaptive", "alone"]))
+        kind = draw(st.sampled_from(KINDS))
         activation = draw(st.sampled_from(ACTIVATIONS))
         if kind == "conv":
             out = draw(st.integers(2, 20))
@@ -98,6 +117,9 @@ def gated_networks(draw) -> tuple[nn.Module, tuple[int, int, int]]:
                 layers.append(nn.Conv2d(channels, channels + 1, 1))
                 channels += 1
             layers.append(Shuffled(channels))
+        elif kind == "enlarge" and channels < 20:
+            layers.append(Enlarged(channels, draw(st.sampled_from(["shuffle", "2x2", "3x3", "4x4"]))))
+            channels *= 2
         elif kind == "adaptive":
             layers.append(nn.AdaptiveAvgPool2d((draw(st.integers(2, 5)), draw(st.integers(2, 5)))))
         else:

@@ -126,6 +126,18 @@ def test_shuffled_channels_take_no_copy():
     assert [name.split("_")[0] for name in kernels] == ["copy", *["conv"] * 4, "copy"]
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("stride", [2, 3, 4])
+def test_blocks_of_pixels_are_interleaved(stride, threads):
+    model = nn.Sequential(nn.Conv2d(3, 5, 1), nn.ConvTranspose2d(5, 3, stride, stride), nn.Conv2d(3, 2, 3))
+    randomise(model, 0)
+    x = torch.randn(2, 3, 7, 21)
+    compiled = flexgroup.compile(model, (x[:1],), threads=threads)
+    kernels = [step.kernel.name for step in compiled.plan.steps]
+    assert kernels[3] == ("gather_f32" if stride == 3 else f"interleave_f32_{stride}")
+    agree(model, compiled, x)
+
+
 def test_planes_from_several_buffers_can_be_joined_along_rows():
     conv = nn.Conv2d(4, 4, 1)
     model = Net(

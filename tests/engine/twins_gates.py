@@ -1,4 +1,4 @@
-"""Sums, products, gates and resizing once more, slowly and readably, in numpy."""
+"""Sums, products, gates, resizing and interleaving once more, slowly and readably, in numpy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from flexgroup.kernels import ElementwiseKernel, ResizeKernel
+from flexgroup.kernels import ElementwiseKernel, InterleaveKernel, ResizeKernel
 from tests.engine.twins_curves import activated
 
 
@@ -58,4 +58,16 @@ def resize(kernel: ResizeKernel, f: dict[str, int], memory: Any, lanes: int) -> 
                         arena[outputs[plane] + row * f["output_row"] // size + place + lane] = value
 
 
-TWINS = {ElementwiseKernel: elementwise, ResizeKernel: resize}
+def interleave(kernel: InterleaveKernel, f: dict[str, int], memory: Any, lanes: int) -> None:
+    source, target = memory.view(f["source"]), memory.view(f["target"])
+    tables = ("from_planes", "to_planes", "from_parts", "to_rows")
+    from_planes, to_planes, from_parts, to_rows = (memory.view(f[name], np.int32) // 4 for name in tables)
+    for plane in range(f["first"], f["last"]):
+        for row in range(f["rows"]):
+            for part in range(kernel.parts):
+                values = source[from_planes[plane] + from_parts[row * kernel.parts + part] :][: f["columns"]]
+                out = to_planes[plane] + to_rows[row] + part
+                target[out : out + f["columns"] * kernel.parts : kernel.parts] = values
+
+
+TWINS = {ElementwiseKernel: elementwise, InterleaveKernel: interleave, ResizeKernel: resize}
