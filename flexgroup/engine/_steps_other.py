@@ -106,7 +106,15 @@ def _elementwise(builder: StepBuilder, op: ElementwiseOp) -> Step:
         "low": number(op.clamp.low),
         "high": number(op.clamp.high),
     }
-    return builder.by_range(op.name, ElementwiseKernel(form, builder.element, op.curve), fields, planes)
+    step = builder.by_range(op.name, ElementwiseKernel(form, builder.element, op.curve), fields, planes)
+    moved = sum(_numbers(value) for value in (op.a, op.b, op.out) if value is not None)
+    return replace(step, bytes=moved * builder.element.bytes)
+
+
+def _numbers(value: Image | Vector) -> int:
+    if isinstance(value, Vector):
+        return value.features
+    return len(set(value.planes)) * value.height * value.width
 
 
 def _copy(builder: StepBuilder, op: CopyOp) -> Step:

@@ -73,7 +73,8 @@ def _resize(builder: StepBuilder, op: ResizeOp) -> Step:
         else None
         for i, (a, b) in enumerate(pairwise(bounds))
     ]
-    return Step(op.name, kernel, tuple(parts))
+    moved = len(inputs) * op.image.height * op.image.width + planes * op.out.height * op.out.width
+    return Step(op.name, kernel, tuple(parts), bytes=moved * size)
 
 
 def _starts(count: int, lanes: int) -> npt.NDArray[np.int64]:
