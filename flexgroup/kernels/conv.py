@@ -21,6 +21,7 @@ import numpy.typing as npt
 from llvmlite import ir
 
 from flexgroup.groups import cover
+from flexgroup.kernels.curves import emit_curve
 from flexgroup.kernels.emit import I32, I64, Kernel, Signature
 from flexgroup.kernels.target import F32, Element, Target
 
@@ -186,10 +187,7 @@ class _Emitter:
             if self.residuals is not None:
                 value = b.fadd(value, k.load(residual, k.vector, k.element.bytes, t * self.bytes))
             value = k.clamp(value, self.low, self.high)
-            if self.spec.curve:
-                from flexgroup.kernels.curves import emit_curve
-
-                value = emit_curve(k, self.spec.curve, value)
+            value = emit_curve(k, self.spec.curve, value)
             inside = k.load(k.at(self.mask, self.tile), bits, 4, t * self.bytes)
             value = b.bitcast(b.and_(b.bitcast(value, bits), inside), k.vector)
             k.store(value, output, k.element.bytes, t * self.bytes)

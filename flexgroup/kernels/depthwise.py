@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
+from flexgroup.kernels.curves import emit_curve
 from flexgroup.kernels.emit import I32, I64, Kernel, Signature
 from flexgroup.kernels.target import F32, Element, Target
 
@@ -192,10 +193,7 @@ class _Emitter:
         k = self.k
         b = k.builder
         value = k.clamp(value, self.low, self.high)
-        if self.spec.curve:
-            from flexgroup.kernels.curves import emit_curve
-
-            value = emit_curve(k, self.spec.curve, value)
+        value = emit_curve(k, self.spec.curve, value)
         bits = ir.VectorType(I32, k.lanes)
         inside = k.load(self.inside, bits, 4, offset)
         k.store(b.bitcast(b.and_(b.bitcast(value, bits), inside), k.vector), write, self.size, offset)
