@@ -182,3 +182,13 @@ def test_channels_share_the_threads():
     graph = Graph(("x",), ("y",), (Node("up", Resize(graph_rows, graph_rows), ("x",), "y"),), shapes)
     (step,) = (step for step in plan_graph(graph, HOST, threads=2).steps if "resize" in step.kernel.name)
     assert all(part is not None for part in step.parts)
+
+
+def test_results_do_not_depend_on_the_number_of_threads():
+    model = build("mobilenet_v3_small").eval()
+    x = torch.randn(2, 3, 64, 64)
+    one, *others = (flexgroup.compile(model, (x[:1],), threads=threads)(x) for threads in (1, 2, 3))
+    assert all(torch.equal(one, other) for other in others)
+    net = Net(lambda s, x: F.interpolate(F.gelu(x), scale_factor=2.3, mode="bilinear"))
+    one, *others = (flexgroup.compile(net, (x[:1],), threads=threads)(x) for threads in (1, 2, 3))
+    assert all(torch.equal(one, other) for other in others)
