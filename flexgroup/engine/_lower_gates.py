@@ -109,6 +109,10 @@ def _repeating(lowering: Lowering, name: str, shape: Shape) -> View:
     return View(seen.source, tuple(axes), seen.start)
 
 
+def _expand(lowering: Lowering, node: ir.Node, op: ir.Expand) -> Value:
+    return _repeating(lowering, node.inputs[0], op.shape)
+
+
 def _curve(lowering: Lowering, node: ir.Node, op: ir.Curve) -> Value:
     (a,), out, result = side_by_side(lowering, node)
     count = len(a.planes) if isinstance(a, Image) else a.features
@@ -121,4 +125,5 @@ RULES: Mapping[type, Rule] = {
     ir.Add: _add,
     ir.Mul: _mul,
     ir.Curve: _curve,
+    ir.Expand: _expand,
 }

@@ -12,7 +12,7 @@ from flexgroup.graph._hints import SUPPORTED
 from flexgroup.graph._validate import Shape, infer_shape
 from flexgroup.graph._value import Unsupported, Value
 
-_PARTS = (ir.Reshape, ir.Permute, ir.Slice, ir.Constant, ir.MatMul, ir.Attention)  # never a whole layer
+_PARTS = (ir.Expand, ir.Reshape, ir.Permute, ir.Slice, ir.Constant, ir.MatMul, ir.Attention)  # never a whole layer
 
 
 class Builder:

@@ -48,9 +48,12 @@ def _numbers(value: Any) -> list[int]:
 
 def _expand(call: Call) -> Value:
     value = call.viewed("self")
-    if tuple(map(size_of, axes_of(call, value))) != call.result:
-        raise Unsupported("it repeats an activation along an axis; only constants are expanded")
-    return value
+    if tuple(map(size_of, axes_of(call, value))) == call.result:
+        return value
+    if call.result[0] != call.batch or len(call.result) != len(axes_of(call, value)):
+        raise Unsupported(BATCH_MOVES)
+    # Sums and products, which repeat axes themselves, will read what is not expanded.
+    return call.emit(ir.Expand(call.result[1:]), call.settled(value))
 
 
 def _slice(call: Call) -> Value:

@@ -90,6 +90,21 @@ def _hard_sigmoid_factor(op: ir.Affine) -> float | None:
     return (1.0 if abs(high - 1) < _CLOSE else float(high)) if hard else None
 
 
+def drop_expansions(graph: ir.Graph) -> ir.Graph:
+    """Let sums and products, which repeat axes of size 1 themselves, read values that have not been expanded."""
+    producers = graph.producers()
+    nodes, changed = [], False
+    for node in graph.nodes:
+        for i, value in enumerate(node.inputs if isinstance(node.op, ir.Add | ir.Mul) else ()):
+            maker, other = producers.get(value), node.inputs[1 - i]
+            if maker is not None and isinstance(maker.op, ir.Expand) and graph.shapes[other] == maker.op.shape:
+                inputs = (maker.inputs[0], other) if i == 0 else (other, maker.inputs[0])
+                node, changed = replace(node, inputs=inputs), True
+                break
+        nodes.append(node)
+    return replace(graph, nodes=tuple(nodes)) if changed else graph
+
+
 def use_vectors(graph: ir.Graph) -> ir.Graph:
     """Compute with images of one pixel, (channels, 1, 1), as vectors: 1x1 convolutions there are linear layers.
 

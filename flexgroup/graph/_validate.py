@@ -213,6 +213,13 @@ def _concat(op: ir.Concat, inputs: tuple[Shape, ...]) -> Shape:
     return (*first[: op.axis], size, *first[op.axis + 1 :])
 
 
+def _expand(op: ir.Expand, inputs: tuple[Shape, ...]) -> Shape:
+    shape = _any(inputs)
+    fits = len(shape) == len(op.shape) and all(a in (1, b) for a, b in zip(shape, op.shape, strict=True))
+    _require(fits, f"it cannot repeat {shape} to {op.shape}")
+    return op.shape
+
+
 def _reshape(op: ir.Reshape, inputs: tuple[Shape, ...]) -> Shape:
     shape = _any(inputs)
     _require(math.prod(shape) == math.prod(op.shape), f"it cannot make {op.shape} of {shape}")
@@ -273,6 +280,7 @@ _RULES: Mapping[type, Callable[[Any, tuple[Shape, ...]], Shape]] = {
     ir.Slice: _slice,
     ir.Pad: _pad,
     ir.Concat: _concat,
+    ir.Expand: _expand,
     ir.Reshape: _reshape,
     ir.Permute: _permute,
     ir.Constant: _constant,

@@ -147,6 +147,10 @@ def _concat(op: ir.Concat, *parts: torch.Tensor) -> torch.Tensor:
     return torch.cat(parts, op.axis + 1)
 
 
+def _expand(op: ir.Expand, x: torch.Tensor) -> torch.Tensor:
+    return x.expand(len(x), *op.shape)
+
+
 def _reshape(op: ir.Reshape, x: torch.Tensor) -> torch.Tensor:
     return x.reshape(len(x), *op.shape)
 
@@ -196,6 +200,7 @@ _MEANINGS: Mapping[type, Callable[..., torch.Tensor]] = {
     ir.Slice: _slice,
     ir.Pad: _pad,
     ir.Concat: _concat,
+    ir.Expand: _expand,
     ir.Reshape: _reshape,
     ir.Permute: _permute,
     ir.Constant: _constant,

@@ -200,6 +200,13 @@ class Concat:
 
 
 @dataclass(frozen=True)
+class Expand:
+    """The value with axes of size 1 repeated to ``shape``."""
+
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Reshape:
     """The same numbers in the same order, as ``shape``."""
 
@@ -253,7 +260,7 @@ class Attention:
     mask: Array | None = None
 
 
-TokenOp: TypeAlias = Reshape | Permute | Constant | LayerNorm | MatMul | Attention
+TokenOp: TypeAlias = Expand | Reshape | Permute | Constant | LayerNorm | MatMul | Attention
 Op: TypeAlias = (
     Conv2d
     | Linear

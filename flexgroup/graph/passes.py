@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from flexgroup.graph import ir
 from flexgroup.graph._early_slices import slice_early
-from flexgroup.graph._passes_gates import curve_fused, name_curves, scaled_clamp, use_vectors
+from flexgroup.graph._passes_gates import curve_fused, drop_expansions, name_curves, scaled_clamp, use_vectors
 from flexgroup.graph._passes_tokens import find_attention, fold_norm, fold_scales, is_idle, uniform_scale
 from flexgroup.graph._passes_tokens import merge_moves as moves_merged
 
@@ -35,6 +35,7 @@ def optimize(graph: ir.Graph) -> ir.Graph:
             drop_identities,
             use_global_mean,
             use_vectors,
+            drop_expansions,
             name_curves,
             fold_padding,
             fold_affine,

@@ -102,7 +102,7 @@ def test_all_unsupported_operators_are_reported_at_once_with_layer_line_and_hint
         (lambda x: x @ torch.ones(2, 3, 8, 8), "by a constant that is not one matrix; use nn.Linear"),
         (lambda x: x @ x[:, :1], "its operands differ in the axes before the last two; expand them to"),
         (lambda x: x.transpose(0, 2) @ x.permute(2, 1, 3, 0), "it multiplies along the batch; keep the batch apart"),
-        (lambda x: x.mean(1, True).expand(2, 3, 8, 8), "it repeats an activation along an axis; only constants"),
+        (lambda x: x.flatten(1)[:, :8].expand(3, 2, 8), "aten.expand.default.*it changes the first axis"),
         (
             lambda x: F.scaled_dot_product_attention(x, x, x, torch.full((8, 8), -torch.inf)),
             "its mask hides every key from some query, or is NaN",

@@ -143,6 +143,15 @@ def test_gates_broadcast_along_any_axes(same_as_torch):
     assert {"Mul", "Add"} <= set(kinds(graph))
 
 
+def test_sums_and_products_read_what_is_not_expanded(same_as_torch):
+    def function(s, x):
+        gate = torch.sigmoid(x.mean((2, 3), keepdim=True)).expand_as(x)
+        return x * gate, gate + x, gate * gate
+
+    _, small = same_as_torch(Net(function), IMAGE)
+    assert kinds(small).count("Expand") == 1  # of the square
+
+
 def test_a_residual_of_another_shape_is_added_by_itself(same_as_torch):
     model = Net(lambda s, x: F.relu(s.conv(x) + x.mean((2, 3), keepdim=True)), conv=nn.Conv2d(4, 4, 1))
     _, small = same_as_torch(model, IMAGE)
