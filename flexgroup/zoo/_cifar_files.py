@@ -69,8 +69,9 @@ def _read_batch(file: Path) -> Arrays:
     except FlexgroupError as error:
         raise FlexgroupError(f"data file {file}: {error}") from error
     except Exception as error:  # pickle promises no particular one for a damaged file
+        reason = " ".join(str(error).split())  # one line, whatever the unpickler says
         raise FlexgroupError(
-            f"data file {file}: not a complete CIFAR-10 batch ({type(error).__name__}: {error}); download it again"
+            f"data file {file}: not a complete CIFAR-10 batch ({type(error).__name__}: {reason}); download it again"
         ) from error
     if images.dtype != np.uint8 or images.ndim != 2 or images.shape[1] != 3 * SIDE * SIDE:
         raise FlexgroupError(
