@@ -9,7 +9,7 @@ threads that are computed twice.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from flexgroup.engine._bands import schedule
@@ -37,10 +37,9 @@ CALL = 250.0  # a kernel's start: arguments, masks, the first misses
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A way to run the operations first..last: in bands of ``band`` rows, or, with 0, one after another."""
+    """A chain that could begin with operation ``first``, and what it would cost."""
 
     first: int
-    last: int
     band: int
     windowed: tuple[bool, ...]
     slots: float
@@ -60,8 +59,7 @@ class Planner:
             for buffer in buffers_of(operation):
                 self.users.setdefault(buffer, []).append(i)
             rows = self.rows[i]
-            out = rows.out if rows is not None else None
-            written = {ref.buffer for ref in out.planes} if out is not None else buffers_of(operation)
+            written = rows.out.buffers if rows is not None else buffers_of(operation)
             for buffer in written:
                 self.writers.setdefault(buffer, []).append(i)
         self._vector_bytes = builder.target.vector_bytes
@@ -92,8 +90,7 @@ class Planner:
                 continue
             chains.append(Chain(found.first, at, tuple(self.operations[found.first : at]), found.windowed, found.band))
             at = found.first
-        ordered = list(reversed(chains))
-        return [Chain(c.first, c.last, c.operations, c.windowed, c.band, number) for number, c in enumerate(ordered)]
+        return [replace(chain, number=number) for number, chain in enumerate(reversed(chains))]
 
     def _bytes(self, rows: Rows) -> float:
         return float(len(rows.out.planes) * rows.out.height * self.layout.pitch(rows.out) * self.layout.element_bytes)
@@ -124,7 +121,7 @@ class Planner:
             vectors = -(-height * self.layout.pitch(rows.out) // self.layout.lanes)
             planes = len(rows.out.planes)
             if isinstance(operation, ConvOp):
-                slots = conv_layer(self.builder, operation, vectors).choice.slots
+                slots = conv_layer(self.builder, operation, height).choice.slots
             elif isinstance(operation, DepthwiseOp):
                 slots = depthwise_slots(self.builder, operation, height)
             elif isinstance(operation, PoolOp):
@@ -141,7 +138,7 @@ class Planner:
             rows = self.rows[i]
             if rows is None:
                 return None
-            buffers = {ref.buffer for ref in rows.out.planes}
+            buffers = rows.out.buffers
             whole = len(buffers) == 1 and min(buffers) >= 0
             if not whole or len(rows.out.planes) != self.layout.buffers[min(buffers)].channels:
                 return None
@@ -170,10 +167,10 @@ class Planner:
         operation, rows = self.operations[index], self.rows[index]
         assert rows is not None
         residual = operation.residual if isinstance(operation, ConvOp) else None
-        taps = {ref.buffer for use in rows.uses if use.image is not residual for ref in use.image.planes}
+        taps = {buffer for use in rows.uses if use.image is not residual for buffer in use.image.buffers}
         if isinstance(operation, ConvOp):
             taps |= {tap.plane.buffer for group in operation.taps for tap in group}
-        for buffers in (taps, {ref.buffer for ref in residual.planes} if residual is not None else set()):
+        for buffers in (taps, residual.buffers if residual is not None else frozenset()):
             if buffers & windows and (len(buffers) > 1 or ZERO in buffers):
                 return False
         return True
@@ -193,7 +190,7 @@ class Planner:
                 break
             slots = self._banded(first, rows, windowed, band)
             if slots is not None and (found is None or slots < found.slots):
-                found = Candidate(first, last, band, windowed, slots)
+                found = Candidate(first, band, windowed, slots)
         return found
 
     def _banded(self, first: int, rows: Sequence[Rows], windowed: tuple[bool, ...], band: int) -> float | None:

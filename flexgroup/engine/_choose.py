@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from flexgroup.engine._layout import LINE
 from flexgroup.kernels.conv import ConvKernel, group_starts, largest_tile
 from flexgroup.kernels.target import Element, Target
 
@@ -20,7 +21,6 @@ ALIGNED_LOAD, DISPLACED_LOAD = 1.0, 2.0
 MISSED_LOAD = 3.5
 FIRST_LEVEL = 36 << 10  # bytes of a tile's inputs that stay in the first-level cache
 STREAM, STREAM_AGAIN = 8.0, 2.0  # 64 bytes of weights, for the first tile and for those after it
-LINE = 64
 GROUP_OVERHEAD = 1.0
 ROW_OVERHEAD = 9.0  # an inner loop's exit, most of it a mispredicted branch
 STORE_SLOTS = 3.0  # bias, clamp, mask and store of one vector

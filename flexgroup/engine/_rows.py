@@ -47,10 +47,10 @@ def rows_of(operation: Operation) -> Rows | None:
         return Rows((Use(operation.inputs, operation.stride[0], top, below),), operation.out)
     if isinstance(operation, CopyOp) and isinstance(operation.target, Image):
         whole = operation.target_start == (0, 0) and operation.rows == operation.target.height
-        if not whole or operation.columns != operation.target.width or len(operation.target.planes) < 1:
+        if not whole or operation.columns != operation.target.width:
             return None
         if not isinstance(operation.source, Image):
-            return Rows((), operation.target) if operation.name != "" else None
+            return Rows((), operation.target)
         starts = [row for row, _ in operation.starts]
         return Rows((Use(operation.source, operation.step[0], min(starts), max(starts)),), operation.target)
     return None
@@ -60,8 +60,7 @@ def _tap_uses(reads: tuple[Image, ...], taps: list[tuple[int, int]]) -> tuple[Us
     """One use for every image, over the rows of all taps in any of its buffers."""
     uses = []
     for image in dict.fromkeys(reads):
-        buffers = {ref.buffer for ref in image.planes}
-        rows = [row for buffer, row in taps if buffer in buffers]
+        rows = [row for buffer, row in taps if buffer in image.buffers]
         if rows:
             uses.append(Use(image, 1, min(rows), max(rows)))
     return tuple(uses)

@@ -5,28 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from flexgroup.engine import _steps_conv, _steps_depthwise, _steps_linear, _steps_other, _steps_resize, _steps_tokens
-from flexgroup.engine._choose import Chooser, Layer
+from flexgroup.engine._choose import Chooser
 from flexgroup.engine._layout import Image, Layout
-from flexgroup.engine._operations import (
-    Operation,
-    Tap,
-)
+from flexgroup.engine._operations import Operation, Tap
 from flexgroup.engine._plan import ARENA, Constants, Step, reference
 from flexgroup.engine._rows import rows_of
 from flexgroup.engine._steps_chain import Chain, chain_steps
-from flexgroup.kernels import (
-    Element,
-    KernelSpec,
-    Target,
-)
+from flexgroup.kernels import Element, KernelSpec, Target
 
 Fields = dict[str, int]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -40,7 +34,7 @@ class Place:
     def reference(self, image: Image, row: int) -> int:
         """What kernels add the offsets of planes to, if ``row`` of ``image`` is to be their first."""
         start, buffer = 0, next((ref.buffer for ref in image.planes if ref.buffer >= 0), -1)
-        if buffer in self.bases and self.layout.is_windowed(image):
+        if buffer in self.bases:
             start, row = self.layout.scratch(self.thread), row - self.bases[buffer]
         return reference(ARENA, start + row * self.layout.pitch(image) * self.layout.element_bytes)
 
@@ -67,9 +61,13 @@ class StepBuilder:
         self.constants = Constants()
         self.input_count = inputs
         self.chooser = chooser
+        self._known: dict[tuple[object, ...], Any] = {}
 
-        self.layers: dict[int, Layer] = {}  # by the operation's identity: what is found out once
-        self.packed: dict[int, tuple[Fields, int]] = {}
+    def once(self, make: Callable[[], T], *key: object) -> T:
+        """What ``make`` gives, found out once for ``key``: the bands of a chain ask for the same again and again."""
+        if key not in self._known:
+            self._known[key] = make()
+        return cast(T, self._known[key])
 
     def place(self) -> Place:
         """The place of whole images."""
@@ -113,11 +111,24 @@ class StepBuilder:
 
     def mask(self, image: Image, rows: int | None = None) -> int:
         """-1 for the pixels of an image, or of so many of its rows, 0 for its border; with slack for whole tiles."""
-        height = image.height if rows is None else rows
-        pitch, lanes = self.layout.pitch(image), self.layout.lanes
-        flat = np.zeros(-(-height * pitch // lanes) * lanes, np.int32)
-        flat[: height * pitch].reshape(height, pitch)[:, : image.width] = -1
-        return self.constants.add(flat)
+        strip = image if rows is None else replace(image, height=rows)
+
+        def make() -> int:
+            return self.constants.add(self.positions(strip, np.full((strip.height, strip.width), -1, np.int32)))
+
+        return self.once(make, "mask", strip.height, strip.width, self.layout.pitch(strip))
+
+    def cover(self, image: Image, rows: tuple[int, int]) -> tuple[int, int]:
+        """Vectors for ``rows`` of ``image``, and the positions that they may write.
+
+        Whole vectors in a window, whose next rows are still to come, and at the end of a plane, which has slack.
+        Elsewhere not a position more, or rows of another thread would be lost; the last vectors overlap those before.
+        """
+        lanes = self.layout.lanes
+        positions = (rows[1] - rows[0]) * self.layout.pitch(image)
+        vectors = -(-positions // lanes)
+        slack = self.layout.is_windowed(image) or rows == (0, image.height) or positions < lanes
+        return vectors, vectors * lanes if slack else positions
 
     def bytes_of(self, operation: Operation, rows: tuple[int, int] | None = None) -> int:
         """Bytes of activations that an operation reads and writes, for all rows of its output or some."""
@@ -129,7 +140,7 @@ class StepBuilder:
         for use in mapped.uses:
             top, bottom = use.rows(first, last)
             height = min(bottom, use.image.height) - max(top, 0)
-            total += len(set(use.image.planes)) * max(height, 0) * use.image.width
+            total += use.image.distinct * max(height, 0) * use.image.width
         return total * self.element.bytes
 
     def by_range(self, name: str, kernel: KernelSpec, fields: Fields, count: int, dense_macs: int = 0) -> Step:

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from itertools import pairwise, zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flexgroup.engine._bands import Schedule, Share, schedule
 from flexgroup.engine._layout import Image
 from flexgroup.engine._operations import ConvOp, CopyOp, DepthwiseOp, Operation, PoolOp
 from flexgroup.engine._plan import ARENA, Step, reference
 from flexgroup.engine._rows import Rows, rows_of
-from flexgroup.engine._steps_conv import conv_call, conv_layer
-from flexgroup.engine._steps_depthwise import depthwise_call, depthwise_slots
+from flexgroup.engine._steps_conv import ConvLayer, conv_call, conv_layer
+from flexgroup.engine._steps_depthwise import REASON, depthwise_call, depthwise_macs, depthwise_slots
 from flexgroup.engine._steps_other import copy_call, pool_call
 from flexgroup.kernels import CopyKernel, FillKernel, KernelSpec
 
 if TYPE_CHECKING:
-    from flexgroup.engine._steps import StepBuilder
+    from flexgroup.engine._steps import Place, StepBuilder
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,11 +83,16 @@ class Call:
 
 def chain_steps(builder: StepBuilder, chain: Chain) -> list[Step]:
     """The steps of a chain. Threads work on rows of their own; they wait for each other after the last step only."""
-    threads = [
-        _thread_calls(builder, chain, thread, each) for thread, each in enumerate(chain.schedules(builder.threads))
-    ]
+    layers = {
+        i: conv_layer(builder, operation, chain.typical_rows[i])
+        for i, operation in enumerate(chain.operations)
+        if isinstance(operation, ConvOp)
+    }
+    schedules = chain.schedules(builder.threads)
+    threads = [_thread_calls(builder, chain, layers, thread, each) for thread, each in enumerate(schedules)]
     steps: list[Step] = []
-    useful, dense, reasons = _totals(builder, chain)
+    totals = _totals(chain, layers)
+    reasons = {name: reason for name, (_, _, reason) in totals.items()}
     for calls in zip_longest(*threads):
         by_kernel: dict[KernelSpec, list[Call | None]] = {}
         for thread, call in enumerate(calls):
@@ -96,14 +101,16 @@ def chain_steps(builder: StepBuilder, chain: Chain) -> list[Step]:
         for kernel, parts in by_kernel.items():
             done = [call for call in parts if call is not None]
             name, macs = done[0].name, sum(call.macs for call in done)
+            # A layer's own numbers are noted at the first step that multiplies for it.
+            useful, dense, _ = totals.pop(name, (0, 0, "")) if macs else (0, 0, "")
             steps.append(
                 Step(
                     name,
                     kernel,
                     tuple(None if call is None else call.arguments for call in parts),
                     macs,
-                    useful.pop(name, 0) if macs else 0,
-                    dense.pop(name, 0) if macs else 0,
+                    useful,
+                    dense,
                     reasons.get(name, ""),
                     bytes=sum(call.bytes for call in done),
                     barrier=False,
@@ -114,90 +121,63 @@ def chain_steps(builder: StepBuilder, chain: Chain) -> list[Step]:
     return steps
 
 
-def _totals(builder: StepBuilder, chain: Chain) -> tuple[dict[str, int], dict[str, int], dict[str, str]]:
-    """By layer: multiply-accumulates of non-zero weights and of all, noted at a layer's first step; and reasons."""
-    useful, dense, reasons = {}, {}, {}
-    for operation in chain.operations:
-        if isinstance(operation, ConvOp) or (isinstance(operation, DepthwiseOp) and operation.is_layer):
-            pixels = operation.out.height * operation.out.width
-            matrices = operation.matrices if isinstance(operation, ConvOp) else (operation.weight,)
-            useful[operation.name] = pixels * sum(int((matrix != 0).sum()) for matrix in matrices)
-            dense[operation.name] = pixels * sum(matrix.size for matrix in matrices)
-            if isinstance(operation, ConvOp):
-                reasons[operation.name] = conv_layer(
-                    builder, operation, _vectors(builder, chain, operation)
-                ).choice.reason
-            else:
-                reasons[operation.name] = "a depthwise window: bound by memory, so zeros are not skipped"
-    return useful, dense, reasons
+def _totals(chain: Chain, layers: Mapping[int, ConvLayer]) -> dict[str, tuple[int, int, str]]:
+    """By layer: multiply-accumulates of weights that are not zero and of all weights, and why it runs as it does."""
+    totals: dict[str, tuple[int, int, str]] = {}
+    for i, operation in enumerate(chain.operations):
+        if isinstance(operation, ConvOp):
+            pixels, conv = operation.out.height * operation.out.width, layers[i]
+            totals[operation.name] = (conv.useful_macs * pixels, conv.dense_macs * pixels, conv.choice.reason)
+        elif isinstance(operation, DepthwiseOp) and operation.is_layer:
+            totals[operation.name] = (*depthwise_macs(operation, operation.out.height), REASON)
+    return totals
 
 
-def _vectors(builder: StepBuilder, chain: Chain, operation: ConvOp) -> int:
-    """Vectors that a typical call covers: the choice of a kernel must not depend on the number of threads."""
-    index = next(i for i, each in enumerate(chain.operations) if each is operation)
-    return -(-chain.typical_rows[index] * builder.layout.pitch(operation.out) // builder.layout.lanes)
-
-
-def _thread_calls(builder: StepBuilder, chain: Chain, thread: int, plan: Schedule) -> list[Call]:
+def _thread_calls(
+    builder: StepBuilder, chain: Chain, layers: Mapping[int, ConvLayer], thread: int, plan: Schedule
+) -> list[Call]:
     from flexgroup.engine._steps import Place
 
-    layers = {
-        i: conv_layer(builder, operation, _vectors(builder, chain, operation))
-        for i, operation in enumerate(chain.operations)
-        if isinstance(operation, ConvOp)
-    }
     buffers = [rows.out.planes[0].buffer for rows in chain.rows]
-    heights = chain.typical_rows
     calls: list[Call] = []
     for band in plan.bands:
         bases = {buffers[share.operation]: share.base for share in band if chain.windowed[share.operation]}
         place = Place(builder.layout, thread, bases)
         for share in band:
-            operation = chain.operations[share.operation]
+            operation, rows = chain.operations[share.operation], share.rows
             if chain.windowed[share.operation]:
                 out, clean = chain.rows[share.operation].out, not isinstance(operation, CopyOp)
                 calls += _prepare(builder, thread, operation.name, out, share, clean=clean)
             if share.is_empty:
                 continue
             if isinstance(operation, ConvOp):
-                conv = layers[share.operation]
-                kernel, arguments, macs = conv_call(builder, conv, share.rows, place)
-                slots = conv.choice.slots * (share.rows[1] - share.rows[0]) / heights[share.operation]
-                moved = builder.bytes_of(operation, share.rows)
-                calls.append(Call(kernel, arguments, operation.name, macs, moved, slots))
-                continue
-            called, fields, planes, macs = _CALLS[type(operation)](builder, operation, share, place)
-            arguments = tuple(called.signature.pack(fields | {"first": 0, "last": planes}))
-            slots = 0.0
-            if isinstance(operation, DepthwiseOp):
-                slots = depthwise_slots(builder, operation, share.rows[1] - share.rows[0])
-            calls.append(Call(called, arguments, operation.name, macs, builder.bytes_of(operation, share.rows), slots))
+                conv, typical = layers[share.operation], chain.typical_rows[share.operation]
+                kernel, arguments, macs = conv_call(builder, conv, rows, place)
+                slots = conv.choice.slots * (rows[1] - rows[0]) / typical
+                call = Call(kernel, arguments, operation.name, macs, slots=slots)
+            else:
+                call = _plain_call(builder, operation, rows, place)
+            calls.append(replace(call, bytes=builder.bytes_of(operation, rows)))
     return calls
 
 
-def _pool(builder: StepBuilder, op: PoolOp, share: Share, place: Any) -> tuple[KernelSpec, dict[str, int], int, int]:
-    kernel, fields = pool_call(builder, op, share.rows, place)
-    return kernel, fields, len(op.out.planes), 0
-
-
-def _depthwise(
-    builder: StepBuilder, op: DepthwiseOp, share: Share, place: Any
-) -> tuple[KernelSpec, dict[str, int], int, int]:
-    kernel, fields = depthwise_call(builder, op, share.rows, place)
-    macs = op.weight.size * (share.rows[1] - share.rows[0]) * op.out.width if op.is_layer else 0
-    return kernel, fields, len(op.out.planes), macs
-
-
-def _copy(builder: StepBuilder, op: CopyOp, share: Share, place: Any) -> tuple[KernelSpec, dict[str, int], int, int]:
-    kernel, fields = copy_call(builder, op, share.rows, place)
-    return kernel, fields, op.planes * len(op.starts), 0
-
-
-_CALLS: dict[type, Callable[..., tuple[KernelSpec, dict[str, int], int, int]]] = {
-    PoolOp: _pool,
-    DepthwiseOp: _depthwise,
-    CopyOp: _copy,
-}
+def _plain_call(builder: StepBuilder, operation: Operation, rows: tuple[int, int], place: Place) -> Call:
+    """The call of an operation that treats its planes one by one: all of them."""
+    kernel: KernelSpec
+    macs, slots = 0, 0.0
+    if isinstance(operation, DepthwiseOp):
+        kernel, fields = depthwise_call(builder, operation, rows, place)
+        planes, height = len(operation.out.planes), rows[1] - rows[0]
+        macs, slots = depthwise_macs(operation, height)[1], depthwise_slots(builder, operation, height)
+    elif isinstance(operation, PoolOp):
+        kernel, fields = pool_call(builder, operation, rows, place)
+        planes = len(operation.out.planes)
+    else:
+        assert isinstance(operation, CopyOp), "rows_of knows no other"
+        kernel, fields = copy_call(builder, operation, rows, place)
+        planes = operation.planes * len(operation.starts)
+    arguments = tuple(kernel.signature.pack(fields | {"first": 0, "last": planes}))
+    return Call(kernel, arguments, operation.name, macs, slots=slots)
 
 
 def _prepare(builder: StepBuilder, thread: int, name: str, image: Image, share: Share, *, clean: bool) -> list[Call]:

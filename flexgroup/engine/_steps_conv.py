@@ -40,22 +40,22 @@ class ConvLayer:
 
 def layer_of(builder: StepBuilder, op: ConvOp, vectors: int) -> Layer:
     """What the choice of a kernel for ``op`` depends on, when a call covers ``vectors``; patterns are found once."""
-    key = id(op)
-    if key not in builder.layers:
+
+    def make() -> Layer:
         patterns = [matrix != 0 if builder.sparse else np.ones(matrix.shape, np.bool_) for matrix in op.matrices]
         displaced = len({(tap.row, tap.column) for tap in op.taps[0]}) > 1
         pattern = np.concatenate(patterns) if len(patterns) > 1 else patterns[0]
-        planes = len({tap.plane for group in op.taps for tap in group})
-        builder.layers[key] = Layer(pattern, 0, displaced, planes)
-    return replace(builder.layers[key], vectors=vectors)
+        return Layer(pattern, 0, displaced, len({tap.plane for group in op.taps for tap in group}))
+
+    return replace(builder.once(make, "layer", id(op)), vectors=vectors)
 
 
-def conv_layer(builder: StepBuilder, op: ConvOp, vectors: int) -> ConvLayer:
-    """``op`` with the best kernel for calls that cover ``vectors`` of a plane.
+def conv_layer(builder: StepBuilder, op: ConvOp, rows: int) -> ConvLayer:
+    """``op`` with the best kernel for calls that compute so many rows of the output.
 
     A grouped convolution is a block-diagonal matrix, always run as groups.
     """
-    layer = layer_of(builder, op, vectors)
+    layer = layer_of(builder, op, builder.layout.vectors(replace(op.out, height=rows)))
     count = len(op.matrices)
     patterns = tuple(np.split(layer.pattern, count)) if count > 1 else (layer.pattern,)
     if count == 1:
@@ -70,7 +70,7 @@ def conv_layer(builder: StepBuilder, op: ConvOp, vectors: int) -> ConvLayer:
 
 def _conv(builder: StepBuilder, op: ConvOp) -> Step:
     vectors = builder.layout.vectors(op.out)
-    conv = conv_layer(builder, op, vectors)
+    conv = conv_layer(builder, op, op.out.height)
     kernel = kernel_of(conv, builder, conv.choice.tile)
     pixels = op.out.height * op.out.width
     tiles = -(-vectors // kernel.tile)
@@ -109,23 +109,17 @@ def conv_call(
 ) -> tuple[ConvKernel, tuple[int, ...], int]:
     """The kernel and arguments that compute ``rows`` of the output in one band, and its multiply-accumulates."""
     op, layout = conv.op, builder.layout
-    pitch = layout.pitch(op.out)
-    positions = (rows[1] - rows[0]) * pitch
-    vectors = -(-positions // layout.lanes)
-    exact = not layout.is_windowed(op.out)
-    whole = positions // layout.lanes if exact else vectors
-    tile = min(best_tile(conv.choice.rows, vectors, builder.target), max(whole, 1))
+    vectors, covered = builder.cover(op.out, rows)
+    tile = min(best_tile(conv.choice.rows, vectors, builder.target), covered // layout.lanes)
     kernel = kernel_of(conv, builder, tile)
-    covered = positions if exact and whole else vectors * layout.lanes
-    if builder.packed.get(id(op)) is None:
-        builder.packed[id(op)] = packed_fields(builder, conv, (0, sum(map(len, conv.patterns))))
-    fields, macs = builder.packed[id(op)]
+    whole = (0, sum(map(len, conv.patterns)))
+    fields, macs = builder.once(lambda: packed_fields(builder, conv, whole), "packed", id(op))
     fields = (
         fields
         | place_fields(op, place, rows[0])
         | {
             "mask": builder.mask(op.out, rows[1] - rows[0]),
-            "last_start": max(0, covered - tile * layout.lanes) * builder.element.bytes,
+            "last_start": (covered - tile * layout.lanes) * builder.element.bytes,
             "first_tile": 0,
             "last_tile": -(-vectors // tile),
         }

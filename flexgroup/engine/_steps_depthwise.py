@@ -16,18 +16,26 @@ if TYPE_CHECKING:
     from flexgroup.engine._steps import Fields, Place, StepBuilder
 
 LARGEST_TILE = 8
+REASON = "a depthwise window: bound by memory, so zeros are not skipped"
 
 
 def _depthwise(builder: StepBuilder, op: DepthwiseOp) -> Step:
     kernel, fields = depthwise_call(builder, op, (0, op.out.height), builder.place())
-    macs = op.weight.size * op.out.height * op.out.width if op.is_layer else 0
-    step = builder.by_range(op.name, kernel, fields, len(op.out.planes), macs)
-    step = replace(step, bytes=builder.bytes_of(op), slots=depthwise_slots(builder, op, op.out.height))
-    if not op.is_layer:
-        return step
-    useful = int((op.weight != 0).sum()) * op.out.height * op.out.width
-    reason = "a depthwise window: bound by memory, so zeros are not skipped"
-    return replace(step, useful_macs=useful, reason=reason)
+    useful, dense = depthwise_macs(op, op.out.height)
+    step = builder.by_range(op.name, kernel, fields, len(op.out.planes), dense)
+    return replace(
+        step,
+        useful_macs=useful,
+        reason=REASON if op.is_layer else "",
+        bytes=builder.bytes_of(op),
+        slots=depthwise_slots(builder, op, op.out.height),
+    )
+
+
+def depthwise_macs(op: DepthwiseOp, rows: int) -> tuple[int, int]:
+    """Multiply-accumulates of so many rows of the output: of weights that are not zero, and of all. Pools have none."""
+    positions = rows * op.out.width if op.is_layer else 0
+    return int((op.weight != 0).sum()) * positions, op.weight.size * positions
 
 
 def depthwise_slots(builder: StepBuilder, op: DepthwiseOp, rows: int) -> float:
@@ -46,8 +54,6 @@ def depthwise_call(
     """The kernel and its arguments, but the planes, for ``rows`` of the output."""
     layout, size = builder.layout, builder.element.bytes
     lanes, pitch, source_pitch = layout.lanes, layout.pitch(op.out), layout.pitch(op.inputs)
-    corner = (op.corner[0] * source_pitch + op.corner[1]) * size
-    weights = np.ascontiguousarray(op.weight, dtype=np.float32)
     form = form_of(builder, op)
     if form == "rows":
         # Columns up to the image's edge, or all of the pitch where somebody relies on the border to be zero. Where a
@@ -59,18 +65,12 @@ def depthwise_call(
         inside[: op.out.width] = -1
         mask = builder.constants.add(inside)
     else:
-        positions = (rows[1] - rows[0]) * pitch
-        vectors = -(-positions // lanes)
-        exact = not (layout.is_windowed(op.out) or rows == (0, op.out.height)) and positions >= lanes
-        tile = min(LARGEST_TILE, max(1, positions // lanes) if exact else vectors)
-        tile = min(range(1, tile + 1), key=lambda t: (-(-vectors // t) * (t + 1), -t))
+        vectors, covered = builder.cover(op.out, rows)
+        largest = min(LARGEST_TILE, covered // lanes)
+        tile = min(range(1, largest + 1), key=lambda t: (-(-vectors // t) * (t + 1), -t))
         starts, mask = -(-vectors // tile), builder.mask(op.out, rows[1] - rows[0])
-        last_start = ((positions if exact else vectors * lanes) - tile * lanes) * size
-    fields = {
-        "inputs": builder.table([layout.offset(ref) + corner for ref in op.inputs.planes]),
-        "outputs": builder.table(builder.planes(op.out)),
-        "weights": builder.constants.add(weights),
-        "bias": builder.constants.add(op.bias),
+        last_start = (covered - tile * lanes) * size
+    fields = builder.once(lambda: _tables(builder, op), "depthwise", id(op)) | {
         "mask": mask,
         "source": place.reference(op.inputs, rows[0] * op.stride[0]),
         "target": place.reference(op.out, rows[0]),
@@ -79,13 +79,25 @@ def depthwise_call(
         "target_row": pitch * size,
         "starts": starts,
         "last_start": last_start,
-        "low": number(op.clamp.low),
-        "high": number(op.clamp.high),
     }
     height, width = op.weight.shape[1:]
     dilation = op.dilation[0] if form == "linear" else 1
     kernel = DepthwiseKernel(form, height, width, op.stride, dilation, tile, op.curve, builder.element, op.reduce)
     return kernel, fields
+
+
+def _tables(builder: StepBuilder, op: DepthwiseOp) -> Fields:
+    """What all calls of a layer have in common."""
+    layout = builder.layout
+    corner = (op.corner[0] * layout.pitch(op.inputs) + op.corner[1]) * builder.element.bytes
+    return {
+        "inputs": builder.table([layout.offset(ref) + corner for ref in op.inputs.planes]),
+        "outputs": builder.table(builder.planes(op.out)),
+        "weights": builder.constants.add(np.ascontiguousarray(op.weight, dtype=np.float32)),
+        "bias": builder.constants.add(op.bias),
+        "low": number(op.clamp.low),
+        "high": number(op.clamp.high),
+    }
 
 
 def form_of(builder: StepBuilder, op: DepthwiseOp) -> str:

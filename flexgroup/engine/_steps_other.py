@@ -39,27 +39,33 @@ def _pool(builder: StepBuilder, op: PoolOp) -> Step:
 def pool_call(builder: StepBuilder, op: PoolOp, rows: tuple[int, int], place: Place) -> tuple[PoolKernel, Fields]:
     """The kernel and its arguments, but the planes, for ``rows`` of the output."""
     layout, size = builder.layout, builder.element.bytes
-    pitch = layout.pitch(op.out)
-    positions = (rows[1] - rows[0]) * pitch
-    vectors = -(-positions // layout.lanes)
-    whole = rows == (0, op.out.height) or layout.is_windowed(op.out) or positions < layout.lanes
-    covered = vectors * layout.lanes if whole else positions
-    scale = (1.0 / np.maximum(op.counts, 1)).astype(np.float32)
-    above = rows[0] * pitch * size
-    fields = {
-        "taps": builder.table([builder.tap(tap, pitch) for channel in op.taps for tap in channel]),
-        "outputs": builder.table(builder.planes(op.out)),
-        "inside": builder.constants.add(builder.positions(op.out, -op.inside.astype(np.int32))) + rows[0] * pitch * 4,
-        "inside_tap": layout.vectors(op.out) * layout.lanes * 4,
-        "scale": builder.constants.add(builder.positions(op.out, scale)) + above,
+    vectors, covered = builder.cover(op.out, rows)
+    shared = builder.once(lambda: _pool_tables(builder, op), "pool", id(op))
+    above = rows[0] * layout.pitch(op.out)
+    fields = shared | {
+        "inside": shared["inside"] + above * 4,
+        "scale": shared["scale"] + above * size,
         "mask": builder.mask(op.out, rows[1] - rows[0]),
         "source": place.reference(op.reads[0] if op.reads else op.out, rows[0]),
         "target": place.reference(op.out, rows[0]),
-        "tap_count": len(op.taps[0]),
         "vectors": vectors,
         "last_start": (covered - layout.lanes) * size,
     }
     return PoolKernel(op.form, builder.element), fields
+
+
+def _pool_tables(builder: StepBuilder, op: PoolOp) -> Fields:
+    """What all calls of a pool have in common; ``inside`` and ``scale`` begin at the image's first row."""
+    pitch = builder.layout.pitch(op.out)
+    scale = (1.0 / np.maximum(op.counts, 1)).astype(np.float32)
+    return {
+        "taps": builder.table([builder.tap(tap, pitch) for channel in op.taps for tap in channel]),
+        "outputs": builder.table(builder.planes(op.out)),
+        "inside": builder.constants.add(builder.positions(op.out, -op.inside.astype(np.int32))),
+        "inside_tap": builder.layout.vectors(op.out) * builder.layout.lanes * 4,
+        "scale": builder.constants.add(builder.positions(op.out, scale)),
+        "tap_count": len(op.taps[0]),
+    }
 
 
 def _mean(builder: StepBuilder, op: MeanOp) -> Step:
