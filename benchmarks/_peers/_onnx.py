@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import os
 import tempfile
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +13,8 @@ import torch
 from onnx import helper, numpy_helper
 from torch import nn
 
+from flexgroup.report._peers import quiet
+
 OPSET = 13  # the newest that every engine here reads: DeepSparse's last one
 
 
@@ -25,7 +22,7 @@ def write_onnx(model: nn.Module, x: torch.Tensor, path: Path) -> None:
     """Export ``model``, a module in evaluation mode, for inputs of the shape of ``x``."""
     with tempfile.TemporaryDirectory() as folder:
         raw, folded = Path(folder) / "raw.onnx", Path(folder) / "folded.onnx"
-        with _quiet():
+        with quiet():
             export: Any = torch.onnx.export
             names = {"input_names": ["x"], "output_names": ["y"]}
             export(model, (x,), str(raw), opset_version=OPSET, dynamo=False, **names)
@@ -91,17 +88,3 @@ def _image_padding(node: onnx.NodeProto, constants: dict[str, Any]) -> list[int]
     if filled or len(amounts) != 8 or any(amounts[axis] for axis in (0, 1, 4, 5)):
         return None
     return [amounts[2], amounts[3], amounts[6], amounts[7]]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter prints deprecation notes, which belong to neither our output nor the user."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            with contextlib.redirect_stderr(io.StringIO()):
-                yield
-    finally:
-        logging.disable(before)

@@ -15,12 +15,14 @@ from flexgroup._errors import FlexgroupError
 from flexgroup.cli._network import open_network
 from flexgroup.cli._options import (
     FileArgument,
+    InputOption,
     JsonOption,
     ModelOption,
     WeightsOption,
     check_at_least,
     chosen_model,
     parse_numbers,
+    parse_shape,
 )
 from flexgroup.cli._output import Progress, print_json, stdout_console, working
 
@@ -75,9 +77,7 @@ def bench(
     against: Annotated[
         str, typer.Option("--against", help="Compare with onnxruntime too; torch is always there.")
     ] = "",
-    input_shape: Annotated[
-        str, typer.Option("--input", help="Shape with batch; needed for package.module:function.")
-    ] = "",
+    input_shape: InputOption = "",
     runs: Annotated[int, typer.Option("--runs", help="Rounds; every engine has a turn in each.")] = 20,
     as_json: JsonOption = False,
 ) -> None:
@@ -96,7 +96,7 @@ def bench(
             weights,
             threads=parse_numbers(threads, "--threads", "1,2"),
             against=tuple(name.strip() for name in against.split(",")) if against else (),
-            shape=parse_numbers(input_shape, "--input", "1,3,224,224") if input_shape else None,
+            shape=parse_shape(input_shape),
             runs=runs,
             progress=progress,
         )

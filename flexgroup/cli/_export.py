@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flexgroup.cli._network import open_network
-from flexgroup.cli._options import FileArgument, JsonOption, ModelOption, WeightsOption, chosen_model, parse_numbers
+from flexgroup.cli._options import (
+    FileArgument,
+    InputOption,
+    JsonOption,
+    ModelOption,
+    WeightsOption,
+    chosen_model,
+    parse_shape,
+)
 from flexgroup.cli._output import Progress, print_json, working
 
 if TYPE_CHECKING:
@@ -26,9 +34,7 @@ def export(
         str, typer.Option("--target", help="host, aarch64-android, aarch64-ios, x86-64-avx2, wasm32, ...")
     ] = "host",
     name: Annotated[str, typer.Option("--name", help="Prefix of the C functions; by default the model's name.")] = "",
-    input_shape: Annotated[
-        str, typer.Option("--input", help="Shape with batch; needed for package.module:function.")
-    ] = "",
+    input_shape: InputOption = "",
     force: Annotated[bool, typer.Option("--force", help="Write into a folder that is not empty.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -49,7 +55,7 @@ def export(
             out,
             target=target,
             name=name or _name_of(chosen),
-            shape=parse_numbers(input_shape, "--input", "1,3,224,224") if input_shape else None,
+            shape=parse_shape(input_shape),
             force=force,
             progress=progress,
         )

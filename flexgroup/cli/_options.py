@@ -23,6 +23,9 @@ WeightsOption: TypeAlias = Annotated[
     ),
 ]
 DataOption: TypeAlias = Annotated[str, typer.Option("--data", help="Data set: digits, or cifar10:FOLDER.")]
+InputOption: TypeAlias = Annotated[
+    str, typer.Option("--input", help="Shape with batch; needed for package.module:function.")
+]
 JsonOption: TypeAlias = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")
 ]
@@ -48,6 +51,11 @@ def parse_numbers(text: str, option: str, example: str) -> tuple[int, ...]:
             f"{option} {text!r} is not a list of whole numbers of at least 1; write for example {option} {example}"
         )
     return tuple(int(part) for part in parts)
+
+
+def parse_shape(text: str) -> tuple[int, ...] | None:
+    """``"1,3,224,224"`` as a shape, nothing as None. Raises `FlexgroupError` as `parse_numbers` does."""
+    return parse_numbers(text, "--input", "1,3,224,224") if text else None
 
 
 def check_at_least(value: float, least: float, option: str) -> None:

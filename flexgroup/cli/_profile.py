@@ -12,12 +12,13 @@ from flexgroup._errors import FlexgroupError
 from flexgroup.cli._network import open_network
 from flexgroup.cli._options import (
     FileArgument,
+    InputOption,
     JsonOption,
     ModelOption,
     WeightsOption,
     check_at_least,
     chosen_model,
-    parse_numbers,
+    parse_shape,
 )
 from flexgroup.cli._output import Progress, print_json, working
 
@@ -35,9 +36,7 @@ def profile(
     trace: Annotated[
         Path | None, typer.Option("--trace", help="Write one run as a timeline for Perfetto (JSON).", metavar="FILE")
     ] = None,
-    input_shape: Annotated[
-        str, typer.Option("--input", help="Shape with batch; needed for package.module:function.")
-    ] = "",
+    input_shape: InputOption = "",
     runs: Annotated[int, typer.Option("--runs", help="Runs of which the medians are shown.")] = 50,
     as_json: JsonOption = False,
 ) -> None:
@@ -55,7 +54,7 @@ def profile(
             weights,
             threads=threads,
             dense=dense,
-            shape=parse_numbers(input_shape, "--input", "1,3,224,224") if input_shape else None,
+            shape=parse_shape(input_shape),
             runs=runs,
             trace=trace,
         )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from flexgroup.kernels.emit import I32, I64, Kernel, Signature
+from flexgroup.kernels.emit import I32, I64, Kernel, Signature, halved
 from flexgroup.kernels.target import F32, Element, Target
 
 SIGNATURE = Signature(
@@ -57,16 +57,9 @@ class CopyKernel:
                 from_row = k.at(read, b.mul(rows.index, source_row))
                 to_row = k.at(write, b.mul(rows.index, target_row))
                 start = ir.Constant(I64, 0)
-                for width in self._widths(k.lanes):
+                for width in halved(k.lanes) if self.step <= 2 else [1]:
                     start = self._run(k, from_row, to_row, start, columns, width)
         b.ret_void()
-
-    def _widths(self, lanes: int) -> list[int]:
-        """Vector widths from whole vectors down to single elements, for what a wider one leaves over."""
-        widths = [lanes]
-        while widths[-1] > 4 and self.step <= 2:
-            widths.append(widths[-1] // 2)
-        return [*widths, 1] if self.step <= 2 else [1]
 
     def _run(
         self, k: Kernel, source: ir.Value, target: ir.Value, start: ir.Value, stop: ir.Value, width: int

@@ -99,6 +99,14 @@ class Code:
             loop.results.append(result)
 
 
+def halved(lanes: int) -> list[int]:
+    """Vector widths from whole vectors down to single numbers, for what a wider one leaves over."""
+    widths = [lanes]
+    while widths[-1] > 4:
+        widths.append(widths[-1] // 2)
+    return [*widths, 1]
+
+
 class Kernel(Code):
     """One kernel function under construction: ``void name(i8** bases, i64* args)``.
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from flexgroup.kernels.emit import I32, I64, Kernel, Signature
+from flexgroup.kernels.emit import I32, I64, Kernel, Signature, halved
 from flexgroup.kernels.target import F32, Element, Target
 
 SIGNATURE = Signature(
@@ -47,9 +47,6 @@ class InterleaveKernel:
         source, into = k.address("source"), k.address("target")
         from_planes, to_planes = k.address("from_planes"), k.address("to_planes")
         from_parts, to_rows, columns = k.address("from_parts"), k.address("to_rows"), k.arg("columns")
-        widths = [k.lanes]
-        while widths[-1] > 4:
-            widths.append(widths[-1] // 2)
         with k.loop(k.arg("first"), k.arg("last")) as planes:
             read = k.at(source, k.load_index(from_planes, planes.index))
             write = k.at(into, k.load_index(to_planes, planes.index))
@@ -59,7 +56,7 @@ class InterleaveKernel:
                 reads = [k.at(read, place) for place in places]
                 row = k.at(write, k.load_index(to_rows, rows.index))
                 start = ir.Constant(I64, 0)
-                for width in [*widths, 1]:
+                for width in halved(k.lanes):
                     start = self._run(k, reads, row, start, columns, width)
         b.ret_void()
 

@@ -106,7 +106,7 @@ def _export(model: torch.nn.Module, example: torch.Tensor, path: Path) -> None:
     reasons = []
     for dynamo in (False, True):
         try:
-            with _quiet():
+            with quiet():
                 _onnx_export(model, example, path, dynamo)
             return
         except Exception as error:  # both exporters raise what they like; the user sees both reasons
@@ -131,7 +131,7 @@ def _onnx_export(model: torch.nn.Module, example: torch.Tensor, path: Path, dyna
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence the exporters, which print progress and deprecation notes; stdout belongs to our own output."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)

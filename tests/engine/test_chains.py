@@ -16,7 +16,8 @@ from flexgroup.engine._bands import schedule
 from flexgroup.engine._layout import Image, PlaneRef
 from flexgroup.engine._rows import Rows, Use
 from flexgroup.graph import from_torch, optimize
-from flexgroup.kernels import TARGETS, host_target
+from flexgroup.kernels import TARGETS
+from tests.engine.agreement import HOST, twins_agree
 from tests.engine.networks import PATTERNS, examples, networks, prune, randomise
 from tests.engine.twins import run_plan
 
@@ -62,9 +63,8 @@ def deep_networks(draw) -> tuple[nn.Module, tuple[int, int, int]]:
     return model.eval(), shape
 
 
-def plan_of(model: nn.Module, x: torch.Tensor, target: str = "host", threads: int = 1, cache: int = TINY) -> Plan:
-    chosen = host_target() if target == "host" else TARGETS[target]
-    return plan_graph(optimize(from_torch(model, (x,))), replace(chosen, cache_bytes=cache), threads=threads)
+def plan_of(model: nn.Module, x: torch.Tensor, threads: int = 1, cache: int = TINY) -> Plan:
+    return plan_graph(optimize(from_torch(model, (x,))), replace(HOST, cache_bytes=cache), threads=threads)
 
 
 def chains_of(plan: Plan) -> set[int]:
@@ -94,12 +94,8 @@ def test_bands_change_nothing_for_any_number_of_threads(case, pattern, cache):
 def test_banded_plans_mean_the_same_to_the_numpy_twins(case, pattern, target, threads):
     """The twins' scratch holds NaN at first: nothing is read that was not written before."""
     model, shape = case
-    prune(model, pattern, 0.3)
-    x = torch.randn(1, *shape)
-    with torch.no_grad():
-        expected = model(x)[0].numpy()
-    (given,) = run_plan(plan_of(model, x, target, threads), x[0].numpy())
-    np.testing.assert_allclose(given, expected, atol=1e-4 * max(1e-3, np.abs(expected).max()))
+    tiny = replace(TARGETS[target], cache_bytes=TINY)
+    twins_agree(model, shape, pattern, 0.3, target=tiny, threads=threads)
 
 
 def inverted_residual() -> tuple[nn.Module, torch.Tensor]:

@@ -16,23 +16,10 @@ import flexgroup
 from flexgroup import FlexgroupError
 from flexgroup.engine import plan_graph
 from flexgroup.graph import Clamp, Graph, Node, from_torch, optimize
-from flexgroup.kernels import TARGETS, host_target
+from flexgroup.kernels import TARGETS
 from flexgroup.zoo import build
+from tests.engine.agreement import HOST, RUNNABLE, agree, agrees_run_after_run, twins_agree
 from tests.engine.networks import PATTERNS, Residual, convolutions, examples, networks, prune, randomise
-from tests.engine.twins import run_plan
-
-HOST = host_target()
-NAMES = ["x86-64-avx512", "x86-64-avx2", "x86-64"]
-RUNNABLE = NAMES[NAMES.index(HOST.name) :] if HOST.name in NAMES else ["host"]
-
-
-def agree(model: nn.Module, compiled: flexgroup.CompiledModel, x: torch.Tensor) -> None:
-    with torch.no_grad():
-        expected = model(x)
-    given = compiled(x)
-    assert given.shape == expected.shape
-    scale = max(float(expected.abs().max()), 1e-3)
-    assert float((given - expected).abs().max()) <= 1e-4 * scale
 
 
 @settings(max_examples=examples(60), deadline=None)
@@ -49,23 +36,14 @@ def test_any_convolution_agrees_with_torch(case, pattern, target, threads, batch
 @given(networks(), st.sampled_from(PATTERNS), st.sampled_from(RUNNABLE), st.integers(1, 3), st.integers(1, 3))
 def test_any_network_agrees_with_torch_run_after_run(case, pattern, target, threads, batch):
     model, shape = case
-    prune(model, pattern, 0.2)
-    compiled = flexgroup.compile(model, (torch.randn(2, *shape),), target=target, threads=threads)
-    for _ in range(2):
-        agree(model, compiled, torch.randn(batch, *shape))
+    agrees_run_after_run(model, shape, pattern, 0.2, target=target, threads=threads, batch=batch)
 
 
 @settings(max_examples=examples(25), deadline=None)
 @given(networks(), st.sampled_from(PATTERNS), st.sampled_from(sorted(TARGETS)), st.integers(1, 2))
 def test_the_plan_means_the_same_to_the_numpy_twins(case, pattern, target, threads):
     model, shape = case
-    prune(model, pattern, 0.2)
-    x = torch.randn(1, *shape)
-    plan = plan_graph(optimize(from_torch(model, (x,))), TARGETS[target], threads=threads)
-    with torch.no_grad():
-        expected = model(x)[0].numpy()
-    (given,) = run_plan(plan, x[0].numpy())
-    np.testing.assert_allclose(given, expected, atol=1e-4 * max(1e-3, np.abs(expected).max()))
+    twins_agree(model, shape, pattern, 0.2, target=TARGETS[target], threads=threads)
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)

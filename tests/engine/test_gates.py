@@ -12,12 +12,12 @@ from torch import nn
 
 import flexgroup
 from flexgroup.engine import plan_graph
-from flexgroup.graph import Graph, Node, Resize, from_torch, optimize
+from flexgroup.graph import Graph, Node, Resize
 from flexgroup.kernels import TARGETS
 from flexgroup.zoo import build
-from tests.engine.networks import PATTERNS, prune, randomise
+from tests.engine.agreement import HOST, RUNNABLE, agree, agrees_run_after_run, twins_agree
+from tests.engine.networks import PATTERNS, randomise
 from tests.engine.networks_gates import Shuffled, Squeeze, gated_networks
-from tests.engine.test_compile import HOST, RUNNABLE, agree
 from tests.engine.test_tokens import Net
 from tests.engine.twins import run_plan
 
@@ -26,23 +26,14 @@ from tests.engine.twins import run_plan
 @given(gated_networks(), st.sampled_from(PATTERNS), st.sampled_from(RUNNABLE), st.integers(1, 3), st.integers(1, 3))
 def test_any_network_of_gates_agrees_with_torch_run_after_run(case, pattern, target, threads, batch):
     model, shape = case
-    prune(model, pattern, 0.4)
-    compiled = flexgroup.compile(model, (torch.randn(2, *shape),), target=target, threads=threads)
-    for _ in range(2):
-        agree(model, compiled, torch.randn(batch, *shape))
+    agrees_run_after_run(model, shape, pattern, 0.4, target=target, threads=threads, batch=batch)
 
 
 @settings(max_examples=25, deadline=None)
 @given(gated_networks(), st.sampled_from(PATTERNS), st.sampled_from(sorted(TARGETS)), st.integers(1, 3))
 def test_the_plan_of_gates_means_the_same_to_the_numpy_twins(case, pattern, target, threads):
     model, shape = case
-    prune(model, pattern, 0.4)
-    x = torch.randn(1, *shape)
-    plan = plan_graph(optimize(from_torch(model, (x,))), TARGETS[target], threads=threads)
-    with torch.no_grad():
-        expected = model(x)[0].numpy()
-    (given,) = run_plan(plan, x[0].numpy())
-    np.testing.assert_allclose(given, expected, atol=1e-4 * max(1e-3, np.abs(expected).max()))
+    twins_agree(model, shape, pattern, 0.4, target=TARGETS[target], threads=threads)
 
 
 @pytest.mark.parametrize(

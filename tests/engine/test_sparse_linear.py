@@ -15,8 +15,8 @@ from flexgroup.engine._steps_linear import SIZES, LinearChoice, choose_linear
 from flexgroup.graph import from_torch, optimize
 from flexgroup.kernels import TARGETS
 from flexgroup.kernels.sparse_linear import UNROLL, group_count, pack_groups
+from tests.engine.agreement import RUNNABLE, agree
 from tests.engine.networks import prune, randomise
-from tests.engine.test_compile import RUNNABLE, agree
 from tests.engine.twins import run_plan
 
 FORMS = [(form, size) for form in ("columns", "rows") for size in SIZES]

@@ -11,12 +11,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 import flexgroup
-from flexgroup.engine import plan_graph
-from flexgroup.graph import from_torch, optimize
 from flexgroup.kernels import TARGETS
+from tests.engine.agreement import RUNNABLE, agree, agrees_run_after_run, twins_agree
 from tests.engine.networks import PATTERNS, prune, randomise
 from tests.engine.networks_tokens import transformers
-from tests.engine.test_compile import RUNNABLE, agree
 from tests.engine.twins import run_plan
 
 
@@ -37,23 +35,14 @@ class Net(nn.Module):
 @given(transformers(), st.sampled_from(PATTERNS), st.sampled_from(RUNNABLE), st.integers(1, 3), st.integers(1, 3))
 def test_any_transformer_agrees_with_torch_run_after_run(case, pattern, target, threads, batch):
     model, shape = case
-    prune(model, pattern, 0.3)
-    compiled = flexgroup.compile(model, (torch.randn(1, *shape),), target=target, threads=threads)
-    for _ in range(2):
-        agree(model, compiled, torch.randn(batch, *shape))
+    agrees_run_after_run(model, shape, pattern, 0.3, target=target, threads=threads, batch=batch, examples=1)
 
 
 @settings(max_examples=25, deadline=None)
 @given(transformers(), st.sampled_from(PATTERNS), st.sampled_from(sorted(TARGETS)), st.integers(1, 3))
 def test_the_plan_of_a_transformer_means_the_same_to_the_numpy_twins(case, pattern, target, threads):
     model, shape = case
-    prune(model, pattern, 0.3)
-    x = torch.randn(1, *shape)
-    plan = plan_graph(optimize(from_torch(model, (x,))), TARGETS[target], threads=threads)
-    with torch.no_grad():
-        expected = model(x)[0].numpy()
-    (given,) = run_plan(plan, x[0].numpy())
-    np.testing.assert_allclose(given, expected, atol=1e-4 * max(1e-3, np.abs(expected).max()))
+    twins_agree(model, shape, pattern, 0.3, target=TARGETS[target], threads=threads)
 
 
 TOKENS, FEATURES = 11, 12
