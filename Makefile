@@ -25,7 +25,7 @@ $(VENV)/.demo: pyproject.toml constraints.txt
 
 $(VENV)/.test: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(INSTALL) --editable '.[demo,bench,data,test,lint,gpu]' pocl-binary-distribution
+	$(INSTALL) --editable '.[demo,bench,data,train,transformers,lightning,test,lint,gpu]' pocl-binary-distribution
 	touch $@
 
 clean:
