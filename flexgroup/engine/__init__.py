@@ -5,6 +5,7 @@ from flexgroup.engine._explain import Explanation, LayerChoice, Memory
 from flexgroup.engine._machine import Machine, measured_machine
 from flexgroup.engine._native import Program
 from flexgroup.engine._plan import Plan, Step
+from flexgroup.engine._predict import predicted_seconds
 from flexgroup.engine._profile import Profile, ProfileRow
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "compile",
     "measured_machine",
     "plan_graph",
+    "predicted_seconds",
 ]

@@ -20,6 +20,7 @@ from flexgroup.engine._lower import Lowering
 from flexgroup.engine._machine import measured_machine
 from flexgroup.engine._native import Program
 from flexgroup.engine._plan import Plan, Port
+from flexgroup.engine._predict import predicted_seconds
 from flexgroup.engine._profile import Profile, profile_rows
 from flexgroup.engine._steps import StepBuilder
 from flexgroup.engine._workers import address
@@ -110,6 +111,14 @@ class CompiledModel:
     def memory(self) -> Memory:
         """Bytes of activations and of constants (weights and tables) that this network holds."""
         return memory_of(self.plan)
+
+    @property
+    def predicted_seconds(self) -> float:
+        """Seconds of one image on this network's threads, as the cost model predicts them; 0 on other machines' code.
+
+        Measures what this machine can do (in less than a second) if it never was.
+        """
+        return predicted_seconds(self.plan)
 
     def explain(self) -> Explanation:
         """For every layer what was chosen and why."""
