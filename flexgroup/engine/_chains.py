@@ -13,26 +13,20 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from flexgroup.engine._bands import schedule
+from flexgroup.engine._estimate import estimated
 from flexgroup.engine._layout import ZERO
-from flexgroup.engine._operations import ConvOp, DepthwiseOp, Operation, PoolOp, buffers_of
+from flexgroup.engine._operations import ConvOp, Operation, buffers_of
 from flexgroup.engine._rows import Rows, rows_of
 from flexgroup.engine._steps_chain import Chain
-from flexgroup.engine._steps_conv import conv_layer
-from flexgroup.engine._steps_depthwise import depthwise_slots
+from flexgroup.engine._work import SHARE_OF_CACHE, MoveWork
 
 if TYPE_CHECKING:
     from flexgroup.engine._steps import StepBuilder
 
 LONGEST = 14  # operations in a chain
 BANDS = (1, 2, 3, 4, 5, 7, 8, 10, 14, 16, 20, 28, 32, 56)
-SHARE_OF_CACHE = 0.6  # that windows may take: weights, tables and the images at both ends need the rest
 SMALLEST = 0.2  # of the cache: chains whose images all are smaller gain nothing
 SAMPLED_BANDS = 4
-
-# In slots of one vector multiply-add (see _choose.py), a vector of 64 bytes; measured on cores with 1 MiB of cache.
-FAR_READ, FAR_WRITE = 6.0, 17.0  # from and to the third level
-NEAR = 1.5  # the second level, either way
-CALL = 250.0  # a kernel's start: arguments, masks, the first misses
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,18 +47,18 @@ class Planner:
         self.layout = builder.layout
         self.operations = operations
         self.rows = [rows_of(operation) for operation in operations]
+        self.buffers = [frozenset(buffers_of(operation)) for operation in operations]
         self.users: dict[int, list[int]] = {}
         self.writers: dict[int, list[int]] = {}
-        for i, operation in enumerate(operations):
-            for buffer in buffers_of(operation):
+        for i in range(len(operations)):
+            for buffer in self.buffers[i]:
                 self.users.setdefault(buffer, []).append(i)
             rows = self.rows[i]
-            written = rows.out.buffers if rows is not None else buffers_of(operation)
+            written = rows.out.buffers if rows is not None else self.buffers[i]
             for buffer in written:
                 self.writers.setdefault(buffer, []).append(i)
-        self._vector_bytes = builder.target.vector_bytes
         self._cache = builder.target.cache_bytes
-        self._slots: dict[tuple[int, int], float] = {}
+        self._slots: dict[tuple[int, int, frozenset[int]], float] = {}
 
     def best(self) -> list[Chain]:
         """The chains of the cheapest partition of all operations."""
@@ -95,40 +89,21 @@ class Planner:
     def _bytes(self, rows: Rows) -> float:
         return float(len(rows.out.planes) * rows.out.height * self.layout.pitch(rows.out) * self.layout.element_bytes)
 
-    def _traffic(self, size: float, total: float, *, write: bool) -> float:
-        """Moving ``size`` bytes of an image of ``total`` bytes, which lies in the cache if it fits."""
-        rate = NEAR if total < SHARE_OF_CACHE * self._cache else FAR_WRITE if write else FAR_READ
-        return rate * size / self._vector_bytes
-
     def _alone(self, index: int) -> float:
         """One operation on whole images."""
         rows = self.rows[index]
-        if rows is None:
-            return 0.0
-        size = self._bytes(rows)
-        slots = self._compute(index, rows.out.height) + self._traffic(size, size, write=True)
-        for use in rows.uses:
-            read = use.image.distinct * use.image.height * self.layout.pitch(use.image)
-            slots += self._traffic(read * self.layout.element_bytes, read * self.layout.element_bytes, write=False)
-        return slots
+        return 0.0 if rows is None else self._estimated(index, rows.out.height, frozenset())
 
-    def _compute(self, index: int, height: int) -> float:
-        """One call of an operation for so many rows of its output, with everything in the cache."""
-        key = (index, height)
+    def _estimated(self, index: int, height: int, windows: frozenset[int]) -> float:
+        """One call of an operation for so many rows of its output, while these buffers live in windows."""
+        key = (index, height, windows & self.buffers[index])
         if key not in self._slots:
-            operation, rows = self.operations[index], self.rows[index]
-            assert rows is not None
-            vectors = -(-height * self.layout.pitch(rows.out) // self.layout.lanes)
-            planes = len(rows.out.planes)
-            if isinstance(operation, ConvOp):
-                slots = conv_layer(self.builder, operation, height).choice.slots
-            elif isinstance(operation, DepthwiseOp):
-                slots = depthwise_slots(self.builder, operation, height)
-            elif isinstance(operation, PoolOp):
-                slots = planes * vectors * 4.0 * len(operation.taps[0])
-            else:
-                slots = planes * (height * 6.0 + vectors * 4.0)
-            self._slots[key] = slots + CALL
+            self._slots[key] = estimated(
+                self.builder,
+                self.operations[index],
+                height,
+                windowed=lambda image: not windows.isdisjoint(image.buffers),
+            )
         return self._slots[key]
 
     def _windowed(self, first: int, last: int) -> tuple[bool, ...] | None:
@@ -195,7 +170,7 @@ class Planner:
 
     def _banded(self, first: int, rows: Sequence[Rows], windowed: tuple[bool, ...], band: int) -> float | None:
         """The cost of a chain in bands of this height; None if its windows do not fit the cache."""
-        layout, height = self.layout, rows[-1].out.height
+        layout, costs, height = self.layout, self.builder.costs, rows[-1].out.height
         sample = schedule(rows, windowed, 0, min(height, SAMPLED_BANDS * band), band)
         window_bytes = 0.0
         for i, capacity in sample.capacity.items():
@@ -205,26 +180,15 @@ class Planner:
         bands = -(-height // band)
         typical = sample.bands[-1] if len(sample.bands) < 3 else sample.bands[-2]
         slots = 0.0
-        producers = {each.out.planes[0].buffer for each, flag in zip(rows, windowed, strict=True) if flag}
+        windows = frozenset(each.out.planes[0].buffer for each, flag in zip(rows, windowed, strict=True) if flag)
         for i, share in enumerate(typical):
-            count = share.rows[1] - share.rows[0]
+            count, kept = share.rows[1] - share.rows[0], share.keep[1] - share.keep[0]
             if count <= 0:
                 return None
-            line = len(rows[i].out.planes) * layout.pitch(rows[i].out) * layout.element_bytes
-            slots += bands * self._compute(first + i, count)
-            if windowed[i]:
-                kept = share.keep[1] - share.keep[0]
-                slots += bands * NEAR * (count + 2 * kept) * line / self._vector_bytes
-            else:
-                slots += self._traffic(line * rows[i].out.height, self._bytes(rows[i]), write=True)
-            for use in rows[i].uses:
-                lines = use.image.distinct * layout.pitch(use.image) * layout.element_bytes
-                near = use.image.planes[0].buffer in producers
-                size = float(lines * use.image.height)
-                if near:
-                    slots += NEAR * size / self._vector_bytes
-                else:
-                    slots += self._traffic(size, size, write=False)
+            slots += bands * self._estimated(first + i, count, windows)
+            if kept:
+                planes, vectors = len(rows[i].out.planes), -(-kept * layout.pitch(rows[i].out) // layout.lanes)
+                slots += bands * MoveWork(planes, planes * vectors).slots(costs) + bands * costs.call
         return slots
 
 

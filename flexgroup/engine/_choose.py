@@ -8,22 +8,15 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from flexgroup.engine._layout import LINE
+from flexgroup.engine._costs import LINE, Costs
+from flexgroup.engine._work import ConvWork
 from flexgroup.kernels.conv import ConvKernel, group_starts, largest_tile
 from flexgroup.kernels.target import Element, Target
 
 HEIGHTS = (1, 2, 4, 8)
+DEFAULT_COSTS = Costs()
 
-# One slot is one vector multiply-add or one aligned vector load, which overlap; a load that is displaced by a tap
-# mostly crosses a cache line and counts twice; one that misses the first-level cache takes several times as long. The
-# rest was fitted to measured kernels (benchmarks/kernels.py).
-ALIGNED_LOAD, DISPLACED_LOAD = 1.0, 2.0
-MISSED_LOAD = 3.5
 FIRST_LEVEL = 36 << 10  # bytes of a tile's inputs that stay in the first-level cache
-STREAM, STREAM_AGAIN = 8.0, 2.0  # 64 bytes of weights, for the first tile and for those after it
-GROUP_OVERHEAD = 1.0
-ROW_OVERHEAD = 9.0  # an inner loop's exit, most of it a mispredicted branch
-STORE_SLOTS = 3.0  # bias, clamp, mask and store of one vector
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,39 +85,50 @@ class Choice:
         return ConvKernel(self.form, self.rows, self.tile, residual, element)
 
 
-def choose(layer: Layer, target: Target, *, sparse: bool, heights: tuple[int, ...] = HEIGHTS) -> Choice:
-    """The cheapest kernel for one layer, of those whose groups have one of ``heights``.
+def choose(
+    layer: Layer, target: Target, *, sparse: bool, heights: tuple[int, ...] = HEIGHTS, costs: Costs = DEFAULT_COSTS
+) -> Choice:
+    """The cheapest kernel for one layer at these costs, of those whose groups have one of ``heights``.
 
     ``sparse=False`` disregards zeros: the baseline that a speed-up is measured against.
     """
-    dense = [_candidate("dense", rows, layer, target) for rows in heights]
+    dense = [_candidate("dense", rows, layer, target, costs) for rows in heights]
     candidates = list(dense)
     for rows in heights if sparse else ():
         for form in ("strip", "ring") if rows > 1 else ("ring",):
-            candidates.append(_candidate(form, rows, layer, target))
+            candidates.append(_candidate(form, rows, layer, target, costs))
     best = min(candidates)
     fill = float(layer.pattern.sum()) / max(1, best.groups * best.rows)
     zeros = not layer.pattern.all()
     return Choice(best.form, best.rows, best.tile, best.slots, min(dense).slots, best.groups, fill, zeros)
 
 
-def _candidate(form: str, rows: int, layer: Layer, target: Target) -> Candidate:
-    groups = layer.groups(form, rows)
-    tile = best_tile(rows, layer.vectors, target)
-    height = layer.pattern.shape[0]
-    load = DISPLACED_LOAD if layer.displaced else ALIGNED_LOAD
+def _candidate(form: str, rows: int, layer: Layer, target: Target, costs: Costs) -> Candidate:
+    work = conv_work(layer, form, rows, best_tile(rows, layer.vectors, target), target)
+    return Candidate(work.slots(costs), form, rows, work.tile, work.groups)
+
+
+def conv_work(layer: Layer, form: str, rows: int, tile: int, target: Target) -> ConvWork:
+    """What a kernel of this form does for a layer."""
+    groups, height = layer.groups(form, rows), layer.pattern.shape[0]
+    strips = -(-height // rows)
+    missed = 0.0
     if layer.planes * tile * target.vector_bytes > FIRST_LEVEL:
         # Of the groups of a strip that read one plane, the first brings it to the first-level cache.
-        strips = -(-height // rows)
-        load += MISSED_LOAD * min(1.0, layer.planes * strips / max(groups, 1))
-    group = max(rows * tile, load * tile + rows) + GROUP_OVERHEAD
-    loops = height if form == "ring" else -(-height // rows)
-    tiles = -(-layer.vectors // tile)
+        missed = min(1.0, layer.planes * strips / max(groups, 1))
     lines = groups * (rows + 1) * 4 / LINE
-    slots = tiles * (groups * group + height * tile * STORE_SLOTS + loops * ROW_OVERHEAD)
-    again = STREAM_AGAIN if lines * LINE < target.cache_bytes / 2 else STREAM
-    slots += lines * (STREAM + (tiles - 1) * again)
-    return Candidate(slots, form, rows, tile, groups)
+    return ConvWork(
+        groups,
+        rows,
+        tile,
+        -(-layer.vectors // tile),
+        height,
+        height if form == "ring" else strips,
+        layer.displaced,
+        missed,
+        lines,
+        lines * LINE < target.cache_bytes / 2,
+    )
 
 
 def best_tile(rows: int, vectors: int, target: Target) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from flexgroup._errors import FlexgroupError
 from flexgroup.engine._calls import first_image, input_arrays, results_like
 from flexgroup.engine._chains import find_chains
 from flexgroup.engine._choose import Chooser, choose
+from flexgroup.engine._costs import Costs, default_costs
 from flexgroup.engine._explain import Explanation, Memory, explain_plan, memory_of
 from flexgroup.engine._kept import GRAPH, PLAN, Keys, kept, keys_of
 from flexgroup.engine._layout import Layout
@@ -35,19 +37,33 @@ TOLERANCE = 1e-4  # of the largest output: far above rounding, far below any mis
 
 
 def plan_graph(
-    graph: Graph, target: Target, *, threads: int = 1, sparse: bool = True, chooser: Chooser = choose
+    graph: Graph,
+    target: Target,
+    *,
+    threads: int = 1,
+    sparse: bool = True,
+    chooser: Chooser | None = None,
+    costs: Costs | None = None,
 ) -> Plan:
     """Lay out and pack a graph for a target: a plan, which is data only.
 
     ``sparse=False`` runs every convolution as dense code, zeros or not: the baseline of a speed-up. ``chooser`` picks
-    the kernel of every convolution.
+    the kernel of every convolution, by default the cheapest at ``costs``, which are the target's defaults unless given.
     """
+    costs = costs or default_costs(target)
     layout = Layout(target.lanes(F32), F32.bytes, threads)
     lowering = Lowering(graph, layout, has_depthwise=bool(target.triple))
     lowering.run()
     layout.decide()
     builder = StepBuilder(
-        layout, target, F32, threads=threads, sparse=sparse, inputs=len(graph.inputs), chooser=chooser
+        layout,
+        target,
+        F32,
+        threads=threads,
+        sparse=sparse,
+        inputs=len(graph.inputs),
+        chooser=chooser or functools.partial(choose, costs=costs),
+        costs=costs,
     )
     chains = find_chains(builder, lowering.operations)
     for chain in chains:

@@ -6,7 +6,6 @@ from flexgroup.engine._machine import Machine, measured_machine
 from flexgroup.engine._plan import Plan, Step
 from flexgroup.kernels import runs_here
 
-CALL_SECONDS = 30e-9  # of a step whatever it does: its arguments are read and its kernel is called
 BARRIER_SECONDS = 300e-9  # until the last thread has heard that the others are ready
 
 
@@ -16,16 +15,10 @@ def slot_seconds(plan: Plan, machine: Machine) -> float:
 
 
 def step_seconds(step: Step, plan: Plan, machine: Machine) -> float:
-    """Predicted seconds of one step on the plan's threads, what it takes to start it included.
-
-    What the cost model says nothing about takes as long as moving its bytes.
-    """
+    """Predicted seconds of one step on the plan's threads, what it takes to start it included."""
     sharing = max(1, sum(part is not None for part in step.parts))
-    if step.slots:
-        seconds = step.slots * slot_seconds(plan, machine) / sharing
-    else:
-        seconds = step.bytes / machine.bandwidth_of(step.bytes, sharing)
-    return seconds + CALL_SECONDS + (BARRIER_SECONDS if step.barrier and plan.threads > 1 else 0.0)
+    seconds = step.slots * slot_seconds(plan, machine) / sharing
+    return seconds + (BARRIER_SECONDS if step.barrier and plan.threads > 1 else 0.0)
 
 
 def predicted_seconds(plan: Plan, machine: Machine | None = None) -> float:

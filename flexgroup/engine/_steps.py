@@ -12,6 +12,8 @@ import numpy.typing as npt
 
 from flexgroup.engine import _steps_conv, _steps_depthwise, _steps_linear, _steps_other, _steps_resize, _steps_tokens
 from flexgroup.engine._choose import Chooser
+from flexgroup.engine._costs import Costs
+from flexgroup.engine._estimate import with_estimate
 from flexgroup.engine._layout import Image, Layout
 from flexgroup.engine._operations import Operation, Tap
 from flexgroup.engine._plan import ARENA, Constants, Step, reference
@@ -52,6 +54,7 @@ class StepBuilder:
         sparse: bool,
         inputs: int,
         chooser: Chooser,
+        costs: Costs,
     ) -> None:
         self.layout = layout
         self.target = target
@@ -61,6 +64,7 @@ class StepBuilder:
         self.constants = Constants()
         self.input_count = inputs
         self.chooser = chooser
+        self.costs = costs
         self._known: dict[tuple[object, ...], Any] = {}
 
     def once(self, make: Callable[[], T], *key: object) -> T:
@@ -74,8 +78,8 @@ class StepBuilder:
         return Place(self.layout)
 
     def build(self, operation: Operation) -> Step:
-        """The step that runs ``operation``."""
-        return _BUILDERS[type(operation)](self, operation)
+        """The step that runs ``operation``, with its predicted cost."""
+        return with_estimate(self, operation, _BUILDERS[type(operation)](self, operation))
 
     def build_all(self, operations: Sequence[Operation], chains: Sequence[Chain]) -> Iterator[Step]:
         """The steps of a network: those of chains, and one for every other operation."""

@@ -9,13 +9,15 @@ from itertools import pairwise, zip_longest
 from typing import TYPE_CHECKING
 
 from flexgroup.engine._bands import Schedule, Share, schedule
+from flexgroup.engine._estimate import estimated
 from flexgroup.engine._layout import Image
 from flexgroup.engine._operations import ConvOp, CopyOp, DepthwiseOp, Operation, PoolOp
 from flexgroup.engine._plan import ARENA, Step, reference
 from flexgroup.engine._rows import Rows, rows_of
 from flexgroup.engine._steps_conv import ConvLayer, conv_call, conv_layer
-from flexgroup.engine._steps_depthwise import REASON, depthwise_call, depthwise_macs, depthwise_slots
+from flexgroup.engine._steps_depthwise import REASON, depthwise_call, depthwise_macs
 from flexgroup.engine._steps_other import copy_call, pool_call
+from flexgroup.engine._work import MoveWork
 from flexgroup.kernels import CopyKernel, FillKernel, KernelSpec
 
 if TYPE_CHECKING:
@@ -150,25 +152,25 @@ def _thread_calls(
                 calls += _prepare(builder, thread, operation.name, out, share, clean=clean)
             if share.is_empty:
                 continue
-            if isinstance(operation, ConvOp):
-                conv, typical = layers[share.operation], chain.typical_rows[share.operation]
+            conv = layers.get(share.operation)
+            if isinstance(operation, ConvOp) and conv is not None:
                 kernel, arguments, macs = conv_call(builder, conv, rows, place)
-                slots = conv.choice.slots * (rows[1] - rows[0]) / typical
-                call = Call(kernel, arguments, operation.name, macs, slots=slots)
+                call = Call(kernel, arguments, operation.name, macs)
             else:
                 call = _plain_call(builder, operation, rows, place)
-            calls.append(replace(call, bytes=builder.bytes_of(operation, rows)))
+            slots = estimated(builder, operation, rows[1] - rows[0], conv=conv)
+            calls.append(replace(call, bytes=builder.bytes_of(operation, rows), slots=slots))
     return calls
 
 
 def _plain_call(builder: StepBuilder, operation: Operation, rows: tuple[int, int], place: Place) -> Call:
     """The call of an operation that treats its planes one by one: all of them."""
     kernel: KernelSpec
-    macs, slots = 0, 0.0
+    macs = 0
     if isinstance(operation, DepthwiseOp):
         kernel, fields = depthwise_call(builder, operation, rows, place)
         planes, height = len(operation.out.planes), rows[1] - rows[0]
-        macs, slots = depthwise_macs(operation, height)[1], depthwise_slots(builder, operation, height)
+        macs = depthwise_macs(operation, height)[1]
     elif isinstance(operation, PoolOp):
         kernel, fields = pool_call(builder, operation, rows, place)
         planes = len(operation.out.planes)
@@ -177,7 +179,13 @@ def _plain_call(builder: StepBuilder, operation: Operation, rows: tuple[int, int
         kernel, fields = copy_call(builder, operation, rows, place)
         planes = operation.planes * len(operation.starts)
     arguments = tuple(kernel.signature.pack(fields | {"first": 0, "last": planes}))
-    return Call(kernel, arguments, operation.name, macs, slots=slots)
+    return Call(kernel, arguments, operation.name, macs)
+
+
+def _moving(builder: StepBuilder, planes: int, elements: int) -> float:
+    """Slots of a call that copies or fills so many elements of every plane."""
+    work = MoveWork(planes, planes * -(-elements // builder.layout.lanes))
+    return work.slots(builder.costs) + builder.costs.call
 
 
 def _prepare(builder: StepBuilder, thread: int, name: str, image: Image, share: Share, *, clean: bool) -> list[Call]:
@@ -202,7 +210,8 @@ def _prepare(builder: StepBuilder, thread: int, name: str, image: Image, share: 
             "last": len(planes),
         }
         kernel = FillKernel(builder.element)
-        calls.append(Call(kernel, tuple(kernel.signature.pack(fields)), name, bytes=elements * size * len(planes)))
+        filled, slots = elements * size * len(planes), _moving(builder, len(planes), elements)
+        calls.append(Call(kernel, tuple(kernel.signature.pack(fields)), name, bytes=filled, slots=slots))
 
     if share.keep[0] < share.keep[1]:
         copy = CopyKernel(1, builder.element)
@@ -218,8 +227,9 @@ def _prepare(builder: StepBuilder, thread: int, name: str, image: Image, share: 
             "first": 0,
             "last": len(planes),
         }
-        moved = 2 * (share.keep[1] - share.keep[0]) * pitch * size * len(planes)
-        calls.append(Call(copy, tuple(copy.signature.pack(fields)), name, bytes=moved))
+        kept = (share.keep[1] - share.keep[0]) * pitch
+        moved, slots = 2 * kept * size * len(planes), _moving(builder, len(planes), kept)
+        calls.append(Call(copy, tuple(copy.signature.pack(fields)), name, bytes=moved, slots=slots))
     lead = layout.window_lead(image)
     above = (share.top[1] - share.top[0]) * pitch
     if share.opens and not clean and layout.reads_border(image):

@@ -100,7 +100,6 @@ def _conv(builder: StepBuilder, op: ConvOp) -> Step:
         conv.dense_macs * pixels,
         conv.choice.reason,
         builder.bytes_of(op),
-        slots=conv.choice.slots,
     )
 
 

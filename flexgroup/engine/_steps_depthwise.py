@@ -10,6 +10,7 @@ import numpy as np
 
 from flexgroup.engine._operations import DepthwiseOp
 from flexgroup.engine._plan import Step, number
+from flexgroup.engine._work import WindowWork
 from flexgroup.kernels.depthwise import DepthwiseKernel
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ def _depthwise(builder: StepBuilder, op: DepthwiseOp) -> Step:
         useful_macs=useful,
         reason=REASON if op.is_layer else "",
         bytes=builder.bytes_of(op),
-        slots=depthwise_slots(builder, op, op.out.height),
     )
 
 
@@ -38,14 +38,13 @@ def depthwise_macs(op: DepthwiseOp, rows: int) -> tuple[int, int]:
     return int((op.weight != 0).sum()) * positions, op.weight.size * positions
 
 
-def depthwise_slots(builder: StepBuilder, op: DepthwiseOp, rows: int) -> float:
-    """The estimated cost of so many rows of the output, in the slots of `_choose`."""
+def depthwise_work(builder: StepBuilder, op: DepthwiseOp, rows: int) -> WindowWork:
+    """What so many rows of the output take."""
     height, width = (int(size) for size in op.weight.shape[1:])
     # Going down the rows, the first output row of a call costs as much as several.
     extra = 0.6 * (height - 1) if op.stride == (1, 1) and form_of(builder, op) == "rows" else 0.0
     vectors = (rows + extra) * builder.layout.pitch(op.out) / builder.layout.lanes
-    rate = 1.3 if op.stride == (1, 1) else 2.5
-    return float(len(op.out.planes)) * (20.0 + vectors * height * width * rate)
+    return WindowWork(len(op.out.planes), vectors, height * width, op.stride != (1, 1))
 
 
 def depthwise_call(

@@ -76,7 +76,8 @@ def _mean(builder: StepBuilder, op: MeanOp) -> Step:
         "vectors": builder.layout.vectors(op.image),
         "scale": number(1.0 / (op.image.height * op.image.width)),
     }
-    return builder.by_range(op.name, MeanKernel(builder.element), fields, len(op.image.planes))
+    step = builder.by_range(op.name, MeanKernel(builder.element), fields, len(op.image.planes))
+    return replace(step, bytes=_numbers(op.image) * builder.element.bytes)
 
 
 def _elementwise(builder: StepBuilder, op: ElementwiseOp) -> Step:

@@ -1,0 +1,108 @@
+"""What kernels do, as counts, and what that costs: the cost model's formulas. Its constants are in `_costs`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from flexgroup.engine._costs import LINE, Costs
+from flexgroup.engine._layout import Image, Layout
+from flexgroup.engine._rows import Rows
+
+SHARE_OF_CACHE = 0.6  # that images may take: weights, tables and the images at both ends need the rest
+
+
+class Work(Protocol):
+    """Counts of one kind of kernel."""
+
+    def slots(self, costs: Costs) -> float: ...
+
+
+@dataclass(frozen=True)
+class ConvWork:
+    """Groups of ``rows`` weights on ``tiles`` tiles of ``tile`` vectors, for ``height`` rows in ``loops`` loops.
+
+    ``missed`` is the share of loads that miss the first-level cache, ``lines`` the cache lines of weights and offsets,
+    which stay in the second-level cache from tile to tile if they are ``near``.
+    """
+
+    groups: int
+    rows: int
+    tile: int
+    tiles: int
+    height: int
+    loops: int
+    displaced: bool
+    missed: float
+    lines: float
+    near: bool
+
+    def slots(self, costs: Costs) -> float:
+        load = costs.displaced_load if self.displaced else costs.aligned_load
+        load += costs.missed_load * self.missed
+        group = max(self.rows * self.tile, load * self.tile + costs.weight * self.rows) + costs.group
+        each = self.groups * group + self.height * self.tile * costs.store + self.loops * costs.row
+        again = costs.stream_again if self.near else costs.stream
+        return self.tiles * each + self.lines * (costs.stream + (self.tiles - 1) * again)
+
+
+@dataclass(frozen=True)
+class WindowWork:
+    """Depthwise windows of ``entries`` on ``vectors`` of each of ``planes``."""
+
+    planes: int
+    vectors: float
+    entries: int
+    strided: bool
+
+    def slots(self, costs: Costs) -> float:
+        rate = costs.window_strided if self.strided else costs.window
+        return self.planes * (costs.window_plane + self.vectors * self.entries * rate)
+
+
+@dataclass(frozen=True)
+class MoveWork:
+    """``rows`` rows and ``vectors`` in all that are copied, filled, or otherwise treated one by one."""
+
+    rows: int
+    vectors: float
+    strided: bool = False
+
+    def slots(self, costs: Costs) -> float:
+        return self.rows * costs.move_row + self.vectors * (costs.move_strided if self.strided else costs.move)
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Cache lines of activations that an operation reads and writes, from and to where."""
+
+    near: float = 0.0
+    read: float = 0.0
+    written: float = 0.0
+
+    def slots(self, costs: Costs) -> float:
+        return self.near * costs.near + self.read * costs.far_read + self.written * costs.far_write
+
+
+def traffic(
+    layout: Layout, cache: int, mapped: Rows, count: int, windowed: Callable[[Image], bool] | None = None
+) -> Traffic:
+    """What an operation moves for ``count`` rows of its output: every row of its inputs is read once.
+
+    Images lie in the second-level cache, of ``cache`` bytes, if they fit it or are ``windowed``.
+    """
+    is_windowed = windowed or layout.is_windowed
+    near = read = written = 0.0
+    images = [(mapped.out, len(mapped.out.planes), count, True)]
+    images += [(use.image, use.image.distinct, count * use.step, False) for use in mapped.uses]
+    for image, planes, rows, out in images:
+        row = planes * layout.pitch(image) * layout.element_bytes / LINE
+        lines = row * min(rows, image.height)
+        if is_windowed(image) or row * image.height * LINE < SHARE_OF_CACHE * cache:
+            near += lines
+        elif out:
+            written += lines
+        else:
+            read += lines
+    return Traffic(near, read, written)
