@@ -21,13 +21,36 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor if gather is None else gather()
 
 
-def mean_over_ranks(tensor: Tensor) -> Tensor:
-    """The mean of ``tensor`` over all ranks, in its own dtype; collective. With one rank, the tensor itself."""
+def shared_like(full: Tensor, like: Tensor) -> Tensor:
+    """The inverse of `whole`: ``full`` sharded as ``like`` is, or as it is where ``like`` is not sharded.
+
+    Collective; all ranks must hold the same ``full``.
+    """
+    if not is_sharded(like):
+        return full
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(like, DTensor)
+    return distribute_tensor(full.to(like.device), like.device_mesh, like.placements)
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether each rank holds only a part of the tensor (a DTensor)."""
+    return hasattr(tensor, "full_tensor")
+
+
+def sum_over_ranks(tensor: Tensor) -> Tensor:
+    """The sum of ``tensor`` over all ranks, in its own dtype; collective. With one rank, the tensor itself."""
     if ranks() == 1:
         return tensor
     total = tensor.detach().to(_communicating(tensor.device), copy=True)
     dist.all_reduce(total)
-    return total.div_(ranks()).to(tensor.device)
+    return total.to(tensor.device)
+
+
+def mean_over_ranks(tensor: Tensor) -> Tensor:
+    """The mean of ``tensor`` over all ranks, in its own dtype; collective. With one rank, the tensor itself."""
+    return tensor if ranks() == 1 else sum_over_ranks(tensor).div_(ranks())
 
 
 def from_first_rank(masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
