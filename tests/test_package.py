@@ -23,6 +23,13 @@ def test_importing_flexgroup_loads_nothing_heavy():
     assert python(code).strip() == "[]"
 
 
+def test_no_room_imports_a_trainer():
+    rooms = "cli, deploy, engine, gpu, graph, groups, integrations, kernels, pruning, report, zoo"
+    found = f"from flexgroup import {rooms}; import flexgroup, sys; [getattr(flexgroup, n) for n in flexgroup.__all__]"
+    code = f"{found}; print([m for m in ('transformers', 'lightning', 'accelerate') if m in sys.modules])"
+    assert python(code).strip() == "[]"
+
+
 @pytest.mark.parametrize("room", ["groups", "kernels"])
 def test_selection_and_kernels_know_nothing_of_torch(room):
     assert python(f"import flexgroup.{room}, sys; print('torch' in sys.modules)").strip() == "False"
