@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -13,6 +12,8 @@ import torch
 from torch import Tensor
 
 from flexgroup._errors import FlexgroupError
+from flexgroup.pruning import Pruner
+from flexgroup.pruning._training_state import put_pruner, take_pruner
 from flexgroup.zoo import write_atomically
 
 _ORIGINAL, _KEPT = ".parametrizations.weight.original", ".parametrizations.weight.0.kept"
@@ -36,36 +37,24 @@ def plain_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return plain
 
 
-def write_state(state: Mapping[str, Any], path: Path) -> None:
-    """Write `Pruner.state_dict` as safetensors, what is no tensor as JSON in the header; whole or not at all.
+def write_pruner(pruner: Pruner, path: Path) -> None:
+    """Write the pruner's state as safetensors, what is no tensor as JSON in the header; whole or not at all."""
+    tensors, rest = take_pruner(pruner)
+    write_atomically(path, safetensors.torch.save(tensors, {"pruner": json.dumps(rest)}))
 
-    Every value is a tensor, a dict of tensors by layer name, or JSON.
+
+def load_pruner(pruner: Pruner, path: Path) -> None:
+    """Let ``pruner`` go on from where `write_pruner` wrote it; its model already has the weights of that moment.
+
+    Raises `FlexgroupError`, and changes nothing, where the file is missing, damaged or another pruner's, and where
+    its pattern is not that of the masks that came with the weights.
     """
-    tensors: dict[str, Tensor] = {}
-    values: dict[str, Any] = {}
-    for name, value in state.items():
-        if isinstance(value, Tensor):
-            tensors[name] = value.contiguous()
-        elif isinstance(value, Mapping) and value and all(isinstance(entry, Tensor) for entry in value.values()):
-            tensors |= {f"{name}/{layer}": tensor.contiguous() for layer, tensor in value.items()}
-        else:
-            values[name] = value
-    write_atomically(path, safetensors.torch.save(tensors, {"values": json.dumps(values)}))
-
-
-def read_state(path: Path) -> dict[str, Any]:
-    """Read what `write_state` wrote; raises `FlexgroupError` where the file is missing, damaged or another's."""
     try:
         with safetensors.safe_open(path, "pt") as file:
-            state: dict[str, Any] = json.loads((file.metadata() or {})["values"])
-            for key in file.keys():  # noqa: SIM118 (the file is no mapping)
-                name, slash, layer = key.partition("/")
-                tensor = file.get_tensor(key)
-                if slash:
-                    state.setdefault(name, {})[layer] = tensor
-                else:
-                    state[name] = tensor
-            return state
+            rest = json.loads((file.metadata() or {})["pruner"])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (the file is no mapping)
+        before = pruner.state_dict()
+        put_pruner(pruner, tensors, rest)
     except FileNotFoundError as error:
         raise FlexgroupError(
             f"the pruner's state {path} is missing, so the checkpoint cannot be resumed; "
@@ -76,3 +65,10 @@ def read_state(path: Path) -> dict[str, Any]:
             f"the pruner's state {path} is damaged or not a pruner's ({str(error).splitlines()[0]}); "
             f"resume from an earlier checkpoint"
         ) from error
+    masks = pruner.state_dict()["masks"]
+    if any(not torch.equal(mask, masks[name]) for name, mask in before["masks"].items()):
+        pruner.load_state_dict(before)
+        raise FlexgroupError(
+            f"{path} is of another pattern than the weights that the trainer loaded; "
+            f"name their folder with PruningCallback(..., resume_from=FOLDER)"
+        )

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from flexgroup._errors import FlexgroupError
 from flexgroup.integrations._attach import GivenPruner, check_before_training, finish, pruner_for, prunes
-from flexgroup.integrations._state import read_state, write_state
+from flexgroup.integrations._state import load_pruner, write_pruner
 from flexgroup.pruning import Pruner
 
 try:
@@ -65,7 +64,8 @@ class PruningCallback(TrainerCallback):
                     "the checkpoint was loaded before the model was pruned; to resume, give the callback to "
                     "Trainer(callbacks=[...]), and the trainer a model rather than model_init"
                 )
-            self._restore(pruner, args, state)
+            # A callback is not told from where the trainer resumes; load_pruner finds out if this guess is wrong.
+            load_pruner(pruner, Path(self._resume_from or _folder(args.output_dir, state.global_step)) / STATE)
         check_before_training(pruner, state.max_steps - state.global_step)
         self.pruner = pruner
         self._reached = None
@@ -79,10 +79,10 @@ class PruningCallback(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         assert self.pruner is not None
-        values, folder = self.pruner.state_dict(), _folder(args.output_dir, state.global_step)
+        folder = _folder(args.output_dir, state.global_step)
         # A hyperparameter search has folders of its own, which callbacks are not told.
         if args.should_save and folder.is_dir():
-            write_state(values, folder / STATE)
+            write_pruner(self.pruner, folder / STATE)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         assert self.pruner is not None
@@ -92,18 +92,6 @@ class PruningCallback(TrainerCallback):
         """Remember how sparse the schedule's last choice left the model: the best model may be an earlier one."""
         if self._reached is None and pruner.steps >= pruner.schedule.last:
             self._reached = pruner.sparsity
-
-    def _restore(self, pruner: Pruner, args: Any, state: Any) -> None:
-        # A callback is not told from where the trainer resumes; the masks among the weights tell a wrong guess.
-        folder = Path(self._resume_from or _folder(args.output_dir, state.global_step))
-        values, loaded = read_state(folder / STATE), pruner.state_dict()
-        pruner.load_state_dict(values)
-        if any(not torch.equal(mask, values["masks"][name]) for name, mask in loaded["masks"].items()):
-            pruner.load_state_dict(loaded)
-            raise FlexgroupError(
-                f"{folder / STATE} is of another pattern than the weights that the trainer loaded for step "
-                f"{state.global_step}; name their folder with PruningCallback(..., resume_from=FOLDER)"
-            )
 
 
 def _folder(output: str, step: int) -> Path:

@@ -255,7 +255,7 @@ def test_checkpoints_without_a_state_or_with_a_wrong_one_are_told(trainer: Make,
     def resume(**options: Any) -> None:
         trainer(PruningCallback(make_pruner, **options)).train(resume_from_checkpoint=str(folder))
 
-    with pytest.raises(FlexgroupError, match="of another pattern than the weights that the trainer loaded for step 5"):
+    with pytest.raises(FlexgroupError, match="of another pattern than the weights that the trainer loaded; name"):
         resume(resume_from=folder.with_name("checkpoint-10"))
     state.write_bytes(kept[: len(kept) // 2])
     with pytest.raises(
