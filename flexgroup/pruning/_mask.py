@@ -14,7 +14,8 @@ class Mask(nn.Module):
 
     A pruned weight gets no gradient, and whatever an optimizer's momentum or weight decay does to its dense
     original stays unseen. ``where`` rather than a product: it never gives -0.0, and a NaN under the mask
-    stays there.
+    stays there. While ``straight_through`` is set, a pruned weight gets the gradient that it would have unmasked
+    at zero (Bengio et al. 2013, arXiv 1308.3432).
     """
 
     kept: Tensor
@@ -22,8 +23,12 @@ class Mask(nn.Module):
     def __init__(self, kept: Tensor) -> None:
         super().__init__()
         self.register_buffer("kept", kept)
+        self.straight_through = False
 
     def forward(self, weight: Tensor) -> Tensor:
+        if self.straight_through:
+            # Exactly zero in value, and one in derivative.
+            return torch.where(self.kept, weight, weight - weight.detach())
         return torch.where(self.kept, weight, 0.0)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
@@ -48,9 +53,14 @@ def dense_original(module: nn.Module) -> Tensor:
     return weight
 
 
-def is_masked(module: nn.Module) -> bool:
+def mask_of(module: nn.Module) -> Mask | None:
+    """The mask on the module's weight, if there is one."""
     entries = _parametrizations(module)
-    return entries is not None and any(isinstance(entry, Mask) for entry in entries)
+    return next((entry for entry in entries or () if isinstance(entry, Mask)), None)
+
+
+def is_masked(module: nn.Module) -> bool:
+    return mask_of(module) is not None
 
 
 def finalize(model: nn.Module) -> None:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from flexgroup._errors import FlexgroupError
 from flexgroup.groups import BUDGETS, Groups, Limits, select
-from flexgroup.pruning._criteria import Criterion, check_finite, find_criterion, score
-from flexgroup.pruning._mask import Mask, attach, dense_original, finalize, is_masked
+from flexgroup.pruning._criteria import Averaged, Criterion, check_finite, find_criterion
+from flexgroup.pruning._distributed import from_first_rank, whole
+from flexgroup.pruning._gather import Averages
+from flexgroup.pruning._mask import Mask, attach, finalize, is_masked
+from flexgroup.pruning._packing import pack, unpack
+from flexgroup.pruning._regrowth import check_regrowth, forget_pruned, shrink_pruned
+from flexgroup.pruning._rewind import check_remembered, remember, restore
 from flexgroup.pruning._schedules import OneShot, Schedule, check_sparsity
+from flexgroup.pruning._scoring import check_scores, check_signed, layer_scores
 from flexgroup.pruning._targets import ORDERS, PYTORCH_ORDER, as_matrix, check_layers, find_layers, listed
 
 
@@ -35,9 +41,9 @@ class Pruner:
     1. ``Pruner(...)`` masks the weights of the targeted layers, through ``torch.nn.utils.parametrize``. It is
        step 0: what the schedule says for step 0 happens here, so the default ``OneShot(at=0)`` prunes at
        once. Load weights, and move the model to its device, before. Optimizers may be made before or after.
-    2. ``step()`` after every ``optimizer.step()`` counts a step and, when the schedule says so, chooses the
-       groups to keep anew from the dense weights. Pruned weights get no gradient but are not forgotten: they
-       come back if they win a later choice. After ``schedule.last`` the pattern is frozen.
+    2. ``step()`` after every ``optimizer.step()``, with the gradients still there, counts a step and, when the
+       schedule says so, chooses the groups to keep anew from the dense weights. ``regrowth`` says how pruned
+       weights may come back. After ``schedule.last`` the pattern is frozen.
     3. ``finalize()`` leaves plain parameters with exact zeros.
 
     Where a layer's rows or columns are not a multiple of an aligned group's, the rest belongs to no group and
@@ -51,14 +57,21 @@ class Pruner:
         sparsity: the share of the targeted weights that is pruned in the end, in [0, 1), met to half a group.
         budget: over which weights: ``"global"`` (the network), ``"layer"``, or ``"line"`` (balanced). Each
             convolution group of a grouped convolution counts as a layer.
-        schedule: when, and how far: `OneShot`, `Cubic`, or your own (`Schedule`).
-        criterion: ``"magnitude"``, ``"squared"``, or a function (weight, gradient or None) -> scores, all
-            matrices. The gradient is what ``backward()`` left in ``.grad``: 0 where the weight is pruned.
+        schedule: when, and how far: `OneShot`, `Cubic`, `Constant`, `Iterative`, or your own (`Schedule`).
+        criterion: ``"magnitude"`` or ``"squared"``; ``"taylor"``, ``"fisher"``, ``"movement"`` or ``"wanda"``, which
+            average over training steps (or `Taylor` and so on, with another decay); a function (weight, gradient or
+            None) -> scores, all matrices; or scores by layer name, as `sensitivities` gives them. Gradients are what
+            ``backward()`` left in ``.grad``: 0 where a weight is pruned, except with straight-through regrowth.
         targets: glob patterns on layer names. Without: every `nn.Conv2d` and `nn.Linear` but the first
             convolution, depthwise ones, and the last linear layer.
         ignore: glob patterns of layers to leave dense.
         limits, cost, bands: of the budget, by layer name, as `flexgroup.select` takes them: the least and most share
             of a layer that stays, what a group costs in a layer, and the parallel units of ``budget="band"``.
+        regrowth: what a pruned weight is until the next choice. ``"memory"``: as it was, under its mask, without a
+            gradient. ``"none"``: zero, and only as zero can it come back. ``"straight-through"``: it gets the
+            gradient of a weight that is zero, so that it trains unseen; after ``schedule.last`` it is zero.
+        shrink: a decay of pruned weights only, added to their gradient as ``shrink * w`` when an optimizer of
+            `torch.optim` steps (SR-STE, Zhou et al. 2021, equation 9; they use 0.0002 with straight-through).
         order: of a weight matrix's columns: ``"ic-ky-kx"`` (PyTorch's) or ``"ky-kx-ic"`` (the input channel changes
             fastest). It decides which weights are neighbours along a row.
 
@@ -74,9 +87,11 @@ class Pruner:
         *,
         budget: str = "global",
         schedule: Schedule | None = None,
-        criterion: str | Criterion = "magnitude",
+        criterion: str | Criterion | Mapping[str, Tensor] = "magnitude",
         targets: Sequence[str] | None = None,
         ignore: Sequence[str] | None = None,
+        regrowth: str = "memory",
+        shrink: float = 0.0,
         limits: Limits | None = None,
         cost: Mapping[str, float] | None = None,
         bands: int = 1,
@@ -97,10 +112,16 @@ class Pruner:
         self.schedule: Schedule = OneShot() if schedule is None else schedule
         self.final_sparsity = check_sparsity(sparsity)
         self.schedule.sparsity(0, self.final_sparsity)
-        self._criterion = find_criterion(criterion)
+        check_regrowth(regrowth, shrink)
+        self.regrowth = regrowth
+        self.shrink = float(shrink)
+        self._criterion = dict(criterion) if isinstance(criterion, Mapping) else find_criterion(criterion)
         self._step = 0
         self._layers = find_layers(model, targets, ignore)
         check_layers(model, self._layers, groups)
+        if isinstance(self._criterion, dict):
+            check_scores(self._criterion, self._layers)
+        check_signed(self._criterion, groups, budget, cost)
         self._options: dict[str, Any] = {
             "limits": self._by_part("limits", limits) if isinstance(limits, Mapping) else limits,
             "cost": None if cost is None else self._by_part("cost", cost),
@@ -108,8 +129,16 @@ class Pruner:
         }
         for layer in self._layers:
             check_finite(layer.module.weight, layer.name)
+        self._averages: Averages | None = None
         chosen = self._choose(0) if self.schedule.chooses(0) else self._keep_all()
         self._masks: dict[str, Mask] = {layer.name: attach(layer.module, chosen[layer.name]) for layer in self._layers}
+        self._modules = [layer.module for layer in self._layers]
+        if isinstance(self._criterion, Averaged) and self.schedule.last > 0:
+            self._averages = Averages(self._criterion, self._layers)
+        if shrink:
+            self._end_shrinking = weakref.finalize(self, shrink_pruned(self._modules, self.shrink))
+        self._remembered = remember(model) if self._rewind == 0 else {}
+        self._settle()
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -133,6 +162,11 @@ class Pruner:
         return self._step
 
     @property
+    def _rewind(self) -> int | None:
+        """The step to whose weights the model goes back after every choice, if the schedule has one."""
+        return getattr(self.schedule, "rewind", None)
+
+    @property
     def _finalized(self) -> bool:
         return not is_masked(self._layers[0].module)
 
@@ -143,9 +177,16 @@ class Pruner:
         """
         self._check_open("step()")
         step = self._step + 1
+        if self._averages is not None and step <= self.schedule.last:
+            self._averages.add_gradients(step)
+        if step == self._rewind:
+            self._remembered = remember(self.model)
         if step <= self.schedule.last and self.schedule.chooses(step):
             self._put(self._choose(step))
+            if self._remembered:
+                restore(self.model, self._remembered)
         self._step = step
+        self._settle()
 
     def finalize(self) -> None:
         """Leave plain parameters with exact zeros where weights are pruned; a second call does nothing.
@@ -153,27 +194,30 @@ class Pruner:
         The Parameter objects stay the same. The pruner still has ``masks`` and ``sparsity`` but cannot step.
         """
         finalize(self.model)
+        self._close()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that `load_state_dict` needs to go on from here: plain values, and tensors on the CPU.
 
         ``step``: int; ``groups``: str; ``shapes``: by layer name, [M, K]; ``masks``: by layer name, the bits
-        of the (M, K) mask, row by row, eight to a byte (uint8, the first in the highest bit). ``masks`` saves
-        as safetensors, the rest as JSON. The weights, dense originals included, are in the model's own
-        ``state_dict``.
+        of the (M, K) mask, row by row, eight to a byte (uint8, the first in the highest bit); ``averages``: by layer
+        name, what the criterion has averaged so far; ``remembered``: by parameter or buffer name, the weights to
+        rewind to. The last three save as safetensors, the rest as JSON. The weights, dense originals included, are
+        in the model's own ``state_dict``.
         """
-        matrices = {name: mask.cpu().numpy() for name, mask in self.masks.items()}
+        averages = {} if self._averages is None else self._averages.by_layer
         return {
             "step": self._step,
             "groups": str(self.groups),
-            "shapes": {name: list(matrix.shape) for name, matrix in matrices.items()},
-            "masks": {name: torch.from_numpy(np.packbits(matrix)) for name, matrix in matrices.items()},
+            **pack(self.masks),
+            "averages": {name: whole(value).detach().cpu().clone() for name, value in averages.items()},
+            "remembered": {name: value.cpu().clone() for name, value in self._remembered.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from where `state_dict` was taken. The model loads its own state, before or after.
 
-        Raises `FlexgroupError`, and changes nothing, if the state is of other layers, shapes or groups.
+        Raises `FlexgroupError`, and changes nothing, if the state is of other layers, shapes, groups or criteria.
         """
         self._check_open("load_state_dict()")
         missing = {"step", "groups", "shapes", "masks"} - set(state)
@@ -181,30 +225,16 @@ class Pruner:
             raise FlexgroupError(f"this is not the state of a Pruner: it lacks {', '.join(sorted(missing))}")
         if state["groups"] != str(self.groups):
             raise FlexgroupError(f"the state is of groups {state['groups']}, this pruner's are {self.groups}")
-        odd = set(state["shapes"]).symmetric_difference(self.layers)
-        if odd or set(state["masks"]) != set(state["shapes"]):
-            odd |= set(state["masks"]).symmetric_difference(self.layers)
-            raise FlexgroupError(
-                f"the state is of other layers than this pruner's: they differ in {listed(sorted(odd))}; "
-                f"give the same model, targets and ignore"
-            )
-        masks = {}
-        for layer in self._layers:
-            shape, bits = tuple(state["shapes"][layer.name]), state["masks"][layer.name]
-            if shape != layer.shape:
-                raise FlexgroupError(
-                    f"layer {layer.name!r}: the state's mask is {'x'.join(map(str, shape))}, its weight "
-                    f"matrix is {layer.shape[0]}x{layer.shape[1]}; give the same model"
-                )
-            size = shape[0] * shape[1]
-            if not isinstance(bits, Tensor) or bits.dtype != torch.uint8 or bits.numel() != -(-size // 8):
-                raise FlexgroupError(
-                    f"layer {layer.name!r}: the state's mask is damaged; it must be {-(-size // 8)} bytes"
-                )
-            mask = np.unpackbits(bits.cpu().numpy(), count=size).astype(bool).reshape(shape)
-            masks[layer.name] = torch.from_numpy(mask)
+        masks = unpack(state, self._layers)
+        step, remembered = int(state["step"]), dict(state.get("remembered", {}))
+        if remembered:
+            check_remembered(self.model, remembered)
+        if self._averages is not None:
+            self._averages.load(state.get("averages", {}), step)
+        self._remembered = remembered
         self._put(masks)
-        self._step = int(state["step"])
+        self._step = step
+        self._settle(forget=False)
 
     def __repr__(self) -> str:
         weights = sum(mask.kept.numel() for mask in self._masks.values())
@@ -219,22 +249,41 @@ class Pruner:
 
     def _choose(self, step: int) -> dict[str, Tensor]:
         """Select the groups to keep at ``step``: an (M, K) mask a layer, on the CPU."""
-        scores: dict[str, npt.NDArray[Any]] = {}
-        for layer in self._layers:
-            weight = dense_original(layer.module)
-            gradient = None if weight.grad is None else as_matrix(weight.grad)
-            matrix = score(self._criterion, as_matrix(weight), gradient, layer.name)
-            scores |= {name: part.numpy() for name, part in layer.split(matrix.cpu(), self.order).items()}
         sparsity = self.schedule.sparsity(step, self.final_sparsity)
+        if sparsity == 0.0 and isinstance(self._criterion, Averaged):
+            return self._keep_all()
+        averages = {} if self._averages is None else self._averages.by_layer
+        matrices = layer_scores(self._criterion, self._layers, averages)
         # Groups need not tile a matrix, so even all of them together may leave weights out.
         if sparsity == 0.0:
             return self._keep_all()
+        scores: dict[str, npt.NDArray[Any]] = {}
+        for layer in self._layers:
+            parts = layer.split(matrices[layer.name], self.order)
+            scores |= {name: part.numpy() for name, part in parts.items()}
         chosen = select(scores, self.groups, keep=1.0 - sparsity, budget=self.budget, **self._options).masks
         kept = {name: torch.from_numpy(mask) for name, mask in chosen.items()}
-        masks = {layer.name: layer.join(kept, self.order) for layer in self._layers}
+        masks = from_first_rank({layer.name: layer.join(kept, self.order) for layer in self._layers})
         if step == self.schedule.last:
             _warn_if_emptied(masks)
         return masks
+
+    def _settle(self, forget: bool = True) -> None:
+        """Bring the masks' gradients, and the values under them, to what regrowth says for this step."""
+        frozen = self._step >= self.schedule.last
+        for mask in self._masks.values():
+            mask.straight_through = self.regrowth == "straight-through" and not frozen
+        if forget and (self.regrowth == "none" or (self.regrowth == "straight-through" and frozen)):
+            forget_pruned(self._modules)
+        if frozen and self._averages is not None:
+            self._averages.close()
+
+    def _close(self) -> None:
+        """Take off all that hangs on the model or its optimizers."""
+        if self._averages is not None:
+            self._averages.close()
+        if self.shrink:
+            self._end_shrinking()
 
     def _by_part(self, option: str, values: Mapping[str, Any]) -> dict[str, Any]:
         """Values by layer name, as values by the names that selection knows layers by."""
@@ -265,7 +314,7 @@ def prune(
     sparsity: float,
     *,
     budget: str = "global",
-    criterion: str | Criterion = "magnitude",
+    criterion: str | Criterion | Mapping[str, Tensor] = "magnitude",
     targets: Sequence[str] | None = None,
     ignore: Sequence[str] | None = None,
     **options: Any,

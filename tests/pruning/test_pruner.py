@@ -279,7 +279,7 @@ def test_a_sparsity_in_percent_is_refused_with_the_share_to_write(make_net) -> N
     ("options", "text"),
     [
         ({"budget": "row"}, r"budget='row' is not known; use one of 'line', 'band', 'layer', 'global'"),
-        ({"criterion": "size"}, r"criterion 'size' is not known; use one of \['magnitude', 'squared'\]"),
+        ({"criterion": "size"}, r"criterion 'size' is not known; use one of \['fisher', .*\] or a function"),
         ({"criterion": 3}, r"criterion 3 is not a function of \(weight, gradient\)"),
         (
             {"criterion": lambda w, g: w.sum()},
