@@ -190,7 +190,7 @@ def _measure(
             pruner=pruner,
             seed=config.seed,
             augment=crop_and_flip if config.data.startswith("cifar10") else None,
-            bf16=config.bf16,
+            precision="bf16" if config.bf16 else "fp32",
             on_step=progress.step,
             on_epoch=on_epoch,
         )

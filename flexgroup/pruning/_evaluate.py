@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -12,18 +12,38 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from flexgroup._errors import FlexgroupError
 
 
-def accuracy(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int = 512) -> float:
+def accuracy(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    batch_size: int = 512,
+    normalise: Callable[[Tensor], Tensor] | None = None,
+) -> float:
     """Return the top-1 accuracy in percent; the model runs in eval mode, and is left in the mode it was in.
 
-    ``images`` (N, C, H, W), normalised; ``labels`` (N,) integers. Batches are moved to the model's device.
+    ``images`` (N, C, H, W), normalised, or uint8 pixels that ``normalise`` makes such, batch by batch; ``labels`` (N,)
+    integers. Batches are moved to the model's device.
     """
-    check_images(images, labels)
+    check_images(images, labels, normalise is not None)
+    return 100.0 * count_right(model, images, labels, batch_size, normalise) / len(images)
+
+
+def count_right(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    batch_size: int = 512,
+    normalise: Callable[[Tensor], Tensor] | None = None,
+) -> int:
+    """How many images the model classifies as ``labels`` say; arguments as of `accuracy`, and checked."""
     device = device_of(model)
     right = 0
     with in_mode(model, training=False), torch.inference_mode():
         for batch, truth in zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True):
-            right += int((model(batch.to(device)).argmax(1) == truth.to(device)).sum())
-    return 100.0 * right / len(images)
+            batch = batch.to(device)
+            logits = model(batch if normalise is None else normalise(batch))
+            right += int((logits.argmax(1) == truth.to(device)).sum())
+    return right
 
 
 def reestimate_batch_norm(model: nn.Module, images: Tensor, batch_size: int = 128) -> None:
@@ -73,12 +93,15 @@ def device_of(model: nn.Module) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
-def check_images(images: Tensor, labels: Tensor | None = None) -> None:
-    """Raise `FlexgroupError` unless these are floating-point (N, C, H, W) images with N integer labels."""
-    if images.ndim != 4 or not len(images) or not images.is_floating_point():
-        raise FlexgroupError(
-            f"images are {images.dtype} of shape {tuple(images.shape)}; give normalised floating-point (N, C, H, W)"
-        )
+def check_images(images: Tensor, labels: Tensor | None = None, pixels: bool = False) -> None:
+    """Raise `FlexgroupError` unless these are (N, C, H, W) images with N integer labels.
+
+    Images must be floating-point, or uint8 where they are ``pixels``, which are normalised later.
+    """
+    right = images.dtype == torch.uint8 if pixels else images.is_floating_point()
+    if images.ndim != 4 or not len(images) or not right:
+        wanted = "uint8 (N, C, H, W) for normalise=" if pixels else "normalised floating-point (N, C, H, W)"
+        raise FlexgroupError(f"images are {images.dtype} of shape {tuple(images.shape)}; give {wanted}")
     if labels is not None and (labels.shape != images.shape[:1] or labels.is_floating_point()):
         raise FlexgroupError(
             f"labels are {labels.dtype} of shape {tuple(labels.shape)}; "

@@ -1,55 +1,30 @@
-"""A compact training loop on images in memory, for the command line and the demo."""
+"""A training loop on images in memory, for the command line, the demo and the experiments; on Accelerate."""
 
 from __future__ import annotations
 
-import json
-import math
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flexgroup._errors import FlexgroupError
-from flexgroup.pruning._evaluate import accuracy, check_images, device_of, full_batches, in_mode
+from flexgroup.pruning._accelerate import accelerator_for
+from flexgroup.pruning._augment import Augment
+from flexgroup.pruning._batches import Batches, Normalise, training_steps
+from flexgroup.pruning._checkpoints import read_checkpoint
+from flexgroup.pruning._distillation import check_teacher
+from flexgroup.pruning._distributed import rank, ranks
+from flexgroup.pruning._evaluate import check_images, device_of, in_mode
+from flexgroup.pruning._metrics import Epoch, History, Metrics
+from flexgroup.pruning._optimizers import make_optimizer
+from flexgroup.pruning._precision import check_precision, faster_precision, layout
 from flexgroup.pruning._pruner import Pruner
-
-Augment = Callable[[Tensor, torch.Generator], Tensor]
-WARM_UP = 0.05  # share of the steps over which the learning rate rises
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One epoch: accuracies in percent (in training, over augmented batches), ``seconds`` of training alone.
-
-    ``step`` is the number of steps so far, ``loss`` the epoch's mean, ``lr`` that of its last step;
-    ``sparsity`` is None without a pruner.
-    """
-
-    epoch: int
-    step: int
-    loss: float
-    train_accuracy: float
-    validation_accuracy: float
-    lr: float
-    sparsity: float | None
-    seconds: float
-
-
-@dataclass(frozen=True)
-class History:
-    """What `finetune` measured, one `Epoch` after the other."""
-
-    epochs: tuple[Epoch, ...]
-
-    @property
-    def accuracy(self) -> float:
-        """The last validation accuracy, in percent."""
-        return self.epochs[-1].validation_accuracy
+from flexgroup.pruning._rates import WARM_UP, find_rate
+from flexgroup.pruning._settings import Settings
+from flexgroup.pruning._training import Training
 
 
 def finetune(
@@ -64,131 +39,188 @@ def finetune(
     lr: float = 0.05,
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
+    optimizer: str = "sgd",
+    optimizer_options: Mapping[str, Any] | None = None,
+    lr_schedule: str = "cosine",
+    lr_options: Mapping[str, Any] | None = None,
+    warm_up: float = WARM_UP,
+    label_smoothing: float = 0.0,
+    clip: float | None = None,
+    accumulate: int = 1,
+    precision: str = "fp32",
+    teacher: nn.Module | None = None,
+    distill: float = 0.0,
+    temperature: float = 4.0,
     pruner: Pruner | None = None,
     seed: int = 0,
+    normalise: Normalise | None = None,
     augment: Augment | None = None,
-    label_smoothing: float = 0.0,
-    bf16: bool | None = None,
+    checkpoints: Path | None = None,
+    checkpoint_every: int | None = None,
+    resume: bool = False,
+    trackers: Sequence[str] = (),
+    tracker_folder: Path | None = None,
     on_step: Callable[[int, int], None] | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
-    metrics: Path | None = None,
+    on_message: Callable[[str], None] | None = None,
+    metrics: Path | Metrics | None = None,
 ) -> History:
-    """Train ``model`` in place: SGD with Nesterov momentum, a short warm-up, then a cosine down to zero.
+    """Train ``model`` in place; by default SGD with Nesterov momentum, a short warm-up, then a cosine down to zero.
 
-    ``images`` (N, C, H, W) are normalised and floating-point, ``labels`` (N,) integers. The model stays on
-    its device; batches are moved there. With a ``pruner`` (made on this model) every step is one of its
-    steps; it is not finalized here. Without one, the zeros of a pruned model would fill up again. Weight
-    decay is for matrices and kernels only, not for biases and batch norms. ``augment(images, generator)``
-    changes each batch, `crop_and_flip` for example. ``bf16=True`` runs in bfloat16 autocast and
-    channels-last, about twice as fast on CPUs.
+    The model stays on its device; batches are moved there. The same seed gives the same weights on the same machine
+    with the same number of threads; torch's global random state is left as it was. Under ``torchrun`` or ``accelerate
+    launch`` all processes train together: the images of a step are shared out, so that the result is that of one
+    process but for rounding and for batch norms, whose statistics in training are each process's own. Where parameters
+    are sharded (``torch.distributed.fsdp.fully_shard``) they stay so. Only the first process writes files.
 
-    ``on_step(step, steps)`` and ``on_epoch(epoch)`` are called after each. ``metrics`` names a file to which
-    each epoch is written, one JSON object a line, as soon as it ends. The same seed gives the same weights on
-    the same machine with the same number of threads; torch's global random state is left as it was.
+    Args:
+        images, labels: (N, C, H, W) normalised and floating-point, or uint8 with ``normalise``, a function from uint8
+            to normalised images that is applied batch by batch; (N,) integers.
+        validation_images, validation_labels: the same; classified at the end of every epoch.
+        epochs, batch_size: an epoch leaves out a last batch that is not full. A batch is one step of the optimizer,
+            however many processes and parts share it.
+        lr, lr_schedule, lr_options, warm_up: the highest learning rate; how it falls (`RATES`), with its options;
+            the share of the steps over which it rises.
+        optimizer, optimizer_options: any of torch.optim by name, with further arguments. ``momentum`` is for those that
+            have it; ``weight_decay`` is for matrices and kernels only, not for biases and norms.
+        clip: the largest norm of all gradients together.
+        accumulate: work through a batch in so many parts, which takes less memory.
+        precision: ``"fp32"``; ``"bf16"`` or ``"fp16"`` (GPU) autocast with channels-last; or ``"auto"``: bf16
+            where a few timed steps are faster in it.
+        teacher, distill, temperature: ``distill`` is the share of the loss that compares with the teacher's logits
+            (`training_loss`); the teacher is not changed.
+        pruner: made on this model; every step is one of its steps, except those that fp16 leaves out. It is
+            not finalized here. Without one, the zeros of a pruned model would fill up again.
+        augment: ``augment(images, generator)`` changes each batch, `crop_and_flip` for example.
+        checkpoints: a folder to keep the last two checkpoints in, one an epoch and every ``checkpoint_every`` steps.
+            With ``resume=True`` the training goes on from the newest one that is whole, to the weights that it would
+            have had (to the bit in one process); where there is none it begins.
+        trackers: of Accelerate, by name, such as ``"tensorboard"``, which writes into ``tracker_folder``.
+        on_step, on_epoch: ``on_step(step, steps)`` and ``on_epoch(epoch)`` are called after each; ``on_message(text)``
+            when there is something to know, such as the precision that was chosen.
+        metrics: a file to which each epoch is written, one JSON object a line, as soon as it ends.
 
-    Raises `FlexgroupError` for data of the wrong shape, a schedule that does not end within the training, and
-    a loss that is not finite.
+    Raises:
+        FlexgroupError: before the first step and before anything is written, for data of the wrong shape, labels that
+            the model has no output for, unknown names and options, a schedule that does not end within the training,
+            a checkpoint of another network or training; later, for a loss that is not finite.
     """
-    check_images(images, labels)
-    check_images(validation_images, validation_labels)
-    steps = training_steps(len(images), batch_size, epochs)
+    check_images(images, labels, normalise is not None)
+    check_images(validation_images, validation_labels, normalise is not None)
+    settings = Settings(
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        optimizer=optimizer,
+        optimizer_options=dict(optimizer_options or {}),
+        lr_schedule=lr_schedule,
+        lr_options=dict(lr_options or {}),
+        warm_up=warm_up,
+        label_smoothing=label_smoothing,
+        clip=clip,
+        accumulate=accumulate,
+        precision=precision,
+        distill=distill,
+        temperature=temperature,
+        seed=seed,
+    )
+    device, steps = device_of(model), training_steps(len(images), batch_size, epochs)
+    check_precision(precision, device)
+    check_teacher(teacher, distill, temperature, device)
+    check_checkpoints(checkpoints, checkpoint_every, resume)
+    rate = find_rate(lr_schedule, steps, settings.lr_options, warm_up)
+    made = make_optimizer(model.parameters(), optimizer, lr, momentum, weight_decay, settings.optimizer_options)
+    _check_classes(model, images, (labels, validation_labels), normalise)
+    # Steps that a resumed run takes anew were counted by the pruner of the run before, so this one's begins at 0.
+    saved = read_checkpoint(checkpoints) if checkpoints is not None and resume else None
+    check_schedule(pruner, steps, epochs)
+    say = on_message or (lambda text: None)
+    with ExitStack() as stack:
+        chosen = precision if saved is None else str(saved.state["precision"])
+        if chosen == "auto":
+            probe = Batches(images, labels, device, seed=seed, normalise=normalise)
+            chosen, why = faster_precision(model, *probe.at(torch.arange(min(len(images), batch_size)), 0))
+            say(why)
+        accelerator = stack.enter_context(accelerator_for(device, chosen, accumulate, trackers, tracker_folder))
+        batches = Batches(
+            images,
+            labels,
+            device,
+            seed=seed,
+            rank=rank(),
+            ranks=ranks(),
+            normalise=normalise,
+            augment=augment,
+            memory_format=layout(chosen),
+        )
+        training = Training(
+            model, images, labels, settings, accelerator, made, pruner, batches, rate, steps, chosen,
+            teacher=teacher if distill else None,
+        )  # fmt: skip
+        stack.enter_context(torch.random.fork_rng(devices=[device] if device.type == "cuda" else []))
+        torch.manual_seed(seed + rank())
+        if saved is not None:
+            training.load(saved)
+            say(f"resumed at step {saved.step} of {steps} from {saved.file}")
+        stack.enter_context(in_mode(model, training=True))
+        log = _open_metrics(stack, metrics, resumed=saved is not None)
+        if log is not None and saved is not None:
+            log.cut(saved.state["metrics_bytes"])
+        if trackers:
+            training.start_trackers(trackers)
+        training.run(
+            (validation_images, validation_labels, normalise),
+            checkpoints=checkpoints,
+            checkpoint_every=checkpoint_every,
+            metrics=log,
+            on_step=on_step,
+            on_epoch=on_epoch,
+        )
+    return History(tuple(training.records), chosen)
+
+
+def check_schedule(pruner: Pruner | None, steps: int, epochs: int) -> None:
+    """Raise `FlexgroupError` if the pruner's schedule does not end within so many steps."""
     if pruner is not None and pruner.schedule.last > pruner.steps + steps:
         raise FlexgroupError(
             f"the schedule ends at step {pruner.schedule.last}, but the training ends at step "
             f"{pruner.steps + steps} ({epochs} epochs of {steps // epochs}); "
             f"train longer, or end the schedule earlier"
         )
-    device = device_of(model)
-    optimizer = _optimizer(model, lr, momentum, weight_decay)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
-    generator = torch.Generator().manual_seed(seed)
-    records: list[Epoch] = []
-    with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng(devices=[device] if device.type == "cuda" else []))
-        torch.manual_seed(seed)
-        stack.enter_context(in_mode(model, training=True))
-        log = None if metrics is None else stack.enter_context(metrics.open("w", encoding="utf-8"))
-        for epoch in range(1, epochs + 1):
-            began = time.perf_counter()
-            loss_sum, right, seen = torch.zeros((), device=device), torch.zeros((), device=device), 0
-            for index in full_batches(torch.randperm(len(images), generator=generator), batch_size):
-                batch, truth = images[index], labels[index].to(device)
-                batch = (batch if augment is None else augment(batch, generator)).to(device)
-                if bf16:
-                    batch = batch.contiguous(memory_format=torch.channels_last)
-                rate = optimizer.param_groups[0]["lr"]
-                with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bool(bf16)):
-                    logits = model(batch)
-                loss = F.cross_entropy(logits.float(), truth, label_smoothing=label_smoothing)
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                scheduler.step()
-                if pruner is not None:
-                    pruner.step()
-                loss_sum += loss.detach() * len(index)
-                right += (logits.detach().argmax(1) == truth).sum()
-                seen += len(index)
-                if on_step is not None:
-                    on_step(scheduler.last_epoch, steps)
-            seconds = time.perf_counter() - began
-            mean_loss = float(loss_sum) / seen
-            if not math.isfinite(mean_loss):
-                raise FlexgroupError(f"the loss became {mean_loss} in epoch {epoch}; use a lower lr than {lr}")
-            record = Epoch(
-                epoch=epoch,
-                step=scheduler.last_epoch,
-                loss=mean_loss,
-                train_accuracy=100.0 * float(right) / seen,
-                validation_accuracy=accuracy(model, validation_images, validation_labels),
-                lr=rate,
-                sparsity=None if pruner is None else pruner.sparsity,
-                seconds=seconds,
+
+
+def check_checkpoints(folder: Path | None, every: int | None, resume: bool) -> None:
+    """Raise `FlexgroupError` for an interval that is not one, and for wishes that need a folder but have none."""
+    if every is not None and (not isinstance(every, int) or isinstance(every, bool) or every < 1):
+        raise FlexgroupError(f"checkpoint_every={every!r} is not a number of steps; give 1 or more, or None")
+    if folder is None and (resume or every is not None):
+        raise FlexgroupError(
+            f"{'resume' if resume else 'checkpoint_every'} without checkpoints; give checkpoints=, their folder"
+        )
+
+
+def _check_classes(model: nn.Module, images: Tensor, labels: tuple[Tensor, ...], normalise: Normalise | None) -> None:
+    """Raise `FlexgroupError` unless the model has an output for every label."""
+    batch = images[:1].to(device_of(model))
+    with in_mode(model, training=False), torch.no_grad():
+        logits = model(batch if normalise is None else normalise(batch))
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise FlexgroupError(f"the model gives {shape} for one image; it must give (1, classes) logits")
+    for part in labels:
+        least, most = int(part.min()), int(part.max())
+        if least < 0 or most >= logits.shape[1]:
+            raise FlexgroupError(
+                f"labels run from {least} to {most}, but the model has {logits.shape[1]} outputs; "
+                f"labels must lie in 0..{logits.shape[1] - 1}"
             )
-            records.append(record)
-            if log is not None:
-                log.write(json.dumps(asdict(record)) + "\n")
-                log.flush()
-            if on_epoch is not None:
-                on_epoch(record)
-    return History(tuple(records))
 
 
-def training_steps(samples: int, batch_size: int, epochs: int) -> int:
-    """Return how many steps `finetune` takes: an epoch leaves out a last batch that is not full."""
-    for name, value in (("batch_size", batch_size), ("epochs", epochs)):
-        if not isinstance(value, int) or value < 1:
-            raise FlexgroupError(f"{name}={value!r} is not a positive integer")
-    return max(1, samples // batch_size) * epochs
-
-
-def crop_and_flip(images: Tensor, generator: torch.Generator, pad: int = 4) -> Tensor:
-    """Shift each image by up to ``pad`` pixels, filling with zeros (the mean colour); mirror half of them.
-
-    ``images`` (N, C, H, W); the result has the same shape, in channels-last memory. All randomness comes from
-    ``generator`` (on the CPU).
-    """
-    count, _, height, width = images.shape
-    shifts = torch.randint(0, 2 * pad + 1, (2, count, 1), generator=generator)
-    mirrored = torch.rand(count, 1, generator=generator) < 0.5
-    rows = shifts[0] + torch.arange(height)
-    cols = shifts[1] + torch.where(mirrored, torch.arange(width - 1, -1, -1), torch.arange(width))
-    padded = F.pad(images, (pad, pad, pad, pad)).permute(0, 2, 3, 1)
-    picked = padded[torch.arange(count)[:, None, None], rows[:, :, None], cols[:, None, :]]
-    return picked.permute(0, 3, 1, 2)
-
-
-def _optimizer(model: nn.Module, lr: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    decayed = [parameter for parameter in parameters if parameter.ndim > 1]
-    others = [parameter for parameter in parameters if parameter.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
-
-
-def _rate(step: int, steps: int) -> float:
-    """The share of the learning rate at ``step``: a linear rise over 5 % of the steps, then a cosine to 0."""
-    warm = max(1, round(WARM_UP * steps))
-    if step < warm:
-        return (step + 1) / (warm + 1)
-    return 0.5 * (1.0 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+def _open_metrics(stack: ExitStack, metrics: Path | Metrics | None, resumed: bool) -> Metrics | None:
+    if rank() != 0:
+        return None
+    if isinstance(metrics, Path):
+        return stack.enter_context(Metrics(metrics, resume=resumed))
+    return metrics

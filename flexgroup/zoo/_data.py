@@ -78,9 +78,9 @@ class ImageData:
         return self.normalise(self.test_images), self.test_labels
 
     def normalise(self, images: Tensor) -> Tensor:
-        """uint8 (N, C, H, W) pixels -> float32 ``(images / scale - mean) / std``."""
-        mean = torch.tensor(self.mean).view(-1, 1, 1)
-        std = torch.tensor(self.std).view(-1, 1, 1)
+        """uint8 (N, C, H, W) pixels -> float32 ``(images / scale - mean) / std``, on the pixels' device."""
+        mean = torch.tensor(self.mean, device=images.device).view(-1, 1, 1)
+        std = torch.tensor(self.std, device=images.device).view(-1, 1, 1)
         return images.to(torch.float32).div_(self.scale).sub_(mean).div_(std)
 
 

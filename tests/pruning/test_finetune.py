@@ -82,7 +82,7 @@ def test_every_epoch_is_a_line_of_the_metrics_as_soon_as_it_ends(make_net, data,
     assert [line["epoch"] for line in written] == [1, 2, 3]
     assert written[-1]["validation_accuracy"] == history.accuracy
     assert set(written[0]) == {
-        *("epoch", "step", "loss", "train_accuracy", "validation_accuracy", "lr", "sparsity", "seconds")
+        *("event", "epoch", "step", "loss", "train_accuracy", "validation_accuracy", "lr", "sparsity", "seconds")
     }
     assert written[0]["sparsity"] is None
 
@@ -99,7 +99,7 @@ def test_the_learning_rate_rises_briefly_and_falls_as_a_cosine(make_net, data) -
 def test_bfloat16_trains_too_and_leaves_float32_weights(data) -> None:
     model = easy_net()
     pruner = Pruner(model, Groups("4x1", "rows"), 0.5)
-    history = finetune(model, *data, epochs=10, batch_size=24, pruner=pruner, bf16=True)
+    history = finetune(model, *data, epochs=10, batch_size=24, pruner=pruner, precision="bf16")
     assert history.accuracy > 80.0
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
