@@ -9,6 +9,7 @@ from flexgroup.pruning._mask import finalize
 from flexgroup.pruning._metrics import Epoch, History, Metrics
 from flexgroup.pruning._pruner import Pruner, prune
 from flexgroup.pruning._rates import RATES
+from flexgroup.pruning._refit import Refitted, refit
 from flexgroup.pruning._schedules import Constant, Cubic, Iterative, OneShot, Schedule
 from flexgroup.pruning._targets import weight_matrices
 
@@ -24,6 +25,7 @@ __all__ = [
     "Movement",
     "OneShot",
     "Pruner",
+    "Refitted",
     "Schedule",
     "Taylor",
     "Wanda",
@@ -33,6 +35,7 @@ __all__ = [
     "finetune",
     "prune",
     "reestimate_batch_norm",
+    "refit",
     "training_steps",
     "weight_matrices",
 ]

@@ -6,9 +6,9 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flexgroup.pruning._columns import column_squares
 from flexgroup.pruning._criteria import Averaged
 from flexgroup.pruning._mask import dense_original
 from flexgroup.pruning._regrowth import like
@@ -85,25 +85,6 @@ class Averages:
                 mine.blend([layer.name], [squares], mine._share(mine._seen + 1))
 
         return layer.module.register_forward_pre_hook(take).remove
-
-
-def column_squares(layer: Layer, inputs: Tensor) -> Tensor:
-    """The mean square of the inputs that meet each column of the weight matrix, (convolution groups, K) float32."""
-    module = layer.module
-    inputs = inputs.detach().float()
-    if isinstance(module, nn.Linear):
-        return inputs.reshape(-1, inputs.shape[-1]).square().mean(0, keepdim=True)
-    images = inputs if inputs.ndim == 4 else inputs[None]
-    squares = padded(module, images).square().mean(0, keepdim=True)
-    columns = F.unfold(squares, module.kernel_size, module.dilation, stride=module.stride)
-    return columns.mean((0, 2)).reshape(module.groups, -1)
-
-
-def padded(module: nn.Conv2d, images: Tensor) -> Tensor:
-    """The (N, C, H, W) input of a convolution with the border that it adds itself."""
-    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-    border = module._reversed_padding_repeated_twice
-    return F.pad(images, border, mode=mode) if any(border) else images
 
 
 def _at_least_single(tensor: Tensor) -> Tensor:
