@@ -11,6 +11,7 @@ from flexgroup.pruning._pruner import Pruner, prune
 from flexgroup.pruning._rates import RATES
 from flexgroup.pruning._refit import Refitted, refit
 from flexgroup.pruning._schedules import Constant, Cubic, Iterative, OneShot, Schedule
+from flexgroup.pruning._sensitivity import sensitivities
 from flexgroup.pruning._targets import weight_matrices
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "prune",
     "reestimate_batch_norm",
     "refit",
+    "sensitivities",
     "training_steps",
     "weight_matrices",
 ]
