@@ -27,7 +27,17 @@ from flexgroup.kernels.product import ProductKernel
 from flexgroup.kernels.resize import ResizeKernel
 from flexgroup.kernels.softmax import SoftmaxKernel
 from flexgroup.kernels.sparse_linear import SparseLinearKernel
-from flexgroup.kernels.target import F32, TARGETS, Element, Target, host_target, runs_here, target_named
+from flexgroup.kernels.target import (
+    F16,
+    F16_IN_F32,
+    F32,
+    TARGETS,
+    Element,
+    Target,
+    host_target,
+    runs_here,
+    target_named,
+)
 from flexgroup.kernels.transpose import TransposeKernel
 
 
@@ -45,6 +55,8 @@ class KernelSpec(Protocol):
 
 __all__ = [
     "BASE_SHIFT",
+    "F16",
+    "F16_IN_F32",
     "F32",
     "TARGETS",
     "AttentionKernel",

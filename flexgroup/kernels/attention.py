@@ -14,7 +14,7 @@ from typing import Any
 from llvmlite import ir
 
 from flexgroup.kernels.curves import emit_exp
-from flexgroup.kernels.emit import I32, I64, Kernel, Signature
+from flexgroup.kernels.emit import I64, Kernel, Signature
 from flexgroup.kernels.product import overlapping, plain_entries, table_at, transposed_entries, weighted_sums
 from flexgroup.kernels.target import F32, Element, Target
 
@@ -24,8 +24,8 @@ SIGNATURE = Signature(
         "keys",
         "values",
         "outputs",
-        "mask",  # int32 a position of a query: -1 inside the output, 0 on its border
-        "scores_mask",  # a number a head, key and position of a query: added to the scores, where the kernel has it
+        "mask",  # an integer of a number's size a position of a query: -1 inside the output, 0 on its border
+        "scores_mask",  # 32 bits a head, key and position of a query: added to the scores, where the kernel has it
         "head_mask",  # bytes in it from a head to the next
         "key_mask",  # bytes in it from a key to the next
         "by_key",  # a number a key: added to the scores, where the kernel has it
@@ -42,6 +42,7 @@ SIGNATURE = Signature(
     )
 )
 
+SCORE_BYTES = 4  # of a number in scratch memory, and in the mask of scores
 LARGEST_TILE = 4  # vectors of queries at a time, which scratch memory has room for
 
 
@@ -69,7 +70,7 @@ class AttentionKernel:
 
     def emit(self, module: ir.Module, target: Target) -> None:
         """Add the kernel's function to ``module``."""
-        k = Kernel(module, self.name, target, self.element, SIGNATURE)
+        k = Kernel(module, self.name, target, self.element, SIGNATURE, wide=True)
         _Emitter(k, self).emit()
 
 
@@ -77,8 +78,8 @@ class _Emitter:
     def __init__(self, kernel: Kernel, spec: AttentionKernel) -> None:
         self.k = kernel
         self.spec = spec
-        self.width = kernel.target.vector_bytes
-        self.bits = ir.VectorType(I32, kernel.lanes)
+        self.width = kernel.width
+        self.score = kernel.lanes * SCORE_BYTES  # a vector of scores
         self.tables = {name: kernel.address(name) for name in ("queries", "keys", "values", "outputs")}
         self.mask, self.arena, self.scratch = (kernel.address(name) for name in ("mask", "arena", "scratch"))
         self.key_count, self.value_planes = kernel.arg("key_count"), kernel.arg("value_planes")
@@ -103,20 +104,21 @@ class _Emitter:
                 for name, table in self.tables.items()
             }
             if scores_mask is not None:
-                self.head_mask = k.at(k.at(scores_mask, b.mul(head, k.arg("head_mask"))), self.tile)
+                column = b.mul(start, ir.Constant(I64, self.score))
+                self.head_mask = k.at(k.at(scores_mask, b.mul(head, k.arg("head_mask"))), column)
             self._weigh(self._softmax(self._scores()))
         b.ret_void()
 
     def _row(self, key: ir.Value) -> Any:
         """The scratch memory of one key."""
-        return self.k.at(self.scratch, self.k.builder.mul(key, ir.Constant(I64, self.spec.tile * self.width)))
+        return self.k.at(self.scratch, self.k.builder.mul(key, ir.Constant(I64, self.spec.tile * self.score)))
 
     def _vectors(self, table: ir.Value) -> Callable[[ir.Value], list[ir.Value]]:
         k = self.k
 
         def load(index: ir.Value) -> list[ir.Value]:
             plane = k.at(self.here, k.load_index(table, index))
-            return [k.load(plane, k.vector, self.width, t * self.width) for t in range(self.spec.tile)]
+            return [k.load_vector(plane, self.width, t * self.width) for t in range(self.spec.tile)]
 
         return load
 
@@ -124,7 +126,7 @@ class _Emitter:
         """Scratch row j becomes the scores of key j; returns their maxima."""
         k, rows, tile = self.k, self.spec.rows, self.spec.tile
         b = k.builder
-        lowest = ir.Constant(k.vector, [float("-inf")] * k.lanes)
+        lowest = k.constant(float("-inf"))
         with k.loop(0, self.key_count, rows, [lowest] * tile) as strips:
             first = overlapping(k, strips.index, self.key_count, rows)
             read = transposed_entries(k, self.arena, self.head["keys"], first, rows)
@@ -134,16 +136,15 @@ class _Emitter:
                 key = b.add(first, ir.Constant(I64, i))
                 out = self._row(key)
                 if self.spec.by_key:
-                    size = k.element.bytes
-                    number = k.load(self.by_key, k.element.ir, size, b.mul(key, ir.Constant(I64, size)))
+                    number = k.load_entry(self.by_key, b.mul(key, ir.Constant(I64, k.size)))
                 for t in range(tile):
                     score = b.fmul(sums[i * tile + t], self.scale)
                     if self.spec.masked:
                         added = k.at(self.head_mask, b.mul(key, self.key_mask))
-                        score = b.fadd(score, k.load(added, k.vector, self.width, t * self.width))
+                        score = b.fadd(score, k.load(added, k.vector, self.width, t * self.score))
                     if self.spec.by_key:
-                        score = b.fadd(score, k.splat(number))
-                    k.store(score, out, self.width, t * self.width)
+                        score = b.fadd(score, k.splat_entry(number))
+                    k.store(score, out, self.width, t * self.score)
                     maxima[t] = b.select(b.fcmp_ordered(">", score, maxima[t]), score, maxima[t])
             strips.next = maxima
         return strips.results
@@ -152,17 +153,17 @@ class _Emitter:
         """Scratch rows become exponentials; returns what the sums over them have to be multiplied by."""
         k, tile = self.k, self.spec.tile
         b = k.builder
-        zero = ir.Constant(k.vector, [0.0] * k.lanes)
+        zero = k.constant(0.0)
         with k.loop(0, self.key_count, 1, [zero] * tile) as keys:
             row = self._row(keys.index)
             totals = []
             for t in range(tile):
-                score = k.load(row, k.vector, self.width, t * self.width)
+                score = k.load(row, k.vector, self.width, t * self.score)
                 weight = emit_exp(k, b.fsub(score, maxima[t]))
-                k.store(weight, row, self.width, t * self.width)
+                k.store(weight, row, self.width, t * self.score)
                 totals.append(b.fadd(keys.values[t], weight))
             keys.next = totals
-        one = ir.Constant(k.vector, [1.0] * k.lanes)
+        one = k.constant(1.0)
         return [b.fdiv(one, total) for total in keys.results]
 
     def _weigh(self, factors: list[ir.Value]) -> None:
@@ -172,7 +173,7 @@ class _Emitter:
 
         def weights(key: ir.Value) -> list[ir.Value]:
             row = self._row(key)
-            return [k.load(row, k.vector, self.width, t * self.width) for t in range(tile)]
+            return [k.load(row, k.vector, self.width, t * self.score) for t in range(tile)]
 
         with k.loop(0, self.value_planes, rows) as strips:
             first = overlapping(k, strips.index, self.value_planes, rows)
@@ -182,6 +183,6 @@ class _Emitter:
                 row = b.add(first, ir.Constant(I64, i))
                 out = k.at(self.here, k.load_index(self.head["outputs"], row))
                 for t in range(tile):
-                    value = b.bitcast(b.fmul(sums[i * tile + t], factors[t]), self.bits)
-                    inside = k.load(k.at(self.mask, self.tile), self.bits, self.width, t * self.width)
-                    k.store(b.bitcast(b.and_(value, inside), k.vector), out, self.width, t * self.width)
+                    value = b.fmul(sums[i * tile + t], factors[t])
+                    inside = k.load(k.at(self.mask, self.tile), k.mask, self.width, t * self.width)
+                    k.write(value, out, self.width, t * self.width, inside)

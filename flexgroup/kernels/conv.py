@@ -22,7 +22,7 @@ from llvmlite import ir
 
 from flexgroup.groups import cover
 from flexgroup.kernels.curves import emit_curve
-from flexgroup.kernels.emit import I32, I64, Kernel, Signature
+from flexgroup.kernels.emit import I64, Kernel, Signature
 from flexgroup.kernels.target import F32, Element, Target
 
 SIGNATURE = Signature(
@@ -33,7 +33,7 @@ SIGNATURE = Signature(
         "bias",  # a number a row
         "outputs",  # int32 a row: bytes from `target` to the row's output plane
         "residuals",  # int32 a row: bytes from `residual`, for kernels with a residual
-        "mask",  # int32 a position: -1 inside the image, 0 on its border
+        "mask",  # an integer a position, of a number's size: -1 inside the image, 0 on its border
         "source",
         "target",
         "residual",
@@ -87,7 +87,7 @@ class _Emitter:
     def __init__(self, kernel: Kernel, spec: ConvKernel) -> None:
         self.k = kernel
         self.spec = spec
-        self.bytes = kernel.target.vector_bytes
+        self.bytes = kernel.width
         self.ends, self.offsets, self.weights = (kernel.address(name) for name in ("ends", "offsets", "weights"))
         self.bias, self.outputs = kernel.address("bias"), kernel.address("outputs")
         self.mask, self.source, self.target = (kernel.address(name) for name in ("mask", "source", "target"))
@@ -150,27 +150,26 @@ class _Emitter:
 
     def _biases(self, row: ir.Value) -> list[ir.Value]:
         k = self.k
-        bias = k.load(self.bias, k.element.ir, k.element.bytes, self._scaled(row, k.element.bytes))
-        return [k.splat(bias)] * self.spec.tile
+        return [k.load_splat(self.bias, self._scaled(row, k.size))] * self.spec.tile
 
     def _multiply(self, group: ir.Value, column: ir.Value, accumulators: list[ir.Value]) -> list[ir.Value]:
         """One group: ``accumulators[i][t] += weight[i] * plane[t]``."""
         k, rows, tile = self.k, self.spec.rows, self.spec.tile
-        size = k.element.bytes
+        size = k.size
         plane = k.at(self.inputs, k.load_index(self.offsets, column))
         weights = k.at(self.weights, self._scaled(group, rows * size))
         sums = list(accumulators)
         # Whichever is fewer stays in registers for the whole group: its weights or its activations.
         if rows <= tile:
-            factors = [k.splat(k.load(weights, k.element.ir, size, i * size)) for i in range(rows)]
+            factors = [k.load_splat(weights, i * size) for i in range(rows)]
             for t in range(tile):
-                x = k.load(plane, k.vector, size, t * self.bytes)
+                x = k.load_vector(plane, size, t * self.bytes)
                 for i in range(rows):
                     sums[i * tile + t] = k.fma(factors[i], x, sums[i * tile + t])
             return sums
-        xs = [k.load(plane, k.vector, size, t * self.bytes) for t in range(tile)]
+        xs = [k.load_vector(plane, size, t * self.bytes) for t in range(tile)]
         for i in range(rows):
-            factor = k.splat(k.load(weights, k.element.ir, size, i * size))
+            factor = k.load_splat(weights, i * size)
             for t in range(tile):
                 sums[i * tile + t] = k.fma(factor, xs[t], sums[i * tile + t])
         return sums
@@ -182,15 +181,13 @@ class _Emitter:
         output = k.at(k.at(self.target, k.load_index(self.outputs, row)), self.tile)
         if self.residuals is not None:
             residual = k.at(k.at(self.residual, k.load_index(self.residuals, row)), self.tile)
-        bits = ir.VectorType(I32, k.lanes)
         for t, value in enumerate(values):
             if self.residuals is not None:
-                value = b.fadd(value, k.load(residual, k.vector, k.element.bytes, t * self.bytes))
+                value = b.fadd(value, k.load_vector(residual, k.size, t * self.bytes))
             value = k.clamp(value, self.low, self.high)
             value = emit_curve(k, self.spec.curve, value)
-            inside = k.load(k.at(self.mask, self.tile), bits, 4, t * self.bytes)
-            value = b.bitcast(b.and_(b.bitcast(value, bits), inside), k.vector)
-            k.store(value, output, k.element.bytes, t * self.bytes)
+            inside = k.load(k.at(self.mask, self.tile), k.mask, k.size, t * self.bytes)
+            k.write(value, output, k.size, t * self.bytes, inside)
 
     def _scaled(self, index: ir.Value, size: int) -> ir.Value:
         return self.k.builder.mul(index, ir.Constant(I64, size))

@@ -41,11 +41,15 @@ def emit_curve(k: Kernel, kind: str, x: ir.Value) -> ir.Value:
     """The curve called ``kind`` of every lane of ``x``; "" is x itself. Raises `KeyError` for names that are none."""
     if not kind:
         return x
-    return _leaky_relu(k, kind, x) if kind.startswith(_LEAKY) else _CURVES[kind](k, x)
+    given, floats = x.type, _floats(k)
+    # The approximations are made for 32 bits.
+    x = x if given == floats else k.builder.fpext(x, floats)
+    value = _leaky_relu(k, kind, x) if kind.startswith(_LEAKY) else _CURVES[kind](k, x)
+    return value if given == floats else k.builder.fptrunc(value, given)
 
 
 def emit_exp(k: Kernel, x: ir.Value) -> ir.Value:
-    """``exp(x)``; results below the smallest normal number are zero."""
+    """``exp(x)`` of vectors of 32-bit numbers; results below the smallest normal number are zero."""
     b = k.builder
     shifted, power = _reduced(k, k.clamp(x, number(k, _LOWEST), number(k, _HIGHEST)))
     result = _bits(k, b.add(_integer(k, power), _exponent(k, shifted)))
@@ -57,7 +61,7 @@ def emit_exp(k: Kernel, x: ir.Value) -> ir.Value:
 
 def number(k: Kernel, value: float) -> ir.Value:
     """``value``, rounded to 32 bits, in every lane."""
-    return ir.Constant(k.vector, [float(np.float32(value))] * k.lanes)
+    return ir.Constant(_floats(k), [float(np.float32(value))] * k.lanes)
 
 
 def _sigmoid(k: Kernel, x: ir.Value) -> ir.Value:
@@ -181,7 +185,11 @@ def _integer(k: Kernel, x: ir.Value) -> ir.Value:
 
 
 def _bits(k: Kernel, x: ir.Value) -> ir.Value:
-    return k.builder.bitcast(x, k.vector)
+    return k.builder.bitcast(x, _floats(k))
+
+
+def _floats(k: Kernel) -> ir.VectorType:
+    return ir.VectorType(ir.FloatType(), k.lanes)
 
 
 _CURVES: Mapping[str, Callable[[Kernel, ir.Value], ir.Value]] = {

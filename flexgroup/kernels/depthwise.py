@@ -22,7 +22,7 @@ SIGNATURE = Signature(
         "outputs",  # int32 an output plane: bytes from `target` to its first position
         "weights",  # kernel_height x kernel_width numbers a plane
         "bias",  # a number a plane
-        "mask",  # int32: rows: a column, -1 inside the image; linear: a position
+        "mask",  # an integer of a number's size: rows: a column, -1 inside the image; linear: a position
         "source",
         "target",
         "rows",  # output rows; linear: not read
@@ -84,7 +84,7 @@ class _Emitter:
         self.k = kernel
         self.spec = spec
         self.size = kernel.element.bytes
-        self.bytes = kernel.target.vector_bytes
+        self.bytes = kernel.width
         names = ("inputs", "outputs", "weights", "bias", "mask", "source", "target")
         self.inputs, self.outputs, self.weights, self.bias, self.mask, self.source, self.target = (
             kernel.address(name) for name in names
@@ -102,12 +102,10 @@ class _Emitter:
             target = k.at(self.target, k.load_index(self.outputs, planes.index))
             weights = k.at(self.weights, b.mul(planes.index, ir.Constant(I64, entries * self.size)))
             self.factors = (
-                []
-                if spec.reduce == "max"
-                else [k.splat(k.load(weights, k.element.ir, self.size, i * self.size)) for i in range(entries)]
+                [] if spec.reduce == "max" else [k.load_splat(weights, i * self.size) for i in range(entries)]
             )
             plane = b.mul(planes.index, ir.Constant(I64, self.size))
-            self.start = k.splat(k.load(self.bias, k.element.ir, self.size, plane))
+            self.start = k.load_splat(self.bias, plane)
             with k.loop(0, starts) as blocks:
                 at = b.mul(blocks.index, ir.Constant(I64, spec.tile * self.bytes))
                 at = b.select(b.icmp_signed("<", at, last_start), at, last_start)
@@ -125,12 +123,12 @@ class _Emitter:
         """The input row under every column of the window, for one vector of outputs."""
         k, spec = self.k, self.spec
         if spec.stride[1] == 1:
-            return [k.load(row, k.vector, self.size, x * self.size) for x in range(spec.width)]
+            return [k.load_vector(row, self.size, x * self.size) for x in range(spec.width)]
         even = ir.Constant(ir.VectorType(I32, k.lanes), list(range(0, 2 * k.lanes, 2)))
         odd = ir.Constant(ir.VectorType(I32, k.lanes), list(range(1, 2 * k.lanes, 2)))
         columns = []
         for x in range(0, spec.width, 2):
-            pair = [k.load(row, k.vector, self.size, x * self.size + i * self.bytes) for i in (0, 1)]
+            pair = [k.load_vector(row, self.size, x * self.size + i * self.bytes) for i in (0, 1)]
             columns.append(k.builder.shuffle_vector(*pair, even))
             columns.append(k.builder.shuffle_vector(*pair, odd))
         return columns[: spec.width]
@@ -184,16 +182,14 @@ class _Emitter:
             row = k.at(read, b.mul(self.source_row, ir.Constant(I64, y * spec.dilation)))
             for x in range(spec.width):
                 for t in range(spec.tile):
-                    value = k.load(row, k.vector, self.size, x * spec.dilation * self.size + t * self.bytes)
+                    value = k.load_vector(row, self.size, x * spec.dilation * self.size + t * self.bytes)
                     totals[t] = self._add_entry(totals[t], value, y * spec.width + x)
         for t, total in enumerate(totals):
             self._store(total, write, t * self.bytes)
 
     def _store(self, value: ir.Value, write: ir.Value, offset: int) -> None:
         k = self.k
-        b = k.builder
         value = k.clamp(value, self.low, self.high)
         value = emit_curve(k, self.spec.curve, value)
-        bits = ir.VectorType(I32, k.lanes)
-        inside = k.load(self.inside, bits, 4, offset)
-        k.store(b.bitcast(b.and_(b.bitcast(value, bits), inside), k.vector), write, self.size, offset)
+        inside = k.load(self.inside, k.mask, self.size, offset)
+        k.write(value, write, self.size, offset, inside)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from flexgroup.kernels.curves import emit_curve
-from flexgroup.kernels.emit import I32, I64, Kernel, Signature
+from flexgroup.kernels.emit import I64, Kernel, Signature
 from flexgroup.kernels.target import F32, Element, Target
 
 SIGNATURE = Signature(
@@ -55,32 +55,29 @@ class ElementwiseKernel:
     def emit(self, module: ir.Module, target: Target) -> None:
         """Add the kernel's function to ``module``."""
         k = Kernel(module, self.name, target, self.element, SIGNATURE)
-        b, size = k.builder, self.element.bytes
+        b = k.builder
         arena, mask, scale, shift = (k.address(name) for name in ("arena", "mask", "scale", "shift"))
         tables = [k.address(name) for name in ("first_inputs", "second_inputs", "outputs")]
         low, high = k.splat(k.scalar("low")), k.splat(k.scalar("high"))
-        vectors, width = k.arg("vectors"), k.target.vector_bytes
-        bits = ir.VectorType(I32, k.lanes)
+        vectors, width = k.arg("vectors"), k.width
         with k.loop(k.arg("first"), k.arg("last")) as planes:
             x, y, out = (k.at(arena, k.load_index(table, planes.index)) for table in tables)
             if self.form == "affine":
-                plane = b.mul(planes.index, ir.Constant(I64, size))
-                factor = k.splat(k.load(scale, self.element.ir, size, plane))
-                offset = k.splat(k.load(shift, self.element.ir, size, plane))
+                plane = b.mul(planes.index, ir.Constant(I64, k.size))
+                factor = k.load_splat(scale, plane)
+                offset = k.load_splat(shift, plane)
             if self.form.endswith("_each"):
-                each = k.splat(k.load(y, self.element.ir, size))
+                each = k.load_splat(y)
             with k.loop(0, vectors) as positions:
                 at = b.mul(positions.index, ir.Constant(I64, width))
-                value = k.load(x, k.vector, width, at)
+                value = k.load_vector(x, width, at)
                 if self.form in _TWO_OPERANDS:
                     combine = b.fmul if self.form.startswith("mul") else b.fadd
-                    value = combine(value, each if self.form.endswith("_each") else k.load(y, k.vector, width, at))
+                    value = combine(value, each if self.form.endswith("_each") else k.load_vector(y, width, at))
                 else:
                     if self.form == "scale":
-                        factor, offset = k.load(scale, k.vector, width, at), k.load(shift, k.vector, width, at)
+                        factor, offset = k.load_vector(scale, width, at), k.load_vector(shift, width, at)
                     value = k.fma(factor, value, offset)
                 value = emit_curve(k, self.curve, k.clamp(value, low, high))
-                inside = k.load(mask, bits, width, at)
-                value = b.bitcast(b.and_(b.bitcast(value, bits), inside), k.vector)
-                k.store(value, out, width, at)
+                k.write(value, out, width, at, k.load(mask, k.mask, width, at))
         b.ret_void()

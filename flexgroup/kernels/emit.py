@@ -112,19 +112,86 @@ class Kernel(Code):
 
     ``bases`` holds the addresses of the memory regions (constants, arena, inputs, outputs); a field that refers to
     memory is a region's index and a byte offset in one number.
+
+    Numbers are stored as ``element`` says. They are multiplied and added as it says too, or, in a ``wide`` kernel,
+    in 32 bits: for long sums. `load_vector`, `load_splat` and `write` convert where the two differ.
     """
 
-    def __init__(self, module: ir.Module, name: str, target: Target, element: Element, signature: Signature) -> None:
+    def __init__(
+        self,
+        module: ir.Module,
+        name: str,
+        target: Target,
+        element: Element,
+        signature: Signature,
+        *,
+        wide: bool = False,
+    ) -> None:
         super().__init__(module, name, target, signature, [POINTER.as_pointer(), I64.as_pointer()], fields=1)
         self.element = element
         self.lanes = target.lanes(element)
-        self.vector = ir.VectorType(element.ir, self.lanes)
+        self.number = ir.FloatType() if wide else element.computed
+        self.vector = ir.VectorType(self.number, self.lanes)
+        self.size = element.bytes  # of a number in memory
+        self.width = self.lanes * element.bytes  # of a vector in memory
+        self.mask = ir.VectorType(ir.IntType(8 * element.bytes), self.lanes)
         self._bases = self.function.args[0]
 
     def scalar(self, name: str) -> ir.Value:
-        """The argument field ``name`` as a floating-point number."""
+        """The argument field ``name`` as a number that can be computed with."""
         b = self.builder
-        return b.bitcast(b.trunc(self.arg(name), I32), ir.FloatType())
+        value = b.bitcast(b.trunc(self.arg(name), I32), ir.FloatType())
+        return value if self.number == value.type else b.fptrunc(value, self.number)
+
+    def constant(self, value: float) -> ir.Constant:
+        """``value`` in every lane."""
+        return ir.Constant(self.vector, [value] * self.lanes)
+
+    def load_vector(self, pointer: ir.Value, align: int, byte_offset: ir.Value | int = 0, count: int = 0) -> ir.Value:
+        """The vector at an address, or the ``count`` numbers, to compute with."""
+        lanes = count or self.lanes
+        stored = self.load(pointer, ir.VectorType(self.element.ir, lanes), align, byte_offset)
+        return self._extended(stored, ir.VectorType(self.number, lanes))
+
+    def load_splat(self, pointer: ir.Value, byte_offset: ir.Value | int = 0, count: int = 0) -> ir.Value:
+        """The number at an address in every lane of a vector, or of one with ``count`` lanes."""
+        return self.splat_entry(self.load_entry(pointer, byte_offset), count)
+
+    def load_entry(self, pointer: ir.Value, byte_offset: ir.Value | int = 0) -> ir.Value:
+        """The number at an address, for `splat_entry`."""
+        kind = self.number if self.element.ir == self.number else self.mask.element
+        return self.load(pointer, kind, self.size, byte_offset)
+
+    def splat_entry(self, entry: ir.Value, count: int = 0) -> ir.Value:
+        """What `load_entry` gave, to compute with, in every lane of a vector, or of one with ``count`` lanes."""
+        lanes = count or self.lanes
+        if entry.type == self.number:
+            return self.spread(entry, lanes)
+        # Spread first: one instruction loads and spreads, and one converts all lanes.
+        stored = self.builder.bitcast(self.spread(entry, lanes), ir.VectorType(self.element.ir, lanes))
+        return self._extended(stored, ir.VectorType(self.number, lanes))
+
+    def write(
+        self,
+        value: ir.Value,
+        pointer: ir.Value,
+        align: int,
+        byte_offset: ir.Value | int = 0,
+        inside: ir.Value | None = None,
+    ) -> None:
+        """Store ``value``, a number or a vector, as `stored` makes it."""
+        self.store(self.stored(value, inside), pointer, align, byte_offset)
+
+    def stored(self, value: ir.Value, inside: ir.Value | None = None) -> ir.Value:
+        """``value``, rounded to what memory holds, and zero where the mask ``inside`` is."""
+        b = self.builder
+        is_vector = isinstance(value.type, ir.VectorType)
+        kind = ir.VectorType(self.element.ir, value.type.count) if is_vector else self.element.ir
+        value = value if value.type == kind else b.fptrunc(value, kind)
+        return value if inside is None else b.bitcast(b.and_(b.bitcast(value, self.mask), inside), kind)
+
+    def _extended(self, value: ir.Value, kind: ir.Type) -> ir.Value:
+        return value if value.type == kind else self.builder.fpext(value, kind)
 
     def address(self, name: str) -> ir.Value:
         """The address that field ``name`` refers to, as ``i8*``."""
@@ -157,16 +224,36 @@ class Kernel(Code):
 
     def splat(self, value: ir.Value) -> ir.Value:
         """``value`` in every lane."""
+        return self.spread(value, self.lanes)
+
+    def spread(self, value: ir.Value, lanes: int) -> ir.Value:
+        """``value`` in every lane of a vector of so many."""
         b = self.builder
-        undefined = ir.Constant(self.vector, ir.Undefined)
+        undefined = ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined)
         first = b.insert_element(undefined, value, ir.Constant(I32, 0))
-        zeros = ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes)
+        zeros = ir.Constant(ir.VectorType(I32, lanes), [0] * lanes)
         return b.shuffle_vector(first, undefined, zeros)
+
+    def sum_of_lanes(self, vector: ir.Value) -> ir.Value:
+        """The sum of all lanes, by halves."""
+        b, lanes = self.builder, vector.type.count
+        while lanes > 1:
+            half = lanes // 2
+            undefined = ir.Constant(vector.type, ir.Undefined)
+            masks = [ir.Constant(ir.VectorType(I32, half), list(range(at, at + half))) for at in (0, half)]
+            vector, lanes = b.fadd(*(b.shuffle_vector(vector, undefined, mask) for mask in masks)), half
+        return b.extract_element(vector, ir.Constant(I32, 0))
 
     def fma(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
         """``a * b + c``, fused where the target can."""
         operation = "fma" if self.target.has_fma else "fmuladd"
-        return self._intrinsic(operation, [a, b, c])
+        kind = a.type
+        if self.number != ir.HalfType() or self.target.half == "arithmetic":
+            return self._intrinsic(operation, [a, b, c])
+        # Without an instruction for it LLVM calls a library; 32 bits hold the product exactly.
+        wide = ir.VectorType(ir.FloatType(), kind.count)
+        total = self._intrinsic(operation, [self.builder.fpext(value, wide) for value in (a, b, c)])
+        return self.builder.fptrunc(total, kind)
 
     def sqrt(self, value: ir.Value) -> ir.Value:
         return self._intrinsic("sqrt", [value])

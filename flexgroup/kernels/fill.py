@@ -39,10 +39,10 @@ class FillKernel:
         k = Kernel(module, self.name, target, self.element, SIGNATURE)
         b = k.builder
         targets, into, vectors = k.address("targets"), k.address("target"), k.arg("vectors")
-        zero = ir.Constant(k.vector, [0.0] * k.lanes)
+        zero = ir.Constant(ir.VectorType(k.element.ir, k.lanes), [0.0] * k.lanes)
         with k.loop(k.arg("first"), k.arg("last")) as planes:
             plane = k.at(into, k.load_index(targets, planes.index))
             with k.loop(0, vectors) as positions:
-                at = b.mul(positions.index, ir.Constant(I64, target.vector_bytes))
+                at = b.mul(positions.index, ir.Constant(I64, k.width))
                 k.store(zero, plane, self.element.bytes, at)
         b.ret_void()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from flexgroup.kernels.emit import I64, Kernel, Signature
+from flexgroup.kernels.moves import Move, move_name
 from flexgroup.kernels.target import F32, Element, Target
 
 SIGNATURE = Signature(
@@ -31,10 +32,11 @@ class GatherKernel:
     """``target[to_rows[i] + to_columns[j]] = source[from_rows[i] + from_columns[j]]`` for the rows first..last."""
 
     element: Element = F32
+    written: Element | None = None  # how the target holds the numbers, if not as the source does
 
     @property
     def name(self) -> str:
-        return f"gather_{self.element.name}"
+        return f"gather_{move_name(self.element, self.written)}"
 
     @property
     def signature(self) -> Signature:
@@ -43,7 +45,7 @@ class GatherKernel:
     def emit(self, module: ir.Module, target: Target) -> None:
         """Add the kernel's function to ``module``."""
         k = Kernel(module, self.name, target, self.element, SIGNATURE)
-        b, size = k.builder, self.element.bytes
+        b, move = k.builder, Move(k, self.written)
         source, into = k.address("source"), k.address("target")
         names = ("from_rows", "from_columns", "to_rows", "to_columns")
         from_rows, from_columns, to_rows, to_columns = (k.address(name) for name in names)
@@ -55,7 +57,7 @@ class GatherKernel:
             for start, stop, step in ((ir.Constant(I64, 0), whole, UNROLL), (whole, columns, 1)):
                 with k.loop(start, stop, step) as each:
                     places = [b.add(each.index, ir.Constant(I64, i)) for i in range(step)]
-                    values = [k.load(read, self.element.ir, size, k.load_index(from_columns, at)) for at in places]
+                    values = [move.load(read, 1, move.read_size, k.load_index(from_columns, at)) for at in places]
                     for at, value in zip(places, values, strict=True):
-                        k.store(value, write, size, k.load_index(to_columns, at))
+                        move.store(value, write, move.written_size, k.load_index(to_columns, at))
         b.ret_void()

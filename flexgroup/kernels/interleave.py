@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from flexgroup.kernels.emit import I32, I64, Kernel, Signature, halved
+from flexgroup.kernels.moves import Move, move_name
 from flexgroup.kernels.target import F32, Element, Target
 
 SIGNATURE = Signature(
@@ -31,10 +32,11 @@ class InterleaveKernel:
 
     parts: int
     element: Element = F32
+    written: Element | None = None  # how the target holds the numbers, if not as the source does
 
     @property
     def name(self) -> str:
-        return f"interleave_{self.element.name}_{self.parts}"
+        return f"interleave_{move_name(self.element, self.written)}_{self.parts}"
 
     @property
     def signature(self) -> Signature:
@@ -43,7 +45,7 @@ class InterleaveKernel:
     def emit(self, module: ir.Module, target: Target) -> None:
         """Add the kernel's function to ``module``."""
         k = Kernel(module, self.name, target, self.element, SIGNATURE)
-        b = k.builder
+        b, move = k.builder, Move(k, self.written)
         source, into = k.address("source"), k.address("target")
         from_planes, to_planes = k.address("from_planes"), k.address("to_planes")
         from_parts, to_rows, columns = k.address("from_parts"), k.address("to_rows"), k.arg("columns")
@@ -57,22 +59,21 @@ class InterleaveKernel:
                 row = k.at(write, k.load_index(to_rows, rows.index))
                 start = ir.Constant(I64, 0)
                 for width in halved(k.lanes):
-                    start = self._run(k, reads, row, start, columns, width)
+                    start = self._run(k, move, reads, row, start, columns, width)
         b.ret_void()
 
     def _run(
-        self, k: Kernel, reads: list[ir.Value], row: ir.Value, start: ir.Value, stop: ir.Value, width: int
+        self, k: Kernel, move: Move, reads: list[ir.Value], row: ir.Value, start: ir.Value, stop: ir.Value, width: int
     ) -> ir.Value:
         """``width`` columns a round from ``start`` while they fit; returns where it stopped."""
-        b, size = k.builder, self.element.bytes
+        b, size = k.builder, move.written_size
         end = b.add(start, b.and_(b.sub(stop, start), ir.Constant(I64, -width)))
-        kind = self.element.ir if width == 1 else ir.VectorType(self.element.ir, width)
         with k.loop(start, end, width) as columns:
-            at = b.mul(columns.index, ir.Constant(I64, size))
-            vectors = [k.load(read, kind, size, at) for read in reads]
-            out = k.at(row, b.mul(at, ir.Constant(I64, self.parts)))
+            at = b.mul(columns.index, ir.Constant(I64, move.read_size))
+            vectors = [move.load(read, width, move.read_size, at) for read in reads]
+            out = k.at(row, b.mul(columns.index, ir.Constant(I64, size * self.parts)))
             for i, vector in enumerate(vectors if width == 1 else interleaved(k, vectors)):
-                k.store(vector, out, size, i * width * size)
+                move.store(vector, out, size, i * width * size)
         return end
 
 

@@ -48,8 +48,8 @@ class LinearKernel:
 
     def emit(self, module: ir.Module, target: Target) -> None:
         """Add the kernel's function to ``module``."""
-        k = Kernel(module, self.name, target, self.element, SIGNATURE)
-        b, width, size, tile = k.builder, k.target.vector_bytes, self.element.bytes, self.tile
+        k = Kernel(module, self.name, target, self.element, SIGNATURE, wide=True)
+        b, width, size, tile = k.builder, k.width, k.size, self.tile
         names = ("input", "weights", "bias", "output")
         x, weights, bias, output = (k.address(name) for name in names)
         low, high, columns = k.splat(k.scalar("low")), k.splat(k.scalar("high")), k.arg("columns")
@@ -57,16 +57,16 @@ class LinearKernel:
         with k.loop(k.arg("first"), k.arg("last")) as blocks:
             rows = b.mul(blocks.index, column_bytes)
             block = k.at(weights, b.mul(b.mul(blocks.index, columns), column_bytes))
-            zero = ir.Constant(k.vector, [0.0] * k.lanes)
-            start = [k.load(bias, k.vector, width, b.add(rows, ir.Constant(I64, t * width))) for t in range(tile)]
+            zero = k.constant(0.0)
+            start = [k.load_vector(bias, width, b.add(rows, ir.Constant(I64, t * width))) for t in range(tile)]
             with k.loop(0, columns, UNROLL, [*start, *[zero] * tile * (UNROLL - 1)]) as rounds:
                 sums = list(rounds.values)
                 for u in range(UNROLL):
                     column = b.add(rounds.index, ir.Constant(I64, u))
-                    factor = k.splat(k.load(x, self.element.ir, size, b.mul(column, ir.Constant(I64, size))))
+                    factor = k.load_splat(x, b.mul(column, ir.Constant(I64, size)))
                     entries = k.at(block, b.mul(column, column_bytes))
                     for t in range(tile):
-                        row = k.load(entries, k.vector, width, t * width)
+                        row = k.load_vector(entries, width, t * width)
                         sums[u * tile + t] = k.fma(factor, row, sums[u * tile + t])
                 rounds.next = sums
             for t in range(tile):
@@ -74,7 +74,7 @@ class LinearKernel:
                 for u in range(1, UNROLL):
                     value = b.fadd(value, rounds.results[u * tile + t])
                 value = emit_curve(k, self.curve, k.clamp(value, low, high))
-                k.store(value, output, width, b.add(rows, ir.Constant(I64, t * width)))
+                k.write(value, output, width, b.add(rows, ir.Constant(I64, t * width)))
         b.ret_void()
 
 

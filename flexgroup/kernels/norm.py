@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from flexgroup.kernels.emit import I32, I64, Kernel, Signature
+from flexgroup.kernels.emit import I64, Kernel, Signature
 from flexgroup.kernels.target import F32, Element, Target
 
 SIGNATURE = Signature(
@@ -15,7 +15,7 @@ SIGNATURE = Signature(
         "outputs",
         "weight",  # a number a plane
         "bias",
-        "mask",  # int32 a position: -1 inside the value, 0 on its border
+        "mask",  # an integer of a number's size a position: -1 inside the value, 0 on its border
         "arena",
         "planes",
         "last_start",  # vector at which the last tile starts: it overlaps the one before where tiles do not divide
@@ -48,15 +48,14 @@ class LayerNormKernel:
 
     def emit(self, module: ir.Module, target: Target) -> None:
         """Add the kernel's function to ``module``."""
-        k = Kernel(module, self.name, target, self.element, SIGNATURE)
-        b, width, size = k.builder, target.vector_bytes, self.element.bytes
+        k = Kernel(module, self.name, target, self.element, SIGNATURE, wide=True)
+        b, width, size = k.builder, k.width, k.size
         inputs, outputs, weight, bias, mask, arena = (
             k.address(name) for name in ("inputs", "outputs", "weight", "bias", "mask", "arena")
         )
         planes, last_start = k.arg("planes"), k.arg("last_start")
         scale, eps = k.splat(k.scalar("scale")), k.splat(k.scalar("eps"))
-        zeros = [ir.Constant(k.vector, [0.0] * k.lanes)] * self.tile
-        bits = ir.VectorType(I32, k.lanes)
+        zeros = [k.constant(0.0)] * self.tile
         with k.loop(k.arg("first"), k.arg("last")) as tiles:
             start = b.mul(tiles.index, ir.Constant(I64, self.tile))
             start = b.select(b.icmp_signed("<", start, last_start), start, last_start)
@@ -65,7 +64,7 @@ class LayerNormKernel:
 
             def load(table: ir.Value, plane: ir.Value, here: ir.Value = here) -> list[ir.Value]:
                 row = k.at(here, k.load_index(table, plane))
-                return [k.load(row, k.vector, width, t * width) for t in range(self.tile)]
+                return [k.load_vector(row, width, t * width) for t in range(self.tile)]
 
             means = zeros
             if self.centred:
@@ -76,16 +75,15 @@ class LayerNormKernel:
             with k.loop(0, planes, 1, zeros) as squares:
                 apart = [b.fsub(x, m) for x, m in zip(load(inputs, squares.index), means, strict=True)]
                 squares.next = [k.fma(x, x, total) for x, total in zip(apart, squares.values, strict=True)]
-            one = ir.Constant(k.vector, [1.0] * k.lanes)
+            one = k.constant(1.0)
             rates = [b.fdiv(one, k.sqrt(k.fma(total, scale, eps))) for total in squares.results]
-            borders = [k.load(inside, bits, width, t * width) for t in range(self.tile)]
+            borders = [k.load(inside, k.mask, width, t * width) for t in range(self.tile)]
             with k.loop(0, planes) as each:
                 place = b.mul(each.index, ir.Constant(I64, size))
-                factor = k.splat(k.load(weight, self.element.ir, size, place))
-                offset = k.splat(k.load(bias, self.element.ir, size, place))
+                factor = k.load_splat(weight, place)
+                offset = k.load_splat(bias, place)
                 out = k.at(here, k.load_index(outputs, each.index))
                 for t, x in enumerate(load(inputs, each.index)):
                     value = k.fma(b.fmul(b.fsub(x, means[t]), rates[t]), factor, offset)
-                    value = b.bitcast(b.and_(b.bitcast(value, bits), borders[t]), k.vector)
-                    k.store(value, out, width, t * width)
+                    k.write(value, out, width, t * width, borders[t])
         b.ret_void()

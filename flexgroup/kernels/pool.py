@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from flexgroup.kernels.emit import I32, I64, Kernel, Signature
+from flexgroup.kernels.emit import I64, Kernel, Signature
 from flexgroup.kernels.target import F32, Element, Target
 
 POOL_SIGNATURE = Signature(
     (
         "taps",  # int32 a plane and tap: bytes from `source` to the tap's first position
         "outputs",  # int32 a plane: bytes from `target`
-        "inside",  # max: int32 a tap and position, 0 where the tap falls on padding
+        "inside",  # max: an integer of a number's size a tap and position, 0 where the tap falls on padding
         "inside_tap",  # bytes from a tap's entries in `inside` to the next tap's
         "scale",  # mean: a number a position, 1 / (entries that count)
         "mask",
@@ -45,15 +45,14 @@ class PoolKernel:
 
     def emit(self, module: ir.Module, target: Target) -> None:
         """Add the kernel's function to ``module``."""
-        k = Kernel(module, self.name, target, self.element, POOL_SIGNATURE)
-        b, width, size = k.builder, k.target.vector_bytes, self.element.bytes
+        k = Kernel(module, self.name, target, self.element, POOL_SIGNATURE, wide=self.form == "mean")
+        b, width, size = k.builder, k.width, k.size
         names = ("taps", "outputs", "inside", "scale", "mask", "source", "target")
         taps, outputs, inside, scale, mask, source, into = (k.address(name) for name in names)
         tap_count, vectors, last_start = k.arg("tap_count"), k.arg("vectors"), k.arg("last_start")
         inside_tap = k.arg("inside_tap")
-        bits = ir.VectorType(I32, k.lanes)
-        lowest = ir.Constant(k.vector, [float("-inf")] * k.lanes)
-        start = lowest if self.form == "max" else ir.Constant(k.vector, [0.0] * k.lanes)
+        lowest = k.constant(float("-inf"))
+        start = lowest if self.form == "max" else k.constant(0.0)
         with k.loop(k.arg("first"), k.arg("last")) as planes:
             out = k.at(into, k.load_index(outputs, planes.index))
             first_tap = b.mul(planes.index, tap_count)
@@ -62,10 +61,10 @@ class PoolKernel:
                 at = b.select(b.icmp_signed("<", at, last_start), at, last_start)
                 with k.loop(0, tap_count, 1, [start]) as window:
                     plane = k.at(source, k.load_index(taps, b.add(first_tap, window.index)))
-                    value, best = k.load(plane, k.vector, size, at), window.values[0]
+                    value, best = k.load_vector(plane, size, at), window.values[0]
                     if self.form == "max":
                         row = k.at(inside, b.mul(window.index, inside_tap))
-                        here = b.icmp_signed("!=", k.load(row, bits, 4, at), ir.Constant(bits, [0] * k.lanes))
+                        here = b.icmp_signed("!=", k.load(row, k.mask, size, at), ir.Constant(k.mask, [0] * k.lanes))
                         value = b.select(here, value, lowest)
                         # A NaN wins, and stays, as in torch.
                         wins = b.or_(b.fcmp_ordered(">", value, best), b.fcmp_unordered("uno", value, value))
@@ -74,10 +73,9 @@ class PoolKernel:
                         window.next = [b.fadd(best, value)]
                 value = window.results[0]
                 if self.form == "mean":
-                    value = b.fmul(value, k.load(scale, k.vector, size, at))
+                    value = b.fmul(value, k.load_vector(scale, size, at))
                 # A mask, not a scale of zero: infinity times zero is not zero.
-                value = b.and_(b.bitcast(value, bits), k.load(mask, bits, 4, at))
-                k.store(b.bitcast(value, k.vector), out, size, at)
+                k.write(value, out, size, at, k.load(mask, k.mask, size, at))
         b.ret_void()
 
 
@@ -110,30 +108,16 @@ class MeanKernel:
 
     def emit(self, module: ir.Module, target: Target) -> None:
         """Add the kernel's function to ``module``."""
-        k = Kernel(module, self.name, target, self.element, MEAN_SIGNATURE)
-        b, width, size = k.builder, k.target.vector_bytes, self.element.bytes
+        k = Kernel(module, self.name, target, self.element, MEAN_SIGNATURE, wide=True)
+        b, width, size = k.builder, k.width, k.size
         inputs, arena, output = k.address("inputs"), k.address("arena"), k.address("output")
         scale, vectors = k.scalar("scale"), k.arg("vectors")
         with k.loop(k.arg("first"), k.arg("last")) as planes:
             plane = k.at(arena, k.load_index(inputs, planes.index))
-            with k.loop(0, vectors, 1, [ir.Constant(k.vector, [0.0] * k.lanes)]) as positions:
-                value = k.load(plane, k.vector, width, b.mul(positions.index, ir.Constant(I64, width)))
+            with k.loop(0, vectors, 1, [k.constant(0.0)]) as positions:
+                value = k.load_vector(plane, width, b.mul(positions.index, ir.Constant(I64, width)))
                 positions.next = [b.fadd(positions.values[0], value)]
-            total = _sum_of_lanes(k, positions.results[0])
+            total = k.sum_of_lanes(positions.results[0])
             at = b.mul(planes.index, ir.Constant(I64, size))
-            k.store(b.fmul(total, scale), output, size, at)
+            k.write(b.fmul(total, scale), output, size, at)
         b.ret_void()
-
-
-def _sum_of_lanes(k: Kernel, vector: ir.Value) -> ir.Value:
-    """The sum of all lanes, by halves."""
-    b = k.builder
-    lanes = k.lanes
-    while lanes > 1:
-        half = lanes // 2
-        parts = []
-        for first in (0, half):
-            mask = ir.Constant(ir.VectorType(I32, half), list(range(first, first + half)))
-            parts.append(b.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), mask))
-        vector, lanes = b.fadd(*parts), half
-    return b.extract_element(vector, ir.Constant(I32, 0))

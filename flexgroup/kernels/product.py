@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from flexgroup.kernels.emit import I32, I64, Kernel, Signature
+from flexgroup.kernels.emit import I64, Kernel, Signature
 from flexgroup.kernels.target import F32, Element, Target
 
 SIGNATURE = Signature(
@@ -20,7 +20,7 @@ SIGNATURE = Signature(
         "entries",  # int32 a plane: bytes from the arena's start; blocks after one another
         "inputs",
         "outputs",
-        "mask",  # int32 a position: -1 inside the output, 0 on its border
+        "mask",  # an integer of a number's size a position: -1 inside the output, 0 on its border
         "arena",
         "rows",  # of one block; at least as many as the kernel's
         "sums",  # planes of the input that a block sums over
@@ -53,13 +53,12 @@ class ProductKernel:
 
     def emit(self, module: ir.Module, target: Target) -> None:
         """Add the kernel's function to ``module``."""
-        k = Kernel(module, self.name, target, self.element, SIGNATURE)
-        b, width = k.builder, target.vector_bytes
+        k = Kernel(module, self.name, target, self.element, SIGNATURE, wide=True)
+        b, width = k.builder, k.width
         names = ("entries", "inputs", "outputs", "mask", "arena")
         entries, inputs, outputs, mask, arena = (k.address(name) for name in names)
         rows, sums, tiles, last_start = (k.arg(name) for name in ("rows", "sums", "tiles", "last_start"))
         scale = k.splat(k.scalar("scale"))
-        bits = ir.VectorType(I32, k.lanes)
         with k.loop(k.arg("first"), k.arg("last")) as items:
             block, tile = b.udiv(items.index, tiles), b.urem(items.index, tiles)
             start = b.mul(tile, ir.Constant(I64, self.tile))
@@ -72,7 +71,7 @@ class ProductKernel:
 
             def load(index: ir.Value, here: ir.Value = here, planes: ir.Value = planes) -> list[ir.Value]:
                 plane = k.at(here, k.load_index(planes, index))
-                return [k.load(plane, k.vector, width, t * width) for t in range(self.tile)]
+                return [k.load_vector(plane, width, t * width) for t in range(self.tile)]
 
             with k.loop(0, rows, self.rows) as strips:
                 first = overlapping(k, strips.index, rows, self.rows)
@@ -85,9 +84,8 @@ class ProductKernel:
                     row = b.add(first, ir.Constant(I64, i))
                     out = k.at(here, k.load_index(results, row))
                     for t in range(self.tile):
-                        value = b.bitcast(b.fmul(values[i * self.tile + t], scale), bits)
-                        value = b.and_(value, k.load(inside, bits, width, t * width))
-                        k.store(b.bitcast(value, k.vector), out, width, t * width)
+                        value = b.fmul(values[i * self.tile + t], scale)
+                        k.write(value, out, width, t * width, k.load(inside, k.mask, width, t * width))
         b.ret_void()
 
 
@@ -107,12 +105,12 @@ def transposed_entries(
     k: Kernel, arena: ir.Value, table: ir.Value, first: ir.Value, rows: int
 ) -> Callable[[ir.Value], list[ir.Value]]:
     """Reads ``rows`` adjacent positions, from ``first`` on, of plane ``index``."""
-    size = k.element.bytes
+    size = k.size
     here = k.at(arena, k.builder.mul(first, ir.Constant(I64, size)))
 
     def read(index: ir.Value) -> list[ir.Value]:
         plane = k.at(here, k.load_index(table, index))
-        return [k.load(plane, k.element.ir, size, i * size) for i in range(rows)]
+        return [k.load_entry(plane, i * size) for i in range(rows)]
 
     return read
 
@@ -121,12 +119,12 @@ def plain_entries(
     k: Kernel, arena: ir.Value, table: ir.Value, first: ir.Value, rows: int
 ) -> Callable[[ir.Value], list[ir.Value]]:
     """Reads position ``index`` of ``rows`` planes, from plane ``first`` on."""
-    b, size = k.builder, k.element.bytes
+    b, size = k.builder, k.size
     planes = [k.at(arena, k.load_index(table, b.add(first, ir.Constant(I64, i)))) for i in range(rows)]
 
     def read(index: ir.Value) -> list[ir.Value]:
         at = b.mul(index, ir.Constant(I64, size))
-        return [k.load(plane, k.element.ir, size, at) for plane in planes]
+        return [k.load_entry(plane, at) for plane in planes]
 
     return read
 
@@ -139,12 +137,15 @@ def weighted_sums(
     rows: int,
     tile: int,
 ) -> list[ir.Value]:
-    """``sum over index of entries(index)[i] * vectors(index)[t]``, at ``i * tile + t`` of the result."""
-    zero = ir.Constant(k.vector, [0.0] * k.lanes)
+    """``sum over index of entries(index)[i] * vectors(index)[t]``, at ``i * tile + t`` of the result.
+
+    Entries are what `Kernel.load_entry` gives.
+    """
+    zero = k.constant(0.0)
     with k.loop(0, count, 1, [zero] * (rows * tile)) as loop:
         sums, xs = list(loop.values), vectors(loop.index)
         for i, entry in enumerate(entries(loop.index)):
-            factor = k.splat(entry)
+            factor = k.splat_entry(entry)
             for t in range(tile):
                 sums[i * tile + t] = k.fma(factor, xs[t], sums[i * tile + t])
         loop.next = sums

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from flexgroup.kernels.emit import I32, I64, Kernel, Signature
+from flexgroup.kernels.emit import I64, Kernel, Signature
 from flexgroup.kernels.target import F32, Element, Target
 from flexgroup.kernels.transpose import transposed
 
@@ -21,7 +21,7 @@ SIGNATURE = Signature(
         "inputs",  # int32 a plane, for whole blocks of planes: bytes from the arena's start
         "outputs",
         "arena",
-        "scratch",  # of this thread: a vector for every input column, in whole blocks
+        "scratch",  # of this thread: a vector register's bytes for every input column, in whole blocks
         "row_offsets",  # int32 a row and tap: bytes from a plane's first position to the row
         "row_weights",
         "new_row",  # int32 a row: 0 if its taps are those of the row before
@@ -30,7 +30,7 @@ SIGNATURE = Signature(
         "column_weights",
         "column_taps",
         "places",  # int32 a block of columns: bytes from a row's beginning; the last two may overlap
-        "mask",  # int32 a column of a block: -1 inside the image, 0 beyond its end
+        "mask",  # an integer of a number's size a column of a block: -1 inside the image, 0 beyond its end
         "input_blocks",  # of columns
         "output_blocks",
         "rows",
@@ -67,11 +67,12 @@ class _Emitter:
         self.k = kernel
         self.lanes = kernel.lanes
         self.size = kernel.element.bytes
-        self.width = kernel.target.vector_bytes
+        self.width = kernel.width
+        self.register = kernel.target.vector_bytes
         self.arena, self.scratch, self.mask = (kernel.address(name) for name in ("arena", "scratch", "mask"))
         self.inputs, self.outputs = kernel.address("inputs"), kernel.address("outputs")
         self.row_taps, self.column_taps = kernel.arg("row_taps"), kernel.arg("column_taps")
-        self.zeros = [ir.Constant(kernel.vector, [0.0] * kernel.lanes)] * kernel.lanes
+        self.zeros = [kernel.constant(0.0)] * kernel.lanes
 
     def emit(self) -> None:
         k = self.k
@@ -103,22 +104,22 @@ class _Emitter:
             with k.loop(0, self.row_taps, 1, self.zeros) as taps:
                 tap = b.add(first_tap, taps.index)
                 place = b.add(at, k.load_index(offsets, tap))
-                weight = k.splat(k.load(weights, k.element.ir, self.size, self._scaled(tap, self.size)))
+                weight = k.load_splat(weights, self._scaled(tap, self.size))
                 taps.next = [
-                    k.fma(weight, k.load(base, k.vector, self.size, place), total)
+                    k.fma(weight, k.load_vector(base, self.size, place), total)
                     for base, total in zip(planes, taps.values, strict=True)
                 ]
-            block = k.at(self.scratch, self._scaled(at, self.lanes))
+            block = k.at(self.scratch, self._scaled(at, self.lanes * self.register // self.width))
             for i, column in enumerate(transposed(k, taps.results)):
-                k.store(column, block, self.width, i * self.width)
+                k.store(column, block, self.register, i * self.register)
 
     def _columns(self, plane: ir.Value, output: ir.Value) -> None:
         """An output row of every plane, from the columns in scratch."""
         k = self.k
         b = k.builder
         offsets, weights = k.address("column_offsets"), k.address("column_weights")
-        places, bits = k.address("places"), ir.VectorType(I32, self.lanes)
-        inside = k.load(self.mask, bits, self.width)
+        places = k.address("places")
+        inside = k.load(self.mask, k.mask, self.width)
         planes = self._planes(self.outputs, plane)
         with k.loop(0, k.arg("output_blocks")) as blocks:
             first_tap = b.mul(blocks.index, self.column_taps)
@@ -127,12 +128,12 @@ class _Emitter:
                 taps.next = []
                 for i, total in enumerate(taps.values):
                     entry = b.add(tap, ir.Constant(I64, i))
-                    weight = k.splat(k.load(weights, k.element.ir, self.size, self._scaled(entry, self.size)))
-                    column = k.load(self.scratch, k.vector, self.width, k.load_index(offsets, entry))
+                    weight = k.load_splat(weights, self._scaled(entry, self.size))
+                    column = k.load(self.scratch, k.vector, self.register, k.load_index(offsets, entry))
                     taps.next.append(k.fma(weight, column, total))
             at = k.load_index(places, blocks.index)
             for base, value in zip(planes, transposed(k, taps.results), strict=True):
-                value = b.bitcast(b.and_(b.bitcast(value, bits), inside), k.vector)
+                value = k.stored(value, inside)
                 k.store(value, base, self.size, b.add(at, output))
 
     def _planes(self, table: ir.Value, first: ir.Value) -> list[ir.Value]:

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from flexgroup.kernels.curves import emit_exp
-from flexgroup.kernels.emit import I32, I64, Kernel, Signature
+from flexgroup.kernels.emit import I64, Kernel, Signature
 from flexgroup.kernels.target import F32, Element, Target
 
 SIGNATURE = Signature(
     (
         "inputs",  # int32 a plane: bytes from the arena's start; blocks after one another
         "outputs",
-        "mask",  # int32 a position: -1 inside the value, 0 on its border
+        "mask",  # an integer of a number's size a position: -1 inside the value, 0 on its border
         "arena",
         "planes",  # of one block, which a softmax is taken over
         "tiles",  # of one plane
@@ -42,12 +42,11 @@ class SoftmaxKernel:
 
     def emit(self, module: ir.Module, target: Target) -> None:
         """Add the kernel's function to ``module``."""
-        k = Kernel(module, self.name, target, self.element, SIGNATURE)
-        b, width = k.builder, target.vector_bytes
+        k = Kernel(module, self.name, target, self.element, SIGNATURE, wide=True)
+        b, width = k.builder, k.width
         inputs, outputs, mask, arena = (k.address(name) for name in ("inputs", "outputs", "mask", "arena"))
         planes, tiles, last_start = (k.arg(name) for name in ("planes", "tiles", "last_start"))
-        lowest, zero, one = (ir.Constant(k.vector, [x] * k.lanes) for x in (float("-inf"), 0.0, 1.0))
-        bits = ir.VectorType(I32, k.lanes)
+        lowest, zero, one = (k.constant(x) for x in (float("-inf"), 0.0, 1.0))
         with k.loop(k.arg("first"), k.arg("last")) as items:
             block, tile = b.udiv(items.index, tiles), b.urem(items.index, tiles)
             start = b.mul(tile, ir.Constant(I64, self.tile))
@@ -66,18 +65,16 @@ class SoftmaxKernel:
                 out, totals = plane(outputs, sums.index), []
                 for t, x in enumerate(self._load(k, plane(inputs, sums.index))):
                     weight = emit_exp(k, b.fsub(x, maxima.results[t]))
-                    k.store(weight, out, width, t * width)
+                    k.write(weight, out, width, t * width)
                     totals.append(b.fadd(sums.values[t], weight))
                 sums.next = totals
             rates = [b.fdiv(one, total) for total in sums.results]
-            borders = [k.load(inside, bits, width, t * width) for t in range(self.tile)]
+            borders = [k.load(inside, k.mask, width, t * width) for t in range(self.tile)]
             with k.loop(0, planes) as each:
                 out = plane(outputs, each.index)
                 for t, weight in enumerate(self._load(k, out)):
-                    value = b.and_(b.bitcast(b.fmul(weight, rates[t]), bits), borders[t])
-                    k.store(b.bitcast(value, k.vector), out, width, t * width)
+                    k.write(b.fmul(weight, rates[t]), out, width, t * width, borders[t])
         b.ret_void()
 
     def _load(self, k: Kernel, plane: ir.Value) -> list[ir.Value]:
-        width = k.target.vector_bytes
-        return [k.load(plane, k.vector, width, t * width) for t in range(self.tile)]
+        return [k.load_vector(plane, k.width, t * k.width) for t in range(self.tile)]

@@ -18,7 +18,7 @@ from llvmlite import ir
 
 from flexgroup.groups import cover
 from flexgroup.kernels.curves import emit_curve
-from flexgroup.kernels.emit import I32, I64, Kernel, Signature
+from flexgroup.kernels.emit import I64, Kernel, Signature
 from flexgroup.kernels.target import F32, Element, Target
 
 SIGNATURE = Signature(
@@ -30,7 +30,7 @@ SIGNATURE = Signature(
         "weights",  # `size` numbers a group
         "bias",
         "output",
-        "scratch",  # as the output, of this thread; groups may reach beyond the rows that it stores
+        "scratch",  # 32 bits a row of the output, of this thread; groups may reach beyond the rows that it stores
         "first",  # lines
         "last",
         "first_vector",  # of the output
@@ -40,6 +40,7 @@ SIGNATURE = Signature(
     )
 )
 
+SUM_BYTES = 4  # of a number in scratch memory
 MARGIN = 16  # numbers beside a thread's part of scratch that groups may reach into: the largest size
 UNROLL = 2  # groups a round: independent sums hide the latency of the multiply-add
 
@@ -65,27 +66,27 @@ class SparseLinearKernel:
 
     def emit(self, module: ir.Module, target: Target) -> None:
         """Add the kernel's function to ``module``."""
-        k = Kernel(module, self.name, target, self.element, SIGNATURE)
+        k = Kernel(module, self.name, target, self.element, SIGNATURE, wide=True)
         output, bias, scratch = (k.address(name) for name in ("output", "bias", "scratch"))
         low, high = k.splat(k.scalar("low")), k.splat(k.scalar("high"))
         first_vector, last_vector = k.arg("first_vector"), k.arg("last_vector")
-        width = target.vector_bytes
+        width, sums = k.width, k.lanes * SUM_BYTES
         with k.loop(first_vector, last_vector) as vectors:
-            zero = ir.Constant(k.vector, [0.0] * k.lanes)
-            k.store(zero, scratch, width, k.builder.mul(vectors.index, ir.Constant(I64, width)))
+            k.store(k.constant(0.0), scratch, width, k.builder.mul(vectors.index, ir.Constant(I64, sums)))
         self._sums(k, scratch)
         with k.loop(first_vector, last_vector) as vectors:
             at = k.builder.mul(vectors.index, ir.Constant(I64, width))
-            value = k.builder.fadd(k.load(scratch, k.vector, width, at), k.load(bias, k.vector, width, at))
-            k.store(emit_curve(k, self.curve, k.clamp(value, low, high)), output, width, at)
+            total = k.load(scratch, k.vector, width, k.builder.mul(vectors.index, ir.Constant(I64, sums)))
+            value = k.builder.fadd(total, k.load_vector(bias, width, at))
+            k.write(emit_curve(k, self.curve, k.clamp(value, low, high)), output, width, at)
         k.builder.ret_void()
 
     def _sums(self, k: Kernel, scratch: ir.Value) -> None:
-        b, size = k.builder, self.element.bytes
+        b, size = k.builder, k.size
         x, ends, places, offsets, weights = (
             k.address(name) for name in ("input", "ends", "places", "offsets", "weights")
         )
-        kind = ir.VectorType(self.element.ir, self.size)
+        kind = ir.VectorType(k.number, self.size)
         align = min(self.size * size, 64)
         first, zero = k.arg("first"), ir.Constant(kind, [0.0] * self.size)
         before = b.sub(first, ir.Constant(I64, 1))
@@ -103,12 +104,12 @@ class SparseLinearKernel:
                 sums = []
                 for u, total in enumerate(groups.values):
                     index = b.add(groups.index, ir.Constant(I64, u))
-                    entry = k.load(weights, kind, align, b.mul(index, ir.Constant(I64, self.size * size)))
+                    entry = k.load_vector(weights, align, b.mul(index, ir.Constant(I64, self.size * size)), self.size)
                     numbers = k.at(x, k.load_index(offsets, index))
                     if self.form == "columns":
-                        factor = _spread(k, k.load(numbers, self.element.ir, size), kind)
+                        factor = k.load_splat(numbers, count=self.size)
                     else:
-                        factor = k.load(numbers, kind, size)
+                        factor = k.load_vector(numbers, size, count=self.size)
                     sums.append(k.fma(factor, entry, total))
                 groups.next = sums
             total = groups.results[0]
@@ -116,28 +117,10 @@ class SparseLinearKernel:
                 total = b.fadd(total, more)
             place = k.at(scratch, k.load_index(places, lines.index))
             if self.form == "columns":
-                k.store(b.fadd(k.load(place, kind, size), total), place, size)
+                k.store(b.fadd(k.load(place, kind, SUM_BYTES), total), place, SUM_BYTES)
             else:
-                k.store(_sum_of_lanes(k, total), place, size)
+                k.store(k.sum_of_lanes(total), place, SUM_BYTES)
             lines.next = [end]
-
-
-def _spread(k: Kernel, value: ir.Value, kind: ir.VectorType) -> ir.Value:
-    """``value`` in every lane of a vector of type ``kind``."""
-    undefined = ir.Constant(kind, ir.Undefined)
-    first = k.builder.insert_element(undefined, value, ir.Constant(I32, 0))
-    return k.builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(I32, kind.count), [0] * kind.count))
-
-
-def _sum_of_lanes(k: Kernel, vector: ir.Value) -> ir.Value:
-    """The sum of all lanes, by halves."""
-    b, lanes = k.builder, vector.type.count
-    while lanes > 1:
-        half = lanes // 2
-        undefined = ir.Constant(vector.type, ir.Undefined)
-        masks = [ir.Constant(ir.VectorType(I32, half), list(range(at, at + half))) for at in (0, half)]
-        vector, lanes = b.fadd(*(b.shuffle_vector(vector, undefined, mask) for mask in masks)), half
-    return b.extract_element(vector, ir.Constant(I32, 0))
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,17 +13,33 @@ from flexgroup._errors import FlexgroupError
 
 @dataclass(frozen=True)
 class Element:
-    """A floating-point type that activations and weights are stored and multiplied in."""
+    """How numbers are stored in memory, and what they are multiplied and added in."""
 
     name: str
-    bytes: int
+    bytes: int  # of a number in memory
+    register_bytes: int  # of a number in a register: what arithmetic rounds to
+
+    @property
+    def computed(self) -> ir.Type:
+        """The type of a number in a register."""
+        return _FLOATS[self.register_bytes]
 
     @property
     def ir(self) -> ir.Type:
-        return ir.HalfType() if self.bytes == 2 else ir.FloatType()
+        """The type of a number in memory."""
+        return _FLOATS[self.bytes]
+
+    @property
+    def converts(self) -> bool:
+        """Whether numbers change their type on the way between memory and registers."""
+        return self.bytes != self.register_bytes
 
 
-F32 = Element("f32", 4)
+_FLOATS = {2: ir.HalfType(), 4: ir.FloatType()}
+
+F32 = Element("f32", 4, 4)
+F16 = Element("f16", 2, 2)
+F16_IN_F32 = Element("f16_in_f32", 2, 4)  # stored in 16 bits, multiplied and added in 32
 
 
 @dataclass(frozen=True)
@@ -38,26 +54,43 @@ class Target:
     vector_registers: int
     has_fma: bool
     cache_bytes: int = 512 << 10  # of a core's own second-level cache: what passes between fused layers fits half of it
+    half: str = ""  # what instructions do with numbers of 16 bits: "converts" them to 32 and back, or "arithmetic" too
 
     def lanes(self, element: Element) -> int:
-        return self.vector_bytes // element.bytes
+        """Numbers in a vector register."""
+        return self.vector_bytes // element.register_bytes
 
 
+_AVX512 = "+avx512f,+avx512vl,+avx512bw,+avx512dq,+avx2,+fma,+bmi2,-prefer-256-bit"
 _X86_FEATURES = {
-    "x86-64-avx512": "+avx512f,+avx512vl,+avx512bw,+avx512dq,+avx2,+fma,+bmi2,-prefer-256-bit",
+    "x86-64-avx512-fp16": f"+avx512fp16,{_AVX512}",
+    "x86-64-avx512": _AVX512,
     "x86-64-avx2": "+avx2,+fma,+bmi2",
     "x86-64": "",
 }
 
+
+def _x86(name: str, cpu: str, vector_bytes: int, registers: int, half: str) -> Target:
+    has_fma = vector_bytes > 16
+    return Target(
+        name, "x86_64-unknown-linux-gnu", cpu, _X86_FEATURES[name], vector_bytes, registers, has_fma, half=half
+    )
+
+
+def _aarch64(name: str, triple: str, cpu: str) -> Target:
+    return Target(name, triple, cpu, "+neon", 16, 32, True, half="arithmetic")
+
+
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
-        Target("x86-64-avx512", "x86_64-unknown-linux-gnu", "x86-64-v4", _X86_FEATURES["x86-64-avx512"], 64, 32, True),
-        Target("x86-64-avx2", "x86_64-unknown-linux-gnu", "x86-64-v3", _X86_FEATURES["x86-64-avx2"], 32, 16, True),
-        Target("x86-64", "x86_64-unknown-linux-gnu", "x86-64", "", 16, 16, False),
-        Target("aarch64-linux", "aarch64-unknown-linux-gnu", "cortex-a76", "+neon", 16, 32, True),
-        Target("aarch64-android", "aarch64-linux-android24", "cortex-a76", "+neon", 16, 32, True),
-        Target("aarch64-ios", "arm64-apple-ios13.0", "apple-a12", "+neon", 16, 32, True),
+        _x86("x86-64-avx512-fp16", "sapphirerapids", 64, 32, "arithmetic"),
+        _x86("x86-64-avx512", "x86-64-v4", 64, 32, "converts"),
+        _x86("x86-64-avx2", "x86-64-v3", 32, 16, "converts"),
+        _x86("x86-64", "x86-64", 16, 16, ""),
+        _aarch64("aarch64-linux", "aarch64-unknown-linux-gnu", "cortex-a76"),
+        _aarch64("aarch64-android", "aarch64-linux-android24", "cortex-a76"),
+        _aarch64("aarch64-ios", "arm64-apple-ios13.0", "apple-a12"),
         Target("wasm32", "wasm32-unknown-unknown", "generic", "+simd128", 16, 16, False),
     )
 }
@@ -85,7 +118,11 @@ def host_target() -> Target:
     triple = llvm.get_process_triple()
     if triple.startswith(("aarch64", "arm64")):
         cache = _cache_bytes() or 512 << 10
-        return Target("host-aarch64", triple, llvm.get_host_cpu_name(), "+neon", 16, 32, True, cache)
+        cpu = llvm.get_host_cpu_name()
+        # Every Apple processor of this kind has it; LLVM does not tell of their features.
+        has_half = llvm.get_host_cpu_features().get("fullfp16", False) or cpu.startswith("apple-")
+        features, half = ("+neon,+fullfp16", "arithmetic") if has_half else ("+neon", "converts")
+        return Target("host-aarch64", triple, cpu, features, 16, 32, True, cache, half)
     if not triple.startswith("x86_64"):
         return Target("host-portable", triple, llvm.get_host_cpu_name(), "", 16, 16, False)
     base = next(TARGETS[name] for name in _X86_FEATURES if runs_here(TARGETS[name]))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from flexgroup.kernels.emit import I32, I64, Kernel, Signature
+from flexgroup.kernels.moves import Move, move_name
 from flexgroup.kernels.target import F32, Element, Target
 
 SIGNATURE = Signature(
@@ -29,10 +30,11 @@ class TransposeKernel:
 
     size: int
     element: Element = F32
+    written: Element | None = None  # how the target holds the numbers, if not as the source does
 
     @property
     def name(self) -> str:
-        return f"transpose_{self.element.name}_{self.size}x{self.size}"
+        return f"transpose_{move_name(self.element, self.written)}_{self.size}x{self.size}"
 
     @property
     def signature(self) -> Signature:
@@ -41,28 +43,27 @@ class TransposeKernel:
     def emit(self, module: ir.Module, target: Target) -> None:
         """Add the kernel's function to ``module``."""
         k = Kernel(module, self.name, target, self.element, SIGNATURE)
-        b, bytes_ = k.builder, self.element.bytes
+        b, move = k.builder, Move(k, self.written)
         source, into = k.address("source"), k.address("target")
         from_columns, to_rows = k.address("from_columns"), k.address("to_rows")
         last_row, last_column = (b.sub(k.arg(name), ir.Constant(I64, self.size)) for name in ("rows", "columns"))
-        kind = ir.VectorType(self.element.ir, self.size)
 
         def nearest(index: ir.Value, last: ir.Value) -> ir.Value:
             return b.select(b.icmp_signed("<", index, last), index, last)
 
         with k.loop(k.arg("first"), k.arg("last")) as blocks:
             row = nearest(b.mul(blocks.index, ir.Constant(I64, self.size)), last_row)
-            read = k.at(source, b.mul(row, ir.Constant(I64, bytes_)))
+            read = k.at(source, b.mul(row, ir.Constant(I64, move.read_size)))
             with k.loop(0, k.arg("columns"), self.size) as across:
                 column = nearest(across.index, last_column)
                 vectors = []
                 for i in range(self.size):
                     at = k.load_index(from_columns, b.add(column, ir.Constant(I64, i)))
-                    vectors.append(k.load(read, kind, bytes_, at))
-                write = k.at(into, b.mul(column, ir.Constant(I64, bytes_)))
+                    vectors.append(move.load(read, self.size, move.read_size, at))
+                write = k.at(into, b.mul(column, ir.Constant(I64, move.written_size)))
                 for i, vector in enumerate(transposed(k, vectors)):
                     at = k.load_index(to_rows, b.add(row, ir.Constant(I64, i)))
-                    k.store(vector, write, bytes_, at)
+                    move.store(vector, write, move.written_size, at)
         b.ret_void()
 
 
