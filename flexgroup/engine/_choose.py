@@ -11,11 +11,12 @@ import numpy.typing as npt
 from flexgroup.engine._costs import LINE, Costs
 from flexgroup.engine._work import ConvWork
 from flexgroup.kernels.conv import ConvKernel, group_starts, largest_tile
-from flexgroup.kernels.target import Element, Target
+from flexgroup.kernels.target import F32, Element, Target
 
 HEIGHTS = (1, 2, 4, 8)
 DEFAULT_COSTS = Costs()
 
+OFFSET = 4  # bytes of a group's entry in a table
 FIRST_LEVEL = 36 << 10  # bytes of a tile's inputs that stay in the first-level cache
 
 
@@ -27,6 +28,7 @@ class Layer:
     vectors: int
     displaced: bool
     planes: int = 1  # distinct input planes
+    element: Element = F32
     counted: dict[tuple[str, int], int] = field(default_factory=dict, repr=False)
 
     def groups(self, form: str, rows: int) -> int:
@@ -113,10 +115,10 @@ def conv_work(layer: Layer, form: str, rows: int, tile: int, target: Target) -> 
     groups, height = layer.groups(form, rows), layer.pattern.shape[0]
     strips = -(-height // rows)
     missed = 0.0
-    if layer.planes * tile * target.vector_bytes > FIRST_LEVEL:
+    if layer.planes * tile * target.lanes(layer.element) * layer.element.bytes > FIRST_LEVEL:
         # Of the groups of a strip that read one plane, the first brings it to the first-level cache.
         missed = min(1.0, layer.planes * strips / max(groups, 1))
-    lines = groups * (rows + 1) * 4 / LINE
+    lines = groups * (rows * layer.element.bytes + OFFSET) / LINE
     return ConvWork(
         groups,
         rows,

@@ -22,12 +22,13 @@ from flexgroup.engine._lower import Lowering
 from flexgroup.engine._machine import measured_machine
 from flexgroup.engine._native import Program
 from flexgroup.engine._plan import Plan, Port
+from flexgroup.engine._precision import with_conversions
 from flexgroup.engine._predict import predicted_seconds
 from flexgroup.engine._profile import Profile, profile_rows
 from flexgroup.engine._steps import StepBuilder
 from flexgroup.engine._workers import address
 from flexgroup.graph.ir import Graph
-from flexgroup.kernels import F32, Target, host_target, target_named
+from flexgroup.kernels import F32, Element, Target, host_target, target_named
 
 if TYPE_CHECKING:
     import torch
@@ -44,21 +45,23 @@ def plan_graph(
     sparse: bool = True,
     chooser: Chooser | None = None,
     costs: Costs | None = None,
+    element: Element = F32,
 ) -> Plan:
     """Lay out and pack a graph for a target: a plan, which is data only.
 
     ``sparse=False`` runs every convolution as dense code, zeros or not: the baseline of a speed-up. ``chooser`` picks
     the kernel of every convolution, by default the cheapest at ``costs``, which are the target's defaults unless given.
+    ``element`` is how activations and weights are stored and computed with.
     """
-    costs = costs or default_costs(target)
-    layout = Layout(target.lanes(F32), F32.bytes, threads)
+    costs = with_conversions(costs or default_costs(target), element)
+    layout = Layout(target.lanes(element), element.bytes, threads)
     lowering = Lowering(graph, layout, has_depthwise=bool(target.triple))
     lowering.run()
     layout.decide()
     builder = StepBuilder(
         layout,
         target,
-        F32,
+        element,
         threads=threads,
         sparse=sparse,
         inputs=len(graph.inputs),
@@ -74,7 +77,7 @@ def plan_graph(
     ports = [tuple(Port(name, graph.shapes[name]) for name in names) for names in (graph.inputs, graph.outputs)]
     return Plan(
         target,
-        F32,
+        element,
         threads,
         ports[0],
         ports[1],

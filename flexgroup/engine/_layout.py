@@ -12,6 +12,7 @@ from functools import cached_property
 
 from flexgroup._errors import FlexgroupError
 
+SUM_BYTES = 4  # of numbers in scratch memory
 LINE = 64  # bytes; planes start on cache lines
 ZERO = -1  # the buffer id of the plane that is always zero
 SINK = -2  # the buffer id of the plane that rows beyond the last one are stored to
@@ -155,6 +156,15 @@ class Layout:
         self._parent.append(len(self.buffers) - 1)
         buffer = len(self.buffers) - 1
         return Image(tuple(PlaneRef(buffer, i) for i in range(channels)), height, width)
+
+    @property
+    def vector_bytes(self) -> int:
+        """Bytes of a vector in memory."""
+        return self.lanes * self.element_bytes
+
+    def new_scratch(self, numbers: int) -> Vector:
+        """A vector in a new buffer that holds so many numbers of 32 bits, whatever activations have."""
+        return self.new_vector(numbers * SUM_BYTES // self.element_bytes)
 
     def new_vector(self, features: int) -> Vector:
         """A vector in a new buffer."""

@@ -96,7 +96,7 @@ def _linear(lowering: Lowering, node: ir.Node, op: ir.Linear) -> Value:
     out = lowering.layout.new_vector(op.weight.shape[0])
     scratch = None
     if lowering.has_depthwise and not op.weight.all():  # OpenCL has dense code only
-        scratch = lowering.layout.new_vector(op.weight.shape[0] + (2 * lowering.layout.threads + 2) * MARGIN)
+        scratch = lowering.layout.new_scratch(op.weight.shape[0] + (2 * lowering.layout.threads + 2) * MARGIN)
     lowering.append(LinearOp(node.name, op.weight, op.bias, op.clamp, x, out, scratch, op.curve))
     return out
 

@@ -20,7 +20,7 @@ def _resize(lowering: Lowering, node: ir.Node, op: ir.Resize) -> Value:
         for buffer in {ref.buffer for ref in out.planes}:
             layout.buffers[buffer].slack = layout.lanes  # rows are stored as whole vectors
     columns = -(-image.width // layout.lanes) * layout.lanes
-    scratch = layout.new_vector(layout.threads * columns * layout.lanes)
+    scratch = layout.new_scratch(layout.threads * columns * layout.lanes)
     lowering.append(ResizeOp(node.name, op.rows, op.columns, image, out, scratch))
     return out
 

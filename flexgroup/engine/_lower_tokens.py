@@ -75,7 +75,7 @@ def _attention(lowering: Lowering, node: ir.Node, op: ir.Attention) -> Value:
     heads, width = int(np.prod(batch)), lowering.graph.shapes[value][-1]
     out = lowering.layout.new_image(heads * width, queries.height, queries.width)
     lowering.layout.tie(out, queries)
-    scratch = lowering.layout.new_vector(lowering.layout.threads * LARGEST_TILE * keys.width * lowering.layout.lanes)
+    scratch = lowering.layout.new_scratch(lowering.layout.threads * LARGEST_TILE * keys.width * lowering.layout.lanes)
     mask = None if op.mask is None else op.mask.reshape(-1, count, keys.width)
     if mask is not None:
         # Positions of the image are in the order in which its axes count them.

@@ -15,6 +15,7 @@ from flexgroup.engine._objects import load
 from flexgroup.engine._plan import Plan
 from flexgroup.engine._runner import JOB, MAX_REGIONS
 from flexgroup.engine._workers import Workers, address, aligned, symbol
+from flexgroup.kernels import F32
 from flexgroup.kernels.stamp import StampKernel
 
 _IMAGES, _TICKS, _STEPS = (JOB.fields.index(name) for name in ("images", "ticks", "steps"))
@@ -43,7 +44,7 @@ class Program:
         ports = [*plan.inputs, *plan.outputs]
         # Small ctypes arrays: writing their entries on every call is several times quicker than numpy's.
         self._bases = (ctypes.c_int64 * regions)(address(self._constants), address(self._arena))
-        self._strides = (ctypes.c_int64 * regions)(0, 0, *(port.elements * plan.element.bytes for port in ports))
+        self._strides = (ctypes.c_int64 * regions)(0, 0, *(port.elements * F32.bytes for port in ports))
         self._barrier = np.zeros(16, dtype=np.int64)
         fields = {
             "bases": ctypes.addressof(self._bases),

@@ -14,12 +14,12 @@ from flexgroup.engine import _steps_conv, _steps_depthwise, _steps_linear, _step
 from flexgroup.engine._choose import Chooser
 from flexgroup.engine._costs import Costs
 from flexgroup.engine._estimate import with_estimate
-from flexgroup.engine._layout import Image, Layout
+from flexgroup.engine._layout import External, Image, Layout
 from flexgroup.engine._operations import Operation, Tap
 from flexgroup.engine._plan import ARENA, Constants, Step, reference
 from flexgroup.engine._rows import rows_of
 from flexgroup.engine._steps_chain import Chain, chain_steps
-from flexgroup.kernels import Element, KernelSpec, Target
+from flexgroup.kernels import F32, Element, KernelSpec, Target
 
 Fields = dict[str, int]
 T = TypeVar("T")
@@ -98,6 +98,24 @@ class StepBuilder:
     def table(self, offsets: Sequence[int] | npt.NDArray[np.int64]) -> int:
         return self.constants.add(np.asarray(offsets, dtype=np.int32))
 
+    def numbers(self, array: npt.NDArray[np.generic]) -> int:
+        """Weights and the like, rounded to what memory holds; returns the reference to them."""
+        return self.constants.add(array.astype(f"f{self.element.bytes}", copy=False))
+
+    def element_of(self, value: object) -> Element:
+        """How a value's numbers are stored: the caller's arrays hold 32 bits each."""
+        return F32 if isinstance(value, External) else self.element
+
+    def moving(self, source: object, target: object) -> tuple[Element, Element | None]:
+        """The elements of a kernel that copies ``source`` to ``target``: as it is read, and as it is written."""
+        read, written = self.element_of(source), self.element_of(target)
+        return read, None if read == written else written
+
+    @property
+    def integer(self) -> np.dtype[np.signedinteger[Any]]:
+        """The type of masks: integers as long as a number."""
+        return np.dtype(f"i{self.element.bytes}")
+
     def planes(self, image: Image) -> list[int]:
         return [self.layout.offset(ref) for ref in image.planes]
 
@@ -118,7 +136,7 @@ class StepBuilder:
         strip = image if rows is None else replace(image, height=rows)
 
         def make() -> int:
-            return self.constants.add(self.positions(strip, np.full((strip.height, strip.width), -1, np.int32)))
+            return self.constants.add(self.positions(strip, np.full((strip.height, strip.width), -1, self.integer)))
 
         return self.once(make, "mask", strip.height, strip.width, self.layout.pitch(strip))
 

@@ -45,7 +45,8 @@ def layer_of(builder: StepBuilder, op: ConvOp, vectors: int) -> Layer:
         patterns = [matrix != 0 if builder.sparse else np.ones(matrix.shape, np.bool_) for matrix in op.matrices]
         displaced = len({(tap.row, tap.column) for tap in op.taps[0]}) > 1
         pattern = np.concatenate(patterns) if len(patterns) > 1 else patterns[0]
-        return Layer(pattern, 0, displaced, len({tap.plane for group in op.taps for tap in group}))
+        planes = len({tap.plane for group in op.taps for tap in group})
+        return Layer(pattern, 0, displaced, planes, builder.element)
 
     return replace(builder.once(make, "layer", id(op)), vectors=vectors)
 
@@ -80,7 +81,7 @@ def _conv(builder: StepBuilder, op: ConvOp) -> Step:
         shares = [(channels[0], first, last) for first, last in pairwise(cuts)]
     else:
         shares = [(band, 0, tiles) for band in channels]
-    last_start = (vectors - kernel.tile) * builder.target.vector_bytes
+    last_start = (vectors - kernel.tile) * builder.layout.vector_bytes
     packed = {band: packed_fields(builder, conv, band) for band in channels if band[0] < band[1]}
     place = builder.place()
     shared = place_fields(op, place, 0) | {"mask": builder.mask(op.out), "last_start": last_start}
@@ -186,8 +187,8 @@ def packed_fields(builder: StepBuilder, conv: ConvLayer, band: tuple[int, int]) 
     fields = {
         "ends": builder.constants.add(np.concatenate(ends)),
         "offsets": builder.table(np.concatenate(offsets)),
-        "weights": builder.constants.add(weights),
-        "bias": builder.constants.add(bias),
+        "weights": builder.numbers(weights),
+        "bias": builder.numbers(bias),
         "outputs": builder.table(outputs),
         "residuals": builder.table(residuals),
         "row_count": row_count,

@@ -60,7 +60,7 @@ def depthwise_call(
         border = layout.is_windowed(op.out) and layout.reads_border(op.out)
         columns = pitch if border or op.out.width < lanes else op.out.width
         starts, last_start, tile = -(-columns // lanes), max(0, columns - lanes) * size, 1
-        inside = np.zeros(max(pitch, lanes), np.int32)
+        inside = np.zeros(max(pitch, lanes), builder.integer)
         inside[: op.out.width] = -1
         mask = builder.constants.add(inside)
     else:
@@ -92,8 +92,8 @@ def _tables(builder: StepBuilder, op: DepthwiseOp) -> Fields:
     return {
         "inputs": builder.table([layout.offset(ref) + corner for ref in op.inputs.planes]),
         "outputs": builder.table(builder.planes(op.out)),
-        "weights": builder.constants.add(np.ascontiguousarray(op.weight, dtype=np.float32)),
-        "bias": builder.constants.add(op.bias),
+        "weights": builder.numbers(op.weight),
+        "bias": builder.numbers(op.bias),
         "low": number(op.clamp.low),
         "high": number(op.clamp.high),
     }

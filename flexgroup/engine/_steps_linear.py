@@ -15,12 +15,13 @@ from flexgroup.engine._plan import ARENA, Step, number, reference
 from flexgroup.graph.ir import Array
 from flexgroup.kernels import LinearKernel
 from flexgroup.kernels.linear import UNROLL, pack_linear
-from flexgroup.kernels.sparse_linear import MARGIN, SparseLinearKernel, group_count, pack_groups
+from flexgroup.kernels.sparse_linear import MARGIN, SUM_BYTES, SparseLinearKernel, group_count, pack_groups
 
 if TYPE_CHECKING:
     from flexgroup.engine._steps import StepBuilder
 
 SIZES = (4, 8, 16)
+LARGEST_TILE = 4
 
 # One slot is a group of one weight. All weights are read once, so that wide vectors wait for the cache; a line is a
 # loop that often ends in a mispredicted branch. Fitted to measured kernels.
@@ -78,12 +79,14 @@ def _linear(builder: StepBuilder, op: LinearOp) -> Step:
 def _dense(builder: StepBuilder, op: LinearOp) -> Step:
     rows, columns = op.weight.shape
     vectors = -(-rows // builder.layout.lanes)
-    tile = next(tile for tile in (4, 2, 1) if vectors >= tile)
+    # Sums have 32 bits: a vector of shorter numbers takes several registers.
+    largest = LARGEST_TILE * builder.element.register_bytes // SUM_BYTES
+    tile = next(tile for tile in (4, 2, 1) if tile <= min(vectors, largest))
     weights, bias = pack_linear(op.weight, op.bias, tile, builder.layout.lanes)
     fields = {
         "input": _at(builder, op.x),
-        "weights": builder.constants.add(weights),
-        "bias": builder.constants.add(bias),
+        "weights": builder.numbers(weights),
+        "bias": builder.numbers(bias),
         "output": _at(builder, op.out),
         "columns": -(-columns // UNROLL) * UNROLL,
         "low": number(op.clamp.low),
@@ -91,7 +94,7 @@ def _dense(builder: StepBuilder, op: LinearOp) -> Step:
     }
     kernel = LinearKernel(tile, builder.element, op.curve)
     step = builder.by_range(op.name, kernel, fields, len(weights), rows * columns)
-    return replace(step, bytes=weights.nbytes + (rows + columns) * builder.element.bytes)
+    return replace(step, bytes=(weights.size + rows + columns) * builder.element.bytes)
 
 
 def _sparse(builder: StepBuilder, op: LinearOp, choice: LinearChoice, kept: int, reason: str) -> Step:
@@ -104,10 +107,10 @@ def _sparse(builder: StepBuilder, op: LinearOp, choice: LinearChoice, kept: int,
     fields = {
         "input": _at(builder, op.x),
         "ends": builder.constants.add(packed.ends),
-        "places": builder.table(packed.starts * size),
+        "places": builder.table(packed.starts * SUM_BYTES),
         "offsets": builder.table(packed.inputs * size),
-        "weights": builder.constants.add(packed.weights),
-        "bias": builder.constants.add(bias),
+        "weights": builder.numbers(packed.weights),
+        "bias": builder.numbers(bias),
         "output": _at(builder, op.out),
         "low": number(op.clamp.low),
         "high": number(op.clamp.high),
@@ -129,10 +132,10 @@ def _sparse(builder: StepBuilder, op: LinearOp, choice: LinearChoice, kept: int,
             "last": int(lines[1]),
             "first_vector": first,
             "last_vector": last,
-            "scratch": _at(builder, op.scratch) + (2 * thread + 1) * MARGIN * size,
+            "scratch": _at(builder, op.scratch) + (2 * thread + 1) * MARGIN * SUM_BYTES,
         }
         parts.append(tuple(kernel.signature.pack(fields | part)))
-    moved = packed.weights.nbytes + packed.inputs.size * 4 + sum(op.weight.shape) * size
+    moved = (packed.weights.size + sum(op.weight.shape)) * size + packed.inputs.size * 4
     return Step(op.name, kernel, tuple(parts), executed, kept, op.weight.size, reason, bytes=moved)
 
 

@@ -43,7 +43,7 @@ def pool_call(builder: StepBuilder, op: PoolOp, rows: tuple[int, int], place: Pl
     shared = builder.once(lambda: _pool_tables(builder, op), "pool", id(op))
     above = rows[0] * layout.pitch(op.out)
     fields = shared | {
-        "inside": shared["inside"] + above * 4,
+        "inside": shared["inside"] + above * size,
         "scale": shared["scale"] + above * size,
         "mask": builder.mask(op.out, rows[1] - rows[0]),
         "source": place.reference(op.reads[0] if op.reads else op.out, rows[0]),
@@ -61,9 +61,9 @@ def _pool_tables(builder: StepBuilder, op: PoolOp) -> Fields:
     return {
         "taps": builder.table([builder.tap(tap, pitch) for channel in op.taps for tap in channel]),
         "outputs": builder.table(builder.planes(op.out)),
-        "inside": builder.constants.add(builder.positions(op.out, -op.inside.astype(np.int32))),
-        "inside_tap": builder.layout.vectors(op.out) * builder.layout.lanes * 4,
-        "scale": builder.constants.add(builder.positions(op.out, scale)),
+        "inside": builder.constants.add(builder.positions(op.out, -op.inside.astype(builder.integer))),
+        "inside_tap": builder.layout.vectors(op.out) * builder.layout.vector_bytes,
+        "scale": builder.numbers(builder.positions(op.out, scale)),
         "tap_count": len(op.taps[0]),
     }
 
@@ -95,7 +95,7 @@ def _elementwise(builder: StepBuilder, op: ElementwiseOp) -> Step:
         vectors, mask, planes = builder.layout.vectors(op.out), builder.mask(op.out), len(op.out.planes)
     else:
         vectors, planes = -(-op.out.features // lanes), 1
-        inside = np.zeros(vectors * lanes, np.int32)
+        inside = np.zeros(vectors * lanes, builder.integer)
         inside[: op.out.features] = -1
         mask = builder.constants.add(inside)
         if form == "affine":
@@ -105,8 +105,8 @@ def _elementwise(builder: StepBuilder, op: ElementwiseOp) -> Step:
         "first_inputs": tables[0],
         "second_inputs": tables[1],
         "outputs": tables[2],
-        "scale": builder.constants.add(scale),
-        "shift": builder.constants.add(shift),
+        "scale": builder.numbers(scale),
+        "shift": builder.numbers(shift),
         "mask": mask,
         "arena": reference(ARENA, 0),
         "vectors": vectors,
@@ -150,14 +150,14 @@ def copy_call(builder: StepBuilder, op: CopyOp, rows: tuple[int, int], place: Pl
         "rows": rows[1] - rows[0],
         "columns": op.columns,
     }
-    return CopyKernel(op.step[1], builder.element), fields
+    return CopyKernel(op.step[1], *builder.moving(op.source, op.target)), fields
 
 
 def _rectangles(
     builder: StepBuilder, value: Image | Vector | External, op: CopyOp, corners: Sequence[tuple[int, int]]
 ) -> tuple[int, list[int], int]:
     """Where rectangles begin: (region, bytes to ``corners`` in every plane, bytes from a row to the next)."""
-    size = builder.element.bytes
+    size = builder.element_of(value).bytes
     if isinstance(value, Image):
         region, width = ARENA, builder.layout.pitch(value)
         planes = builder.planes(value)

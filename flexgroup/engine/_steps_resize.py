@@ -42,18 +42,18 @@ def _resize(builder: StepBuilder, op: ResizeOp) -> Step:
     # The rows of narrow images overlap, and have to be written in order.
     bands = 1 if blocks >= 4 * builder.threads or op.out.width < lanes else min(builder.threads, len(rows))
     input_blocks = -(-op.image.width // lanes)
-    mask = np.where(np.arange(lanes) < op.out.width, -1, 0).astype(np.int32)
+    mask = np.where(np.arange(lanes) < op.out.width, -1, 0).astype(builder.integer)
     inputs, outputs = builder.planes(op.image), builder.planes(op.out)
     fields = {
         "inputs": builder.table(inputs + inputs[-1:] * beyond),
         "outputs": builder.table(outputs + [layout.sink(op.out)] * beyond),
         "arena": reference(ARENA, 0),
         "row_offsets": builder.table(rows * layout.pitch(op.image) * size),
-        "row_weights": builder.constants.add(row_weights),
+        "row_weights": builder.numbers(row_weights),
         "new_row": builder.constants.add(new_row),
         "row_taps": rows.shape[1],
-        "column_offsets": builder.table(np.asarray(columns, np.int64) * lanes * size),
-        "column_weights": builder.constants.add(column_weights),
+        "column_offsets": builder.table(np.asarray(columns, np.int64) * builder.target.vector_bytes),
+        "column_weights": builder.numbers(column_weights),
         "column_taps": columns.shape[1],
         "places": builder.table(starts * size),
         "mask": builder.constants.add(mask),
@@ -65,7 +65,7 @@ def _resize(builder: StepBuilder, op: ResizeOp) -> Step:
         "band_rows": -(-len(rows) // bands),
     }
     kernel = ResizeKernel(builder.element)
-    start, own = layout.offset(PlaneRef(op.scratch.buffer, 0)), input_blocks * lanes * lanes * size
+    start, own = layout.offset(PlaneRef(op.scratch.buffer, 0)), input_blocks * lanes * builder.target.vector_bytes
     bounds = [blocks * bands * thread // builder.threads for thread in range(builder.threads + 1)]
     parts = [
         tuple(kernel.signature.pack(fields | {"first": a, "last": b, "scratch": reference(ARENA, start + i * own)}))

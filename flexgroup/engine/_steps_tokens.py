@@ -23,8 +23,8 @@ from flexgroup.engine._operations_tokens import (
 from flexgroup.engine._plan import ARENA, FIRST_EXTERNAL, Step, number, reference
 from flexgroup.engine._steps_interleave import interleaving
 from flexgroup.engine._view import Held, Indices, Source
-from flexgroup.kernels import CopyKernel, Target
-from flexgroup.kernels.attention import LARGEST_TILE, AttentionKernel
+from flexgroup.kernels import CopyKernel, Element
+from flexgroup.kernels.attention import LARGEST_TILE, SCORE_BYTES, AttentionKernel
 from flexgroup.kernels.gather import GatherKernel
 from flexgroup.kernels.norm import LayerNormKernel
 from flexgroup.kernels.product import ProductKernel
@@ -46,13 +46,15 @@ SUMS_IN_FLIGHT = 10  # that hide the latency of a multiply-add
 def _gather(builder: StepBuilder, op: GatherOp) -> Step:
     source, *read = _places(builder, op.source, op.from_rows, op.from_columns)
     target, *written = _places(builder, op.target, op.to_rows, op.to_columns)
-    runs = _rectangle(builder, read[1], written[1])
+    elements = builder.moving(op.source, op.target)
+    sizes = (elements[0].bytes, (elements[1] or elements[0]).bytes)
+    runs = _rectangle(read[1], written[1], sizes)
     if runs is None:
-        if _is_adjacent(builder, read[0]) and _is_adjacent(builder, written[1]):
-            return _transpose(builder, op.name, source, target, read, written)
-        if _is_adjacent(builder, read[1]) and _is_adjacent(builder, written[0]):
-            return _transpose(builder, op.name, source, target, read[::-1], written[::-1])
-        step = interleaving(builder, op.name, source, target, read, written)
+        for turn in (1, -1):
+            ours, theirs = read[::turn], written[::turn]
+            if _is_adjacent(builder, ours[0], sizes[0]) and _is_adjacent(builder, theirs[1], sizes[1]):
+                return _transpose(builder, op.name, (source, target), ours, theirs, elements)
+        step = interleaving(builder, op.name, (source, target), read, written, elements)
         if step is not None:
             return step
         fields = {
@@ -64,7 +66,7 @@ def _gather(builder: StepBuilder, op: GatherOp) -> Step:
             "to_columns": builder.table(written[1]),
             "columns": len(read[1]),
         }
-        return builder.by_range(op.name, GatherKernel(builder.element), fields, len(read[0]))
+        return builder.by_range(op.name, GatherKernel(*elements), fields, len(read[0]))
     rows, columns, source_row, target_row = runs
     fields = {
         "source": source,
@@ -76,35 +78,40 @@ def _gather(builder: StepBuilder, op: GatherOp) -> Step:
         "rows": rows,
         "columns": columns,
     }
-    return builder.by_range(op.name, CopyKernel(1, builder.element), fields, len(read[0]))
+    return builder.by_range(op.name, CopyKernel(1, *elements), fields, len(read[0]))
 
 
 def _transpose(
-    builder: StepBuilder, name: str, source: int, target: int, read: list[Offsets], written: list[Offsets]
+    builder: StepBuilder,
+    name: str,
+    places: tuple[int, int],
+    read: list[Offsets],
+    written: list[Offsets],
+    elements: tuple[Element, Element | None],
 ) -> Step:
     """A copy whose rows are adjacent in the source, and whose columns are in the target."""
     size = min(builder.layout.lanes, LARGEST_TRANSPOSE)
     rows, columns = len(read[0]), len(written[1])
     fields = {
-        "source": source + int(read[0][0]),
-        "target": target + int(written[1][0]),
+        "source": places[0] + int(read[0][0]),
+        "target": places[1] + int(written[1][0]),
         "from_columns": builder.table(read[1]),
         "to_rows": builder.table(written[0]),
         "rows": rows,
         "columns": columns,
     }
-    return builder.by_range(name, TransposeKernel(size, builder.element), fields, -(-rows // size))
+    return builder.by_range(name, TransposeKernel(size, *elements), fields, -(-rows // size))
 
 
-def _is_adjacent(builder: StepBuilder, offsets: Offsets) -> bool:
-    """Whether the offsets are those of adjacent elements, enough of them for a block."""
+def _is_adjacent(builder: StepBuilder, offsets: Offsets, element: int) -> bool:
+    """Whether the offsets are those of adjacent elements of so many bytes, enough of them for a block."""
     size = min(builder.layout.lanes, LARGEST_TRANSPOSE)
-    return len(offsets) >= size and bool((np.diff(offsets) == builder.element.bytes).all())
+    return len(offsets) >= size and bool((np.diff(offsets) == element).all())
 
 
 def _places(builder: StepBuilder, value: Source, rows: Indices, columns: Indices) -> tuple[int, Offsets, Offsets]:
     """The reference that a value's bytes are counted from, and the bytes of rows and of columns."""
-    layout, size = builder.layout, builder.element.bytes
+    layout, size = builder.layout, builder.element_of(value).bytes
     base, planes, pitch = reference(ARENA, 0), np.zeros(1, np.int64), 0
     if isinstance(value, Image):
         planes, pitch = np.array(builder.planes(value), np.int64), layout.pitch(value)
@@ -114,7 +121,7 @@ def _places(builder: StepBuilder, value: Source, rows: Indices, columns: Indices
         base = reference(FIRST_EXTERNAL + value.port + (builder.input_count if value.output else 0), 0)
     else:
         assert isinstance(value, Held)
-        base = builder.constants.add(value.array)
+        base = builder.numbers(value.array)
     if columns[0].any() and len(planes) > 1:
         if not rows[0].any():
             return base, _bytes(rows, 0, pitch, size), planes[columns[0]] + _bytes(columns, 0, pitch, size)
@@ -130,19 +137,21 @@ def _bytes(at: Indices, plane: int, pitch: int, size: int) -> Offsets:
     return np.asarray(at[0] * plane + (at[1] * pitch + at[2]) * size, np.int64)
 
 
-def _rectangle(builder: StepBuilder, read: Offsets, written: Offsets) -> tuple[int, int, int, int] | None:
-    """(rows, columns, bytes from a row to the next on both sides) if the columns are a rectangle with long rows."""
-    size = builder.element.bytes
+def _rectangle(read: Offsets, written: Offsets, sizes: tuple[int, int]) -> tuple[int, int, int, int] | None:
+    """(rows, columns, bytes from a row to the next on both sides) if the columns are a rectangle with long rows.
+
+    ``sizes`` are the bytes of an element on both sides.
+    """
     steps = np.stack([np.diff(read), np.diff(written)])
-    breaks = np.flatnonzero((steps != size).any(axis=0)) + 1
+    breaks = np.flatnonzero((steps != np.array(sizes)[:, None]).any(axis=0)) + 1
     columns = int(breaks[0]) if len(breaks) else len(read)
     if columns < SHORTEST_RUN or len(read) % columns:
         return None
     rows = len(read) // columns
     jumps = [0, 0] if rows == 1 else [int(side[columns] - side[0]) for side in (read, written)]
-    within, across = np.arange(columns) * size, np.arange(rows)[:, None]
-    for side, jump in zip((read, written), jumps, strict=True):
-        if not np.array_equal(side.reshape(rows, columns) - side[0], across * jump + within):
+    within, across = np.arange(columns), np.arange(rows)[:, None]
+    for side, jump, size in zip((read, written), jumps, sizes, strict=True):
+        if not np.array_equal(side.reshape(rows, columns) - side[0], across * jump + within * size):
             return None
     return rows, columns, jumps[0], jumps[1]
 
@@ -153,8 +162,8 @@ def _layer_norm(builder: StepBuilder, op: LayerNormOp) -> Step:
     fields = {
         "inputs": builder.table(builder.planes(op.x)),
         "outputs": builder.table(builder.planes(op.out)),
-        "weight": builder.constants.add(op.weight),
-        "bias": builder.constants.add(op.bias),
+        "weight": builder.numbers(op.weight),
+        "bias": builder.numbers(op.bias),
         "mask": builder.mask(op.out),
         "arena": reference(ARENA, 0),
         "planes": planes,
@@ -184,7 +193,7 @@ def _softmax(builder: StepBuilder, op: SoftmaxOp) -> Step:
 def _product(builder: StepBuilder, op: ProductOp) -> Step:
     vectors = builder.layout.vectors(op.out)
     sums, rows = len(op.x.planes) // op.blocks, len(op.out.planes) // op.blocks
-    height, tile = _shape(builder.target, rows, vectors)
+    height, tile = _shape(builder, rows, vectors)
     tiles = -(-vectors // tile)
     fields = {
         "entries": builder.table(builder.planes(op.entries)),
@@ -207,7 +216,7 @@ def _product(builder: StepBuilder, op: ProductOp) -> Step:
 def _attention(builder: StepBuilder, op: AttentionOp) -> Step:
     layout, vectors = builder.layout, builder.layout.vectors(op.out)
     keys, width = op.key.width, len(op.value.planes) // op.heads
-    rows, tile = _shape(builder.target, min(keys, width), vectors)
+    rows, tile = _shape(builder, min(keys, width), vectors)
     tiles = -(-vectors // tile)
     added = np.zeros(1, np.float32) if op.mask is None else _scores_mask(builder, op)
     fields = {
@@ -218,7 +227,7 @@ def _attention(builder: StepBuilder, op: AttentionOp) -> Step:
         "mask": builder.mask(op.out),
         "scores_mask": builder.constants.add(added),
         "head_mask": added[0].nbytes if len(added) > 1 else 0,
-        "key_mask": vectors * layout.lanes * builder.element.bytes,
+        "key_mask": vectors * layout.lanes * SCORE_BYTES,
         "by_key": reference(ARENA, layout.offset(PlaneRef(op.by_key.buffer, 0)) if op.by_key is not None else 0),
         "arena": reference(ARENA, 0),
         "key_count": keys,
@@ -231,7 +240,7 @@ def _attention(builder: StepBuilder, op: AttentionOp) -> Step:
     macs = keys * (len(op.query.planes) + len(op.value.planes)) * op.out.height * op.out.width
     kernel = AttentionKernel(rows, tile, op.mask is not None, op.by_key is not None, builder.element)
     start = layout.offset(PlaneRef(op.scratch.buffer, 0))
-    own = keys * LARGEST_TILE * layout.lanes * builder.element.bytes
+    own = keys * LARGEST_TILE * layout.lanes * SCORE_BYTES
     bounds = [op.heads * tiles * thread // builder.threads for thread in range(builder.threads + 1)]
     parts = [
         tuple(
@@ -254,13 +263,14 @@ def _scores_mask(builder: StepBuilder, op: AttentionOp) -> npt.NDArray[np.float3
     return np.ascontiguousarray(builder.positions(op.out, by_key), np.float32)
 
 
-def _shape(target: Target, rows: int, vectors: int) -> tuple[int, int]:
-    """The strip and tile of a product: the fewest cycles, of those whose sums fit the registers."""
+def _shape(builder: StepBuilder, rows: int, vectors: int) -> tuple[int, int]:
+    """The strip and tile of a product: the fewest cycles, of those whose sums, of 32 bits, fit the registers."""
+    registers = builder.target.vector_registers * builder.element.register_bytes // SCORE_BYTES
     shapes = []
     for height in (height for height in (8, 4, 2, 1) if height <= rows):
         for tile in range(1, min(LARGEST_TILE, vectors) + 1):
             sums = height * tile
-            if sums + tile + 1 <= target.vector_registers or sums == 1:
+            if sums + tile + 1 <= registers or sums == 1:
                 # As many loads a cycle as multiply-adds; too few sums wait for one another.
                 cycles = max(sums, height + tile + 2, SUMS_IN_FLIGHT) / sums
                 covered = -(-vectors // tile) * tile / vectors
