@@ -11,9 +11,10 @@ import pytest
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Compiled code and graphs are kept for this run only."""
+    """Compiled code and graphs are kept for this run only; kernels are chosen alike on every machine."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLEXGROUP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("FLEXGROUP_COSTS", "default")
         yield
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from flexgroup.engine._bands import schedule
-from flexgroup.engine._estimate import estimated
-from flexgroup.engine._layout import ZERO
+from flexgroup.engine._estimate import estimate
+from flexgroup.engine._layout import ZERO, Image
 from flexgroup.engine._operations import ConvOp, Operation, buffers_of
 from flexgroup.engine._rows import Rows, rows_of
 from flexgroup.engine._steps_chain import Chain
@@ -98,12 +98,13 @@ class Planner:
         """One call of an operation for so many rows of its output, while these buffers live in windows."""
         key = (index, height, windows & self.buffers[index])
         if key not in self._slots:
-            self._slots[key] = estimated(
-                self.builder,
-                self.operations[index],
-                height,
-                windowed=lambda image: not windows.isdisjoint(image.buffers),
-            )
+            operation = self.operations[index]
+
+            def is_windowed(image: Image) -> bool:
+                return not windows.isdisjoint(image.buffers)
+
+            found = estimate(self.builder, operation, height, windowed=is_windowed)
+            self._slots[key] = found.slots(self.builder.costs) if found is not None else 0.0
         return self._slots[key]
 
     def _windowed(self, first: int, last: int) -> tuple[bool, ...] | None:

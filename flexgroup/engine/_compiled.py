@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flexgroup._errors import FlexgroupError
+from flexgroup.engine._calibrate import machine_costs
 from flexgroup.engine._calls import first_image, input_arrays, results_like
 from flexgroup.engine._chains import find_chains
 from flexgroup.engine._choose import Chooser, choose
@@ -195,12 +196,13 @@ def _compile(
     module, inputs = model, (example,) if hasattr(example, "detach") else example
     if is_onnx(model) or isinstance(model, GraphModule) or example is None:
         _, module, inputs = read_network(model, example)
-    keys = keys_of(module, inputs, target, threads=threads, sparse=sparse) if keep else Keys()
+    costs = machine_costs(target)
+    keys = keys_of(module, inputs, target, threads=threads, sparse=sparse, costs=costs) if keep else Keys()
 
     def graph() -> Graph:
         return kept(GRAPH, keys.graph, lambda: optimize(read_network(module, inputs)[0]), Graph)
 
-    plan = kept(PLAN, keys.plan, lambda: plan_graph(graph(), target, threads=threads, sparse=sparse), Plan)
+    plan = kept(PLAN, keys.plan, lambda: plan_graph(graph(), target, threads=threads, sparse=sparse, costs=costs), Plan)
     compiled = CompiledModel(plan, 0.0)
     try:
         compiled.error = difference(module, compiled, inputs)

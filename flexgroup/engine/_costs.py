@@ -28,12 +28,14 @@ class Costs:
     store: float = 3.0  # bias, clamp, mask and store of one vector
     stream: float = 8.0  # 64 bytes of weights, for the first tile
     stream_again: float = 2.0  # for the tiles after it, where weights stay in the second-level cache
+    stream_only: float = 8.0  # 64 bytes of weights that are used only once
     near: float = 1.5  # 64 bytes of activations from or to the second-level cache
     far_read: float = 6.0  # from beyond it
     far_write: float = 17.0
     call: float = 250.0  # a kernel's start: arguments, masks, the first misses
     window: float = 1.3  # an entry of a depthwise window on a vector
     window_strided: float = 2.5
+    window_max: float = 2.0  # more, if the largest entry is wanted
     window_plane: float = 20.0  # a plane of a depthwise convolution
     move: float = 4.0  # a vector that is copied or filled
     move_strided: float = 12.0  # one whose elements lie apart

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import flexgroup
 from flexgroup.engine._cache import LARGEST, content_key, source_digest, this_cache
+from flexgroup.engine._costs import Costs
 from flexgroup.engine._serial import from_bytes, to_bytes
 from flexgroup.kernels import Target
 
@@ -59,7 +60,13 @@ class Keys:
 
 
 def keys_of(
-    model: torch.nn.Module, example: tuple[torch.Tensor, ...], target: Target, *, threads: int, sparse: bool
+    model: torch.nn.Module,
+    example: tuple[torch.Tensor, ...],
+    target: Target,
+    *,
+    threads: int,
+    sparse: bool,
+    costs: Costs,
 ) -> Keys:
     """The keys of what ``model`` compiles to; none where the cache is off or no digest of the model can be told."""
     from flexgroup.engine._fingerprint import fingerprint
@@ -71,4 +78,4 @@ def keys_of(
     if model_digest is None:
         return Keys()
     graph = content_key([model_digest, flexgroup.__version__, reading])
-    return Keys(graph, content_key([graph, repr(target), str(threads), str(sparse), planning]))
+    return Keys(graph, content_key([graph, repr(target), str(threads), str(sparse), repr(costs), planning]))

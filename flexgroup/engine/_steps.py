@@ -13,7 +13,7 @@ import numpy.typing as npt
 from flexgroup.engine import _steps_conv, _steps_depthwise, _steps_linear, _steps_other, _steps_resize, _steps_tokens
 from flexgroup.engine._choose import Chooser
 from flexgroup.engine._costs import Costs
-from flexgroup.engine._estimate import with_estimate
+from flexgroup.engine._estimate import estimate_step
 from flexgroup.engine._layout import External, Image, Layout
 from flexgroup.engine._operations import Operation, Tap
 from flexgroup.engine._plan import ARENA, Constants, Step, reference
@@ -79,7 +79,12 @@ class StepBuilder:
 
     def build(self, operation: Operation) -> Step:
         """The step that runs ``operation``, with its predicted cost."""
-        return with_estimate(self, operation, _BUILDERS[type(operation)](self, operation))
+        step = self.plain(operation)
+        return replace(step, slots=estimate_step(self, operation, step).slots(self.costs))
+
+    def plain(self, operation: Operation) -> Step:
+        """The step without what the cost model says of it."""
+        return _BUILDERS[type(operation)](self, operation)
 
     def build_all(self, operations: Sequence[Operation], chains: Sequence[Chain]) -> Iterator[Step]:
         """The steps of a network: those of chains, and one for every other operation."""

@@ -9,7 +9,7 @@ from itertools import pairwise, zip_longest
 from typing import TYPE_CHECKING
 
 from flexgroup.engine._bands import Schedule, Share, schedule
-from flexgroup.engine._estimate import estimated
+from flexgroup.engine._estimate import estimate
 from flexgroup.engine._layout import Image
 from flexgroup.engine._operations import ConvOp, CopyOp, DepthwiseOp, Operation, PoolOp
 from flexgroup.engine._plan import ARENA, Step, reference
@@ -158,7 +158,8 @@ def _thread_calls(
                 call = Call(kernel, arguments, operation.name, macs)
             else:
                 call = _plain_call(builder, operation, rows, place)
-            slots = estimated(builder, operation, rows[1] - rows[0], conv=conv)
+            found = estimate(builder, operation, rows[1] - rows[0], conv=conv)
+            slots = found.slots(builder.costs) if found is not None else 0.0
             calls.append(replace(call, bytes=builder.bytes_of(operation, rows), slots=slots))
     return calls
 

@@ -41,10 +41,14 @@ def depthwise_macs(op: DepthwiseOp, rows: int) -> tuple[int, int]:
 def depthwise_work(builder: StepBuilder, op: DepthwiseOp, rows: int) -> WindowWork:
     """What so many rows of the output take."""
     height, width = (int(size) for size in op.weight.shape[1:])
-    # Going down the rows, the first output row of a call costs as much as several.
-    extra = 0.6 * (height - 1) if op.stride == (1, 1) and form_of(builder, op) == "rows" else 0.0
-    vectors = (rows + extra) * builder.layout.pitch(op.out) / builder.layout.lanes
-    return WindowWork(len(op.out.planes), vectors, height * width, op.stride != (1, 1))
+    lanes, pitch = builder.layout.lanes, builder.layout.pitch(op.out)
+    if form_of(builder, op) == "rows":
+        # Going down the rows, the first output row of a call costs as much as several.
+        extra = 0.6 * (height - 1) if op.stride == (1, 1) else 0.0
+        vectors = (rows + extra) * -(-op.out.width // lanes)
+    else:
+        vectors = -(-rows * pitch // lanes)
+    return WindowWork(len(op.out.planes), vectors, height * width, op.stride != (1, 1), op.reduce == "max")
 
 
 def depthwise_call(

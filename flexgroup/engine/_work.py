@@ -55,9 +55,11 @@ class WindowWork:
     vectors: float
     entries: int
     strided: bool
+    largest: bool = False  # the largest entry is wanted, not their sum
 
     def slots(self, costs: Costs) -> float:
         rate = costs.window_strided if self.strided else costs.window
+        rate += costs.window_max if self.largest else 0.0
         return self.planes * (costs.window_plane + self.vectors * self.entries * rate)
 
 
@@ -71,6 +73,17 @@ class MoveWork:
 
     def slots(self, costs: Costs) -> float:
         return self.rows * costs.move_row + self.vectors * (costs.move_strided if self.strided else costs.move)
+
+
+@dataclass(frozen=True)
+class StreamWork:
+    """``base`` slots of multiply-adds for which ``lines`` cache lines of weights are read once, and waited for."""
+
+    base: float
+    lines: float
+
+    def slots(self, costs: Costs) -> float:
+        return max(self.base, self.lines * costs.stream_only)
 
 
 @dataclass(frozen=True)

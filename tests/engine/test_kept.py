@@ -13,6 +13,7 @@ import flexgroup
 from flexgroup import FlexgroupError
 from flexgroup.engine import _compiled, _kept
 from flexgroup.engine._cache import this_cache
+from flexgroup.engine._costs import Costs, default_costs
 from flexgroup.engine._kept import GRAPH, PLAN, Keys, kept, keys_of
 from flexgroup.engine._serial import to_bytes
 from flexgroup.graph import Clamp
@@ -95,7 +96,7 @@ def test_what_cannot_be_told_is_not_kept(folder, work):
 def test_a_kept_plan_that_computes_something_else_is_noticed_and_replaced(folder, work):
     good = flexgroup.compile(network(), (X,))
     other = flexgroup.compile(network(1), (X,))
-    keys = keys_of(network(), (X,), host_target(), threads=1, sparse=True)
+    keys = keys_of(network(), (X,), host_target(), threads=1, sparse=True, costs=default_costs(host_target()))
     this_cache().put(PLAN, keys.plan, to_bytes(other.plan))
     work.clear()
     compiled = flexgroup.compile(network(), (X,))
@@ -126,20 +127,21 @@ def test_off_exports_every_time(folder, work, monkeypatch):
     for _ in range(2):
         flexgroup.compile(network(), (X,))
     assert work == ["export", "plan"] * 2
-    assert keys_of(network(), (X,), host_target(), threads=1, sparse=True) == Keys()
+    assert keys_of(network(), (X,), host_target(), threads=1, sparse=True, costs=Costs()) == Keys()
 
 
-def test_keys_differ_by_target_threads_and_zeros(folder):
+def test_keys_differ_by_target_threads_zeros_and_costs(folder):
     target = host_target()
     settings = [
-        (target, 1, True),
-        (target, 2, True),
-        (target, 1, False),
-        (flexgroup.kernels.TARGETS["x86-64"], 1, True),
+        (target, 1, True, Costs()),
+        (target, 2, True, Costs()),
+        (target, 1, False, Costs()),
+        (flexgroup.kernels.TARGETS["x86-64"], 1, True, Costs()),
+        (target, 1, True, Costs(row=8.0)),
     ]
-    keys = [keys_of(network(), (X,), each, threads=n, sparse=sparse) for each, n, sparse in settings]
+    keys = [keys_of(network(), (X,), each, threads=n, sparse=sparse, costs=c) for each, n, sparse, c in settings]
     assert len({key.graph for key in keys}) == 1
-    assert len({key.plan for key in keys}) == 4
+    assert len({key.plan for key in keys}) == 5
 
 
 def test_an_entry_of_another_format_or_kind_is_made_again(folder):
