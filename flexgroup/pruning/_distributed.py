@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -37,6 +37,13 @@ def shared_like(full: Tensor, like: Tensor) -> Tensor:
 def is_sharded(tensor: Tensor) -> bool:
     """Whether each rank holds only a part of the tensor (a DTensor)."""
     return hasattr(tensor, "full_tensor")
+
+
+def reshard(model: nn.Module) -> None:
+    """Give back what running a sharded model without ``backward()`` has gathered; the parameters are parts again."""
+    for module in model.modules():
+        if hasattr(module, "set_reshard_after_backward"):  # only modules that fully_shard has changed have it
+            module.reshard()  # type: ignore[operator]
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:

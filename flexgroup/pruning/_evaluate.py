@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from flexgroup._errors import FlexgroupError
+from flexgroup.pruning._distributed import reshard
 
 
 def accuracy(
@@ -43,6 +44,7 @@ def count_right(
             batch = batch.to(device)
             logits = model(batch if normalise is None else normalise(batch))
             right += int((logits.argmax(1) == truth.to(device)).sum())
+    reshard(model)
     return right
 
 

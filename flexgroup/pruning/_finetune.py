@@ -16,7 +16,7 @@ from flexgroup.pruning._augment import Augment
 from flexgroup.pruning._batches import Batches, Normalise, training_steps
 from flexgroup.pruning._checkpoints import read_checkpoint
 from flexgroup.pruning._distillation import check_teacher
-from flexgroup.pruning._distributed import rank, ranks
+from flexgroup.pruning._distributed import rank, ranks, reshard
 from flexgroup.pruning._evaluate import check_images, device_of, in_mode
 from flexgroup.pruning._metrics import Epoch, History, Metrics
 from flexgroup.pruning._optimizers import make_optimizer
@@ -206,6 +206,7 @@ def _check_classes(model: nn.Module, images: Tensor, labels: tuple[Tensor, ...],
     batch = images[:1].to(device_of(model))
     with in_mode(model, training=False), torch.no_grad():
         logits = model(batch if normalise is None else normalise(batch))
+    reshard(model)
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise FlexgroupError(f"the model gives {shape} for one image; it must give (1, classes) logits")
