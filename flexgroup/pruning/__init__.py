@@ -5,8 +5,10 @@ from flexgroup.pruning._batches import training_steps
 from flexgroup.pruning._criteria import Fisher, Movement, Taylor, Wanda
 from flexgroup.pruning._evaluate import accuracy, reestimate_batch_norm
 from flexgroup.pruning._finetune import finetune
+from flexgroup.pruning._latency import LatencyBudget, LatencyCheck, latency_budget
 from flexgroup.pruning._mask import finalize
 from flexgroup.pruning._metrics import Epoch, History, Metrics
+from flexgroup.pruning._permute import Permuted, permute
 from flexgroup.pruning._pruner import Pruner, prune
 from flexgroup.pruning._rates import RATES
 from flexgroup.pruning._refit import Refitted, refit
@@ -22,9 +24,12 @@ __all__ = [
     "Fisher",
     "History",
     "Iterative",
+    "LatencyBudget",
+    "LatencyCheck",
     "Metrics",
     "Movement",
     "OneShot",
+    "Permuted",
     "Pruner",
     "Refitted",
     "Schedule",
@@ -34,6 +39,8 @@ __all__ = [
     "crop_and_flip",
     "finalize",
     "finetune",
+    "latency_budget",
+    "permute",
     "prune",
     "reestimate_batch_norm",
     "refit",
