@@ -13,9 +13,10 @@ from flexgroup.groups._selection import Selection
 from flexgroup.groups._spec import Groups
 
 if TYPE_CHECKING:
+    from flexgroup.groups._relaxed import select_relaxed as select_relaxed
     from flexgroup.groups._select import select as select
 
-__all__ = ["BUDGETS", "METHODS", "Groups", "Limits", "Selection", "cover", "select"]
+__all__ = ["BUDGETS", "METHODS", "Groups", "Limits", "Selection", "cover", "select", "select_relaxed"]
 
 
 def __getattr__(name: str) -> Any:
@@ -23,4 +24,8 @@ def __getattr__(name: str) -> Any:
         from flexgroup.groups._select import select
 
         return select
+    if name == "select_relaxed":
+        from flexgroup.groups._relaxed import select_relaxed
+
+        return select_relaxed
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from flexgroup._errors import FlexgroupError
-from flexgroup.groups import BUDGETS, Groups, Limits, select
+from flexgroup.groups import BUDGETS, Groups, Limits, select, select_relaxed
 from flexgroup.pruning._criteria import Averaged, Criterion, check_finite, find_criterion
 from flexgroup.pruning._distributed import from_first_rank, whole
+from flexgroup.pruning._erdos_renyi import erdos_renyi
 from flexgroup.pruning._gather import Averages
 from flexgroup.pruning._mask import Mask, attach, finalize, is_masked
 from flexgroup.pruning._packing import pack, unpack
@@ -23,6 +24,8 @@ from flexgroup.pruning._rewind import check_remembered, remember, restore
 from flexgroup.pruning._schedules import OneShot, Schedule, check_sparsity
 from flexgroup.pruning._scoring import check_scores, check_signed, layer_scores
 from flexgroup.pruning._targets import ORDERS, PYTORCH_ORDER, as_matrix, check_layers, find_layers, listed
+
+BY_SIZE = {"erdos-renyi": "layer", "erdos-renyi-line": "line"}
 
 
 class Pruner:
@@ -56,7 +59,8 @@ class Pruner:
         groups: the groups that are kept or pruned as a whole. They must fit every targeted layer.
         sparsity: the share of the targeted weights that is pruned in the end, in [0, 1), met to half a group.
         budget: over which weights: ``"global"`` (the network), ``"layer"``, or ``"line"`` (balanced). Each
-            convolution group of a grouped convolution counts as a layer.
+            convolution group of a grouped convolution counts as a layer. ``"erdos-renyi"`` and
+            ``"erdos-renyi-line"``: by layer and by line, with shares that are larger in small layers.
         schedule: when, and how far: `OneShot`, `Cubic`, `Constant`, `Iterative`, or your own (`Schedule`).
         criterion: ``"magnitude"`` or ``"squared"``; ``"taylor"``, ``"fisher"``, ``"movement"`` or ``"wanda"``, which
             average over training steps (or `Taylor` and so on, with another decay); a function (weight, gradient or
@@ -72,6 +76,9 @@ class Pruner:
             gradient of a weight that is zero, so that it trains unseen; after ``schedule.last`` it is zero.
         shrink: a decay of pruned weights only, added to their gradient as ``shrink * w`` when an optimizer of
             `torch.optim` steps (SR-STE, Zhou et al. 2021, equation 9; they use 0.0002 with straight-through).
+        relaxed: in all choices but the last, keep the weights of the best windows although they overlap
+            (`flexgroup.groups.select_relaxed`), so that unaligned groups may still move. For schedules with several
+            rounds and ``regrowth="none"``; aligned groups have nothing to relax.
         order: of a weight matrix's columns: ``"ic-ky-kx"`` (PyTorch's) or ``"ky-kx-ic"`` (the input channel changes
             fastest). It decides which weights are neighbours along a row.
 
@@ -95,20 +102,23 @@ class Pruner:
         limits: Limits | None = None,
         cost: Mapping[str, float] | None = None,
         bands: int = 1,
+        relaxed: bool = False,
         order: str = PYTORCH_ORDER,
     ) -> None:
         if not isinstance(groups, Groups):
             raise FlexgroupError(
                 f"groups={groups!r} is not a Groups; write for example Groups('4x1', unaligned='rows')"
             )
-        if budget not in BUDGETS:
-            raise FlexgroupError(f"budget={budget!r} is not known; use one of {', '.join(map(repr, BUDGETS))}")
+        known = (*BUDGETS, *BY_SIZE)
+        if budget not in known:
+            raise FlexgroupError(f"budget={budget!r} is not known; use one of {', '.join(map(repr, known))}")
         if order not in ORDERS:
             raise FlexgroupError(f"order={order!r} of columns is not known; use one of {', '.join(map(repr, ORDERS))}")
         self.model = model
         self.groups = groups
         self.order = order
         self.budget = budget
+        self.relaxed = relaxed
         self.schedule: Schedule = OneShot() if schedule is None else schedule
         self.final_sparsity = check_sparsity(sparsity)
         self.schedule.sparsity(0, self.final_sparsity)
@@ -261,12 +271,22 @@ class Pruner:
         for layer in self._layers:
             parts = layer.split(matrices[layer.name], self.order)
             scores |= {name: part.numpy() for name, part in parts.items()}
-        chosen = select(scores, self.groups, keep=1.0 - sparsity, budget=self.budget, **self._options).masks
+        keep, budget = self._shares(sparsity), BY_SIZE.get(self.budget, self.budget)
+        if self.relaxed and step < self.schedule.last:
+            chosen = select_relaxed(scores, self.groups, keep, budget)
+        else:
+            chosen = select(scores, self.groups, keep=keep, budget=budget, **self._options).masks
         kept = {name: torch.from_numpy(mask) for name, mask in chosen.items()}
         masks = from_first_rank({layer.name: layer.join(kept, self.order) for layer in self._layers})
         if step == self.schedule.last:
             _warn_if_emptied(masks)
         return masks
+
+    def _shares(self, sparsity: float) -> float | dict[str, float]:
+        """What stays: a share of all weights, or one of each layer's."""
+        if self.budget not in BY_SIZE:
+            return 1.0 - sparsity
+        return self._by_part("budget", erdos_renyi(self._layers, sparsity))
 
     def _settle(self, forget: bool = True) -> None:
         """Bring the masks' gradients, and the values under them, to what regrowth says for this step."""
