@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,6 +95,55 @@ class LatencyBudget:
         """Layers that stay dense: at this budget they would run as dense code anyway."""
         return tuple(name for name, (least, _) in self.limits.items() if least == 1.0)
 
+    def record(self) -> dict[str, Any]:
+        """What `restored` needs, and what there is to tell about the budget: plain values, for JSON."""
+        return {
+            "seconds": self.seconds,
+            "sparsity": self.sparsity,
+            "cost": dict(self.cost),
+            "limits": {name: list(pair) for name, pair in self.limits.items()},
+            "predicted": self.predicted,
+            "dense": self.dense,
+            "fastest": self.fastest,
+            "threads": self.threads,
+            "target": self._network.target.name,
+            "measured": self.measured,
+            "correction": [list(point) for point in self.correction.points],
+        }
+
+    @classmethod
+    def restored(
+        cls,
+        record: Mapping[str, Any],
+        model: nn.Module,
+        example: Any,
+        *,
+        machine: Machine | None = None,
+        measure: Measure = measure,
+    ) -> LatencyBudget:
+        """The budget that `record` was taken of, with nothing measured: for a training that goes on on this machine.
+
+        ``model`` has its dense weights, as it had for `latency_budget`. Raises `FlexgroupError` as that does.
+        """
+        values = dict(record)
+        here = host_target()
+        target = here if values["target"] == here.name else target_named(values["target"])
+        network = Network(model, example, (), target=target, threads=values["threads"], machine=machine)
+        limits = {name: (float(least), float(most)) for name, (least, most) in values["limits"].items()}
+        correction = Correction(tuple((float(x), float(y)) for x, y in values["correction"]))
+        fields = {name: values[name] for name in ("seconds", "sparsity", "predicted", "dense", "fastest")}
+        return cls(
+            **fields,
+            cost=dict(values["cost"]),
+            limits=limits,
+            threads=values["threads"],
+            measured=values["measured"],
+            correction=correction,
+            _network=network,
+            _example=example,
+            _measure=measure,
+        )
+
     def check(self, model: nn.Module) -> LatencyCheck:
         """Compile the pruned ``model``, and time it beside its budget, its prediction and dense code.
 
@@ -133,8 +182,8 @@ def latency_budget(
     threads: int = 1,
     least: float = LEAST,
     criterion: str | Criterion | Mapping[str, Tensor] = "magnitude",
-    targets: list[str] | None = None,
-    ignore: list[str] | None = None,
+    targets: Sequence[str] | None = None,
+    ignore: Sequence[str] | None = None,
     order: str = PYTORCH_ORDER,
     target: str = "host",
     machine: Machine | None = None,
@@ -154,7 +203,7 @@ def latency_budget(
     ``example`` is as for `flexgroup.compile`; ``groups``, ``criterion``, ``targets``, ``ignore`` and ``order`` are as
     for the `Pruner` to come. For criteria that average over training steps, magnitudes stand in. For a ``target`` that
     does not run here nothing is measured, and a ``latency`` needs the ``machine`` that it is meant for. ``measure``
-    times plans (by default, medians of 15 interleaved rounds). The model is left as it is.
+    times plans (by default, medians of 25 interleaved rounds). The model is left as it is.
 
     Raises `FlexgroupError` for a budget that is out of reach, with what is in reach, for groups that have no cost of
     their own (N:M, free, and those that name M or K), and as `Pruner` and `flexgroup.compile` do.
@@ -173,11 +222,10 @@ def latency_budget(
     search = Search(
         network, layers, scores, groups, order, least, sample_curves(network, layers, scores, groups, order)
     )
-    equal = dict.fromkeys(search.curves.by_layer, 1.0)
-    plans = {"dense": network.plan({}, sparse=False), "nothing": search.plan_of(0.0, equal)}
+    plans = {"dense": network.plan({}, sparse=False), "nothing": search.curves.nothing}
     correction, times = _corrected(network, plans, measure)
     goal = latency if latency is not None else times["dense"] / (speedup or 1.0)
-    _check_reachable(goal, times, correction(network.seconds(search.plan_of(1.0, equal))), speedup, threads)
+    _check_reachable(goal, times, correction(search.curves.everything), speedup, threads)
     found = search.run(goal, correction)
     if network.runs_here:
         correction, times = _corrected(network, plans | {"pruned": found.plan}, measure)

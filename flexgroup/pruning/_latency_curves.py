@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from flexgroup.engine import Plan
 from flexgroup.groups import Groups, select
 from flexgroup.pruning._latency_network import Network
 from flexgroup.pruning._targets import Layer
@@ -69,6 +70,8 @@ class Curves:
 
     by_layer: dict[str, Curve]
     rest: float
+    nothing: Plan  # with every group pruned
+    everything: float  # seconds with none pruned
 
     def seconds(self, kept: Mapping[str, int]) -> float:
         """The whole network with so many groups in its layers."""
@@ -98,17 +101,21 @@ def sample_curves(
     """
     kept: dict[str, list[float]] = {layer.name: [] for layer in layers}
     seconds: dict[str, list[float]] = {layer.name: [] for layer in layers}
-    rest = []
+    rest, totals = [], []
+    nothing: Plan | None = None
     for share in SHARES:
         selection = select(scores, groups, keep=share, budget="layer")
-        masks = joined(layers, selection.masks, order)
-        times = network.seconds_by_layer(network.plan(masks))
+        plan = network.plan(joined(layers, selection.masks, order))
+        nothing = nothing or plan
+        times = network.seconds_by_layer(plan)
+        totals.append(sum(times.values()))
         for layer in layers:
             kept[layer.name].append(sum(selection.kept[part] for part in layer.part_names))
             seconds[layer.name].append(times.pop(layer.name, 0.0))
         rest.append(sum(times.values()))
     curves = {layer.name: Curve.through(kept[layer.name], seconds[layer.name]) for layer in layers}
-    return Curves(curves, float(np.mean(rest)))
+    assert nothing is not None
+    return Curves(curves, float(np.mean(rest)), nothing, totals[-1])
 
 
 def joined(

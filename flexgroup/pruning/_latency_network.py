@@ -18,7 +18,7 @@ from flexgroup.graph import Conv2d, Linear, optimize, read_network
 from flexgroup.kernels import F32, Target, runs_here
 from flexgroup.pruning._targets import Layer, listed
 
-ROUNDS = 15
+ROUNDS = 25
 NOMINAL_SLOT = 1e-9  # seconds: of a machine of which nothing is known, so that only ratios of times mean anything
 
 Masks: TypeAlias = Mapping[str, npt.NDArray[np.bool_]]

@@ -79,6 +79,8 @@ class Search:
             kept, _ = self._kept(share, cost, whole)
 
         def planned(share: float) -> float:
+            if share == 1.0:
+                return correction(self.curves.everything)
             return correction(self.network.seconds(self.plan_of(share, cost, whole)))
 
         share = largest(planned, self._lowest(cost, whole), 1.0, goal, start=share)
@@ -134,21 +136,24 @@ def largest(
 ) -> float:
     """The largest x, nearly, whose ``rising(x)`` is at most ``goal``: within `TOLERANCE` of it, or `MOST_PLANS` away.
 
-    By straight lines between the ends, kept from either, so that a jump cannot stop it. ``low`` where nothing is.
+    By straight lines between the ends; a step that has not halved what is left is followed by one that does. ``low``
+    where nothing is.
     """
     at_low, at_high = rising(low), rising(high)
     if at_high <= goal:
         return high
     aim = goal * (1 - TOLERANCE / 2)
+    x, is_slow = start, False
     for _ in range(MOST_PLANS):
-        ahead = min(max((aim - at_low) / (at_high - at_low), 0.05), 0.95) if at_high > at_low else 0.5
-        x = start if start is not None and low < start < high else low + (high - low) * ahead
-        start = None
-        at_x = rising(x)
+        if x is None or not low < x < high:
+            ahead = 0.5 if is_slow or at_high <= at_low else min(max((aim - at_low) / (at_high - at_low), 0.02), 0.98)
+            x = low + (high - low) * ahead
+        width, at_x = high - low, rising(x)
         if at_x > goal:
             high, at_high = x, at_x
         else:
             low, at_low = x, at_x
             if at_x >= goal * (1 - TOLERANCE):
                 break
+        x, is_slow = None, not is_slow and high - low > width / 2
     return low
