@@ -46,19 +46,29 @@ _STYLE: Any = {
 
 def svg(draw: Callable[[Figure], None], inches: tuple[float, float], title: str) -> str:
     """Draw and return one ``<svg>`` element, without metadata, with a title for screen readers."""
+    salt = hashlib.sha256(title.encode()).hexdigest()[:8]
+    nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
+    text = _drawn(draw, inches, {"svg.hashsalt": salt}, format="svg", metadata=nothing).decode()
+    return _as_fragment(text, title, salt)
+
+
+def png(draw: Callable[[Figure], None], inches: tuple[float, float], dots_an_inch: int = 150) -> bytes:
+    """Draw and return a PNG file for Markdown pages, without metadata: the same picture is the same bytes."""
+    return _drawn(draw, inches, {}, format="png", dpi=dots_an_inch, metadata={"Software": None})
+
+
+def _drawn(draw: Callable[[Figure], None], inches: tuple[float, float], style: Any, **saved: Any) -> bytes:
     try:
         import matplotlib
         from matplotlib.figure import Figure
     except ImportError as error:
         raise FlexgroupError("the report's plots need matplotlib: pip install 'flexgroup[demo]'") from error
-    salt = hashlib.sha256(title.encode()).hexdigest()[:8]
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": salt}):
+    with matplotlib.rc_context({**_STYLE, **style}):
         figure = Figure(figsize=inches, layout="constrained", facecolor="white")
         draw(figure)
-        text = io.StringIO()
-        nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
-        figure.savefig(text, format="svg", metadata=nothing)
-    return _as_fragment(text.getvalue(), title, salt)
+        content = io.BytesIO()
+        figure.savefig(content, **saved)
+    return content.getvalue()
 
 
 def legend(figure: Figure, axes: Axes) -> None:

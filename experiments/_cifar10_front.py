@@ -1,0 +1,68 @@
+"""Networks as places in a plane of time and error, and the front of those that nothing beats in both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from _cifar10_results import ENDS, Mean, Result, error_of, mean_of, measure_of
+
+
+@dataclass(frozen=True)
+class Place:
+    """A network over its seeds; ``x`` is milliseconds an image, or whatever else it is drawn against."""
+
+    x: float
+    error: Mean
+    name: str = ""
+    role: str | None = None
+
+
+def places(results: Sequence[Result], measure: str) -> list[Place]:
+    """Every network that was timed and has an error, its seeds together, the quickest first."""
+    together: dict[tuple[object, ...], list[Result]] = {}
+    for one in results:
+        together.setdefault((one.network, one.groups, one.role, one.sparsity, one.budget), []).append(one)
+    found = []
+    for ones in together.values():
+        error, ms = error_of(ones, measure), mean_of(one.ms for one in ones if one.ms is not None)
+        if error is not None and ms is not None:
+            found.append(Place(ms.value, error, _name(ones[0]), ones[0].role))
+    return sorted(found, key=lambda place: (place.x, place.error.value))
+
+
+def front_of(found: Iterable[Place]) -> list[Place]:
+    """The places that no other beats in time and in error, the quickest first."""
+    front: list[Place] = []
+    for place in sorted(found, key=lambda place: (place.x, place.error.value)):
+        if not front or place.error.value < front[-1].error.value:
+            front.append(place)
+    return front
+
+
+def compared(results: Sequence[Result], recipe: str) -> list[Result]:
+    """What stands in one plot: the networks of one training with one budget for all layers, 2:4, and all dense ones."""
+
+    def belongs(one: Result) -> bool:
+        return one.recipe == recipe and (one.budget == "global" or one.groups == "2:4")
+
+    return [one for one in results if one.is_dense or belongs(one)]
+
+
+def front_sentence(results: Sequence[Result], recipe: str) -> str | None:
+    """Which networks are on the front; None where nothing was timed."""
+    front = front_of(places(compared(results, recipe), measure_of(results)))
+    if not front:
+        return None
+    free = sum(place.role == "unaligned" for place in front)
+    return (
+        f"{free} of the {len(front)} networks than which nothing is both faster and better have unaligned groups: "
+        f"{', '.join(f'{place.name} ({place.x:.3f} ms, {place.error.value:.2f} %)' for place in front)}."
+    )
+
+
+def _name(result: Result) -> str:
+    if result.groups is None:
+        return f"dense {result.network}"
+    role = "" if result.groups in ENDS else f" {result.role}"
+    return f"{ENDS.get(result.groups, result.groups)}{role} {100 * result.sparsity:g} %"
