@@ -1,5 +1,6 @@
 """When and how a network in training is pruned: masks, schedules, criteria, and a small training loop."""
 
+from flexgroup.pruning._admm import ADMM
 from flexgroup.pruning._augment import crop_and_flip
 from flexgroup.pruning._batches import training_steps
 from flexgroup.pruning._criteria import Fisher, Movement, Taylor, Wanda
@@ -17,6 +18,7 @@ from flexgroup.pruning._sensitivity import sensitivities
 from flexgroup.pruning._targets import weight_matrices
 
 __all__ = [
+    "ADMM",
     "RATES",
     "Constant",
     "Cubic",

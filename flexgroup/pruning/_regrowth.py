@@ -39,10 +39,24 @@ def shrink_pruned(modules: Sequence[nn.Module], rate: float) -> Callable[[], Non
     """Add ``rate * w`` to the gradient of every pruned weight whenever an optimizer is about to step.
 
     Equation 9 of Zhou et al., "Learning N:M fine-grained structured sparse neural networks from scratch" (SR-STE,
-    2021, arXiv 2102.04010). Done before the optimizer's step and not in ``backward()``, so that it is added once
-    however many micro-batches a step has, and after a gradient scaler has undone its scale. Weights without a
-    gradient, and those of other optimizers, are left alone. Returns a function that ends it; so does the end of the
-    modules' lives.
+    2021, arXiv 2102.04010). Returns a function that ends it.
+    """
+
+    def pull(ours: Sequence[nn.Module]) -> Sequence[Tensor]:
+        originals, kept = _values_and_masks(ours)
+        return torch._foreach_mul(originals, [~mask for mask in kept])
+
+    return add_to_gradients(modules, pull, rate)
+
+
+def add_to_gradients(
+    modules: Sequence[nn.Module], pull: Callable[[Sequence[nn.Module]], Sequence[Tensor]], rate: float
+) -> Callable[[], None]:
+    """Add ``rate`` times what ``pull`` says to the gradients of masked weights whenever an optimizer is about to step.
+
+    ``pull(modules)`` gives one tensor a module. Done before the optimizer's step and not in ``backward()``, so that it
+    is added once however many micro-batches a step has, and after a gradient scaler has undone its scale. Weights
+    without a gradient, and those of other optimizers, are left alone. Returns a function that ends it.
     """
     alive = [weakref.ref(module) for module in modules]
 
@@ -50,13 +64,12 @@ def shrink_pruned(modules: Sequence[nn.Module], rate: float) -> Callable[[], Non
     def add(optimizer: torch.optim.Optimizer, args: object, kwargs: object) -> None:
         here = {id(entry) for group in optimizer.param_groups for entry in group["params"]}
         found = [module for module in (reference() for reference in alive) if module is not None]
-        ours = [m for m in found if mask_of(m) is not None and id(dense_original(m)) in here]
+        masked = [module for module in found if mask_of(module) is not None]
+        ours = [module for module in masked if id(dense_original(module)) in here]
         ours = [module for module in ours if dense_original(module).grad is not None]
-        originals, kept = _values_and_masks(ours)
-        gradients = [original.grad for original in originals if original.grad is not None]
+        gradients = [gradient for gradient in (dense_original(module).grad for module in ours) if gradient is not None]
         if gradients:
-            lost = torch._foreach_mul(originals, [~mask for mask in kept])
-            torch._foreach_add_(gradients, lost, alpha=rate)
+            torch._foreach_add_(gradients, list(pull(ours)), alpha=rate)
 
     return register_optimizer_step_pre_hook(add).remove
 
