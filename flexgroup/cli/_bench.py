@@ -14,10 +14,12 @@ from rich.table import Table
 from flexgroup._errors import FlexgroupError
 from flexgroup.cli._network import open_network
 from flexgroup.cli._options import (
+    AccumulateOption,
     FileArgument,
     InputOption,
     JsonOption,
     ModelOption,
+    PrecisionOption,
     WeightsOption,
     check_at_least,
     chosen_model,
@@ -29,7 +31,7 @@ from flexgroup.cli._output import Progress, print_json, stdout_console, working
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from flexgroup.engine import Memory
+    from flexgroup.engine import CompiledModel, Memory
 
 AGAINST = ("onnxruntime", "torch")
 OURS = "flexgroup"
@@ -67,6 +69,8 @@ class Benchmark:
     machine: dict[str, Any]
     latencies: tuple[Latency, ...]
     memory: dict[int, Memory]
+    precision: str = "fp32"  # of the compiled network
+    error: float = 0.0  # its largest difference to PyTorch, in fp32, relative to the largest output
 
 
 def bench(
@@ -77,6 +81,8 @@ def bench(
     against: Annotated[
         str, typer.Option("--against", help="Compare with onnxruntime too; torch is always there.")
     ] = "",
+    precision: PrecisionOption = "fp32",
+    accumulate: AccumulateOption = "",
     input_shape: InputOption = "",
     runs: Annotated[int, typer.Option("--runs", help="Rounds; every engine has a turn in each.")] = 20,
     as_json: JsonOption = False,
@@ -97,6 +103,8 @@ def bench(
             threads=parse_numbers(threads, "--threads", "1,2"),
             against=tuple(name.strip() for name in against.split(",")) if against else (),
             shape=parse_shape(input_shape),
+            precision=precision,
+            accumulate=accumulate or None,
             runs=runs,
             progress=progress,
         )
@@ -113,13 +121,16 @@ def run_benchmark(
     threads: tuple[int, ...] = (1,),
     against: tuple[str, ...] = (),
     shape: tuple[int, ...] | None = None,
+    precision: str = "fp32",
+    accumulate: str | None = None,
     runs: int = 20,
     progress: Progress | None = None,
 ) -> Benchmark:
     """Time network ``model`` on random input of ``shape`` (by default one image of the size it was made for).
 
     ``model`` is a name or the path of an ONNX file: PyTorch then runs its operators one by one, and ONNX Runtime the
-    file itself. Raises `FlexgroupError` for wrong input, and where an engine of ``against`` is not installed.
+    file itself. With a ``precision`` other than fp32, the compiled network in fp32 runs too. Raises `FlexgroupError`
+    for wrong input, and where an engine of ``against`` is not installed.
     """
     progress = progress or Progress()
     unknown = [name for name in against if name not in AGAINST]
@@ -141,6 +152,7 @@ def run_benchmark(
     peer = model if Path(model).suffix.lower() == ".onnx" else network
     latencies: list[Latency] = []
     memory: dict[int, Memory] = {}
+    error = 0.0
 
     def show_round(number: int) -> None:
         progress.step(number + 1, runs)
@@ -148,38 +160,46 @@ def run_benchmark(
     for count in dict.fromkeys(threads):
         with torch_threads(count):
             progress.stage(f"compiling for {count} thread{'s' if count > 1 else ''}")
-            calls, memory[count] = _engines(network, x, count, peer if with_onnxruntime else None)
+            numbers = {"precision": precision, "accumulate": accumulate}
+            ours, calls = _engines(network, x, count, peer if with_onnxruntime else None, numbers)
+            memory[count], error = ours.memory, max(error, ours.error)
             reference = calls["torch"]()
             differences = {name: float((call() - reference).abs().max()) for name, call in calls.items()}
             progress.stage(f"timing, {count} thread{'s' if count > 1 else ''}")
             timings = interleaved(calls, rounds=runs, progress=show_round)
-        ours = timings[OURS].median_ms
+        fastest = timings[OURS].median_ms
         latencies += [
-            Latency(name, count, **asdict(timing), ratio=timing.median_ms / ours, max_difference=differences[name])
+            Latency(name, count, **asdict(timing), ratio=timing.median_ms / fastest, max_difference=differences[name])
             for name, timing in timings.items()
         ]
     shown = None if weights is None else str(weights)
     machine = asdict(this_machine())
-    return Benchmark(model, shown, shape, _sparsity(network), machine, tuple(latencies), memory)
+    return Benchmark(model, shown, shape, _sparsity(network), machine, tuple(latencies), memory, precision, error)
 
 
 def _engines(
-    network: nn.Module, x: Tensor, threads: int, peer: nn.Module | str | None
-) -> tuple[dict[str, Callable[[], Tensor]], Memory]:
-    """A call of each engine on ``x``, by the engine's name, with ONNX Runtime on ``peer``; and the memory of ours."""
+    network: nn.Module, x: Tensor, threads: int, peer: nn.Module | str | None, numbers: dict[str, Any]
+) -> tuple[CompiledModel, dict[str, Callable[[], Tensor]]]:
+    """Our compiled network, and a call of each engine on ``x``, by the engine's name, with ONNX Runtime on ``peer``.
+
+    ``numbers`` are the options of our engine's precision.
+    """
     import torch
 
     import flexgroup
     from flexgroup.report import onnxruntime_session, torch_session
 
-    sparse = flexgroup.compile(network, (x,), threads=threads)
-    dense = flexgroup.compile(network, (x,), threads=threads, sparse=False)
+    sparse = flexgroup.compile(network, (x,), threads=threads, **numbers)
+    dense = flexgroup.compile(network, (x,), threads=threads, sparse=False, **numbers)
     eager = torch_session(network)
     calls = {OURS: lambda: sparse(x), f"{OURS}, dense": lambda: dense(x), "torch": lambda: eager(x)}
+    if sparse.precision != "fp32":
+        single = flexgroup.compile(network, (x,), threads=threads)
+        calls[f"{OURS}, fp32"] = lambda: single(x)
     if peer is not None:
         session, array = onnxruntime_session(peer, x, threads), x.numpy()
         calls["onnxruntime"] = lambda: torch.from_numpy(session(array))
-    return calls, sparse.memory
+    return sparse, calls
 
 
 def _sparsity(network: nn.Module) -> float:
@@ -194,7 +214,9 @@ def _in_words(ratio: float) -> str:
 
 def _print(result: Benchmark) -> None:
     shape = "x".join(map(str, result.input))
-    table = Table(title=f"{escape(result.model)}, {100 * result.sparsity:.1f} % zeros, input {shape}, fp32")
+    table = Table(
+        title=f"{escape(result.model)}, {100 * result.sparsity:.1f} % zeros, input {shape}, {result.precision}"
+    )
     for heading in ("engine", "threads", "median ms", "p10", "p90", "flexgroup is", "differs by"):
         table.add_column(heading, justify="left" if heading == "engine" else "right")
     threads = None
@@ -209,6 +231,8 @@ def _print(result: Benchmark) -> None:
     console.print(table)
     for threads, memory in result.memory.items():
         console.print(f"{OURS}, {threads} thread{'s' if threads > 1 else ''}: {memory}", highlight=False)
+    if result.precision != "fp32":
+        console.print(f"{OURS} differs from fp32 by {result.error:.1e} of the largest output", highlight=False)
     machine = result.machine
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     console.print(f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}; {versions}", highlight=False)

@@ -11,10 +11,12 @@ import typer
 
 from flexgroup.cli._network import open_network
 from flexgroup.cli._options import (
+    AccumulateOption,
     FileArgument,
     InputOption,
     JsonOption,
     ModelOption,
+    PrecisionOption,
     WeightsOption,
     chosen_model,
     parse_shape,
@@ -34,6 +36,8 @@ def export(
         str, typer.Option("--target", help="host, aarch64-android, aarch64-ios, x86-64-avx2, wasm32, ...")
     ] = "host",
     name: Annotated[str, typer.Option("--name", help="Prefix of the C functions; by default the model's name.")] = "",
+    precision: PrecisionOption = "fp32",
+    accumulate: AccumulateOption = "",
     input_shape: InputOption = "",
     force: Annotated[bool, typer.Option("--force", help="Write into a folder that is not empty.")] = False,
     as_json: JsonOption = False,
@@ -56,6 +60,8 @@ def export(
             target=target,
             name=name or _name_of(chosen),
             shape=parse_shape(input_shape),
+            precision=precision,
+            accumulate=accumulate or None,
             force=force,
             progress=progress,
         )
@@ -79,6 +85,8 @@ def run_export(
     target: str = "host",
     name: str = "network",
     shape: tuple[int, ...] | None = None,
+    precision: str = "fp32",
+    accumulate: str | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> ExportedFiles:
@@ -94,7 +102,16 @@ def run_export(
     network, shape = open_network(model, weights, shape)
     progress.stage(f"compiling for {target}")
     example = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
-    return deploy.export(network, (example,), out, target=target, name=name, force=force)
+    return deploy.export(
+        network,
+        (example,),
+        out,
+        target=target,
+        name=name,
+        precision=precision,
+        accumulate=accumulate,
+        force=force,
+    )
 
 
 def _print(files: ExportedFiles) -> None:

@@ -22,9 +22,18 @@ WeightsOption: TypeAlias = Annotated[
         help="Weights: .safetensors or a PyTorch checkpoint; your own function may load its own.",
     ),
 ]
-DataOption: TypeAlias = Annotated[str, typer.Option("--data", help="Data set: digits, or cifar10:FOLDER.")]
+DataOption: TypeAlias = Annotated[
+    str, typer.Option("--data", help="Data set: digits, cifar10:FOLDER or imagenet:FOLDER.")
+]
 InputOption: TypeAlias = Annotated[
     str, typer.Option("--input", help="Shape with batch; needed for package.module:function.")
+]
+PrecisionOption: TypeAlias = Annotated[
+    str, typer.Option("--precision", help="How numbers are stored: fp32, or fp16, with a difference that is reported.")
+]
+AccumulateOption: TypeAlias = Annotated[
+    str,
+    typer.Option("--accumulate", help="What fp16 numbers are added in: fp16 or fp32; by default as the target can."),
 ]
 JsonOption: TypeAlias = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")

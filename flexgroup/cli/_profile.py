@@ -11,10 +11,12 @@ import typer
 from flexgroup._errors import FlexgroupError
 from flexgroup.cli._network import open_network
 from flexgroup.cli._options import (
+    AccumulateOption,
     FileArgument,
     InputOption,
     JsonOption,
     ModelOption,
+    PrecisionOption,
     WeightsOption,
     check_at_least,
     chosen_model,
@@ -36,6 +38,8 @@ def profile(
     trace: Annotated[
         Path | None, typer.Option("--trace", help="Write one run as a timeline for Perfetto (JSON).", metavar="FILE")
     ] = None,
+    precision: PrecisionOption = "fp32",
+    accumulate: AccumulateOption = "",
     input_shape: InputOption = "",
     runs: Annotated[int, typer.Option("--runs", help="Runs of which the medians are shown.")] = 50,
     as_json: JsonOption = False,
@@ -55,6 +59,8 @@ def profile(
             threads=threads,
             dense=dense,
             shape=parse_shape(input_shape),
+            precision=precision,
+            accumulate=accumulate or None,
             runs=runs,
             trace=trace,
         )
@@ -73,6 +79,8 @@ def run_profile(
     threads: int = 1,
     dense: bool = False,
     shape: tuple[int, ...] | None = None,
+    precision: str = "fp32",
+    accumulate: str | None = None,
     runs: int = 50,
     trace: Path | None = None,
 ) -> tuple[Profile, Explanation]:
@@ -93,7 +101,9 @@ def run_profile(
 
     network, shape = open_network(model, weights, shape)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    compiled = flexgroup.compile(network, (x,), threads=threads, sparse=not dense)
+    compiled = flexgroup.compile(
+        network, (x,), threads=threads, sparse=not dense, precision=precision, accumulate=accumulate
+    )
     try:
         result = compiled.profile(x, rounds=runs)
     finally:

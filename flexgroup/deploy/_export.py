@@ -13,8 +13,9 @@ from flexgroup.deploy._folder import check_folder, write_files
 from flexgroup.deploy._header import header
 from flexgroup.deploy._object import compile_object
 from flexgroup.engine import CompiledModel, Plan, plan_graph
-from flexgroup.engine._compiled import TOLERANCE, difference
-from flexgroup.kernels import host_target, target_named
+from flexgroup.engine._compiled import difference
+from flexgroup.engine._precision import TOLERANCES, advice, element_for, precision_of
+from flexgroup.kernels import F32, host_target, target_named
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +38,7 @@ class ExportedFiles:
     macs: int  # multiply-accumulates that are executed for one image
     dense_macs: int
     error: float  # largest difference to torch on the example, relative to the largest output
+    precision: str = "fp32"  # how activations and weights are stored
 
 
 def export(
@@ -46,6 +48,8 @@ def export(
     *,
     target: str = "host",
     name: str = "network",
+    precision: str = "fp32",
+    accumulate: str | None = None,
     force: bool = False,
 ) -> ExportedFiles:
     """Compile ``model`` ahead of time into ``out/NAME.o`` and ``out/NAME.h``, using the zeros in its weights.
@@ -55,13 +59,14 @@ def export(
     image.
     ``target`` is "host" or a name such as "aarch64-android". The object defines ``NAME_run`` and ``NAME_prepare``,
     which the header describes; it needs no library, allocates nothing and has no state. It runs on the caller's thread.
+    ``precision`` and ``accumulate`` are as for `flexgroup.compile`; the arrays of inputs and outputs are float32.
 
     Before anything is written, the very plan that is exported runs on this machine, in code for its own processor,
     and is compared with torch on the example.
 
     ``out`` must be new or empty, unless ``force`` is set: then the two files are replaced, and others stay.
-    Raises `FlexgroupError` for an unknown target, a name that C does not allow, a folder that exists, and whatever
-    `flexgroup.compile` refuses; then nothing is written.
+    Raises `FlexgroupError` for an unknown target, a precision that it does not have, a name that C does not allow, a
+    folder that exists, and whatever `flexgroup.compile` refuses; then nothing is written.
     """
     from flexgroup.graph import optimize, read_network
 
@@ -70,9 +75,10 @@ def export(
             f"name {name!r} cannot begin C identifiers; use up to 64 letters, digits and underscores, a letter first"
         )
     chosen = host_target() if target == "host" else target_named(target)
+    element = element_for(chosen, precision, accumulate)
     folder = check_folder(Path(out), force)
     graph, module, inputs = read_network(model, example)
-    plan = plan_graph(optimize(graph), chosen)
+    plan = plan_graph(optimize(graph), chosen, element=element)
     error = _check(plan, module, inputs)
     code, text = compile_object(plan, name), header(plan, name)
     write_files(folder, {f"{name}.o": code, f"{name}.h": text.encode()}, force)
@@ -88,6 +94,7 @@ def export(
         macs=sum(step.macs for step in plan.steps),
         dense_macs=sum(step.dense_macs for step in plan.steps),
         error=error,
+        precision=precision,
     )
 
 
@@ -95,20 +102,27 @@ def _check(plan: Plan, model: torch.nn.Module, example: tuple[torch.Tensor, ...]
     """The difference to torch when this machine runs the same steps on the same constants; raises if it is too large.
 
     A plan depends on the length of vectors and the number of registers only, and LLVM splits vectors that are longer
-    than the machine's, so a stand-in with the target's numbers and this machine's instructions runs any plan.
+    than the machine's, so a stand-in with the target's numbers and this machine's instructions runs any plan. Where
+    this machine has no fp16 arithmetic, its results are rounded to fp16 one by one.
     """
-    wanted = plan.target
+    wanted, here = plan.target, host_target()
+    if plan.element != F32 and not here.half:
+        raise FlexgroupError(
+            f"this machine has no instructions for fp16 numbers, so that the network for {wanted.name} cannot be "
+            "checked here; export it on one that has, or use precision='fp32'"
+        )
     stand_in = replace(
-        host_target(), vector_bytes=wanted.vector_bytes, vector_registers=wanted.vector_registers, name=wanted.name
+        here, vector_bytes=wanted.vector_bytes, vector_registers=wanted.vector_registers, name=wanted.name
     )
     compiled = CompiledModel(replace(plan, target=stand_in), 0.0)
     try:
         error = difference(model, compiled, example)
     finally:
         compiled.close()
-    if not error <= TOLERANCE:
+    tolerance = TOLERANCES[precision_of(plan.element)]
+    if not error <= tolerance:
         raise FlexgroupError(
             f"the network compiled for {wanted.name} differs from torch by {error:.2e} of the largest output on the "
-            f"example, more than {TOLERANCE:g}; nothing was written; please report this with the model"
+            f"example, more than {tolerance:g}; nothing was written; {advice(plan.element)}"
         )
     return error

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from flexgroup import __version__
 from flexgroup.engine._plan import ALIGNMENT, Plan, Port
+from flexgroup.engine._precision import in_words
 
 _AXES = {1: "features", 3: "channels, height, width"}
 
@@ -61,6 +62,7 @@ def _description(plan: Plan, name: str) -> list[str]:
         *_port_lines("input", plan.inputs),
         *_port_lines("output", plan.outputs),
         "layout     NCHW float32: the last axis is adjacent in memory; one image a call",
+        f"precision  {in_words(plan.element, target)}",
         f"target     {target.name} ({target.triple}), for processors with the instructions of {processor}",
         f"workspace  {plan.arena_bytes:,} bytes of the caller's, aligned to {ALIGNMENT}; used by nobody else meanwhile",
         f"constants  {plan.constants.nbytes:,} bytes, read-only, in {name}.o",

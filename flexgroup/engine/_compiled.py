@@ -23,7 +23,7 @@ from flexgroup.engine._lower import Lowering
 from flexgroup.engine._machine import measured_machine
 from flexgroup.engine._native import Program
 from flexgroup.engine._plan import Plan, Port
-from flexgroup.engine._precision import with_conversions
+from flexgroup.engine._precision import TOLERANCES, advice, check_range, element_for, precision_of, with_conversions
 from flexgroup.engine._predict import predicted_seconds
 from flexgroup.engine._profile import Profile, profile_rows
 from flexgroup.engine._steps import StepBuilder
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import torch
 
 TRACED_ROUNDS = 9
-TOLERANCE = 1e-4  # of the largest output: far above rounding, far below any mistake
+TOLERANCE = TOLERANCES["fp32"]
 
 
 def plan_graph(
@@ -52,8 +52,11 @@ def plan_graph(
 
     ``sparse=False`` runs every convolution as dense code, zeros or not: the baseline of a speed-up. ``chooser`` picks
     the kernel of every convolution, by default the cheapest at ``costs``, which are the target's defaults unless given.
-    ``element`` is how activations and weights are stored and computed with.
+    ``element`` is how activations and weights are stored and computed with. Raises `FlexgroupError` for networks that
+    it is too narrow for.
     """
+    if element.bytes < F32.bytes:
+        check_range(graph)
     costs = with_conversions(costs or default_costs(target), element)
     layout = Layout(target.lanes(element), element.bytes, threads)
     lowering = Lowering(graph, layout, has_depthwise=bool(target.triple))
@@ -99,7 +102,7 @@ class CompiledModel:
     def __init__(self, plan: Plan, error: float) -> None:
         self.plan = plan
         self.error = error
-        """Largest difference to torch on the example, relative to the largest output."""
+        """Largest difference to torch, in fp32, on the example, relative to the largest output."""
         self._program = Program(plan)
 
     def __call__(self, *inputs: Any) -> Any:
@@ -128,6 +131,11 @@ class CompiledModel:
         return profile_rows(self.plan, seconds, first=first, traced=traced, machine=measured_machine())
 
     @property
+    def precision(self) -> str:
+        """How activations and weights are stored: "fp32" or "fp16"."""
+        return precision_of(self.plan.element)
+
+    @property
     def memory(self) -> Memory:
         """Bytes of activations and of constants (weights and tables) that this network holds."""
         return memory_of(self.plan)
@@ -141,8 +149,8 @@ class CompiledModel:
         return predicted_seconds(self.plan)
 
     def explain(self) -> Explanation:
-        """For every layer what was chosen and why."""
-        return explain_plan(self.plan)
+        """For every layer what was chosen and why, and what is computed in which precision."""
+        return explain_plan(self.plan, self.error)
 
     def close(self) -> None:
         """Stop the worker threads. The model cannot be called afterwards."""
@@ -156,39 +164,46 @@ def compile(
     threads: int = 1,
     target: str = "host",
     sparse: bool = True,
-    tolerance: float = TOLERANCE,
+    precision: str = "fp32",
+    accumulate: str | None = None,
+    tolerance: float | None = None,
 ) -> CompiledModel:
     """Compile ``model`` to native code for this machine, using the zeros in its weights.
 
     ``model`` is a torch module, or an ONNX file: its path, which ends in ``.onnx``, or its bytes. ``example`` is a
     tuple of inputs, batch first: it fixes every shape but the batch; an ONNX file that declares its sizes needs none.
     ``threads`` cores share each layer. ``target`` is "host" or the name of an x86-64 level to restrict the code to
-    ("x86-64-avx2", "x86-64"). ``sparse=False`` ignores zeros: dense code from the same engine, to compare with. The
-    result is run on the example and compared with torch; a difference beyond ``tolerance`` times the largest output is
-    an error.
+    ("x86-64-avx2", "x86-64"). ``sparse=False`` ignores zeros: dense code from the same engine, to compare with.
+    ``precision="fp16"`` stores activations and weights in 16 bits; inputs and outputs stay float32. ``accumulate`` is
+    what such numbers are multiplied and added in, "fp16" or "fp32"; left out, fp16 where the target has instructions
+    for it, and fp32 elsewhere. Long sums are kept in fp32 in any case.
+    The result is run on the example and compared with torch in fp32; a difference beyond ``tolerance`` times the
+    largest output, by default 1e-4, or 2e-2 in fp16, is an error.
 
-    Raises `FlexgroupError` for a model that cannot be exported, operators that are not supported (all of them at once)
-    and results that disagree.
+    Raises `FlexgroupError` for a model that cannot be exported, operators that are not supported (all of them at once),
+    a precision that the target does not have, weights beyond its range, and results that disagree.
     """
     if not isinstance(threads, int) or threads < 1:
         raise FlexgroupError(f"threads={threads!r}; give the number of cores to use, 1 or more")
     chosen = host_target() if target == "host" else target_named(target)
-    compiled, keys = _compile(model, example, chosen, threads=threads, sparse=sparse, keep=True)
+    element = element_for(chosen, precision, accumulate)
+    tolerance = TOLERANCES[precision] if tolerance is None else tolerance
+    compiled, keys = _compile(model, example, chosen, threads=threads, sparse=sparse, element=element, keep=True)
     if keys.plan is not None and not compiled.error <= tolerance:
         compiled.close()
         keys.forget()
-        compiled, _ = _compile(model, example, chosen, threads=threads, sparse=sparse, keep=False)
+        compiled, _ = _compile(model, example, chosen, threads=threads, sparse=sparse, element=element, keep=False)
     if not compiled.error <= tolerance:
         compiled.close()
         raise FlexgroupError(
             f"the compiled network differs from torch by {compiled.error:.2e} of the largest output on the example, "
-            f"more than tolerance={tolerance:g}; please report this with the model"
+            f"more than tolerance={tolerance:g}; {advice(element)}"
         )
     return compiled
 
 
 def _compile(
-    model: Any, example: Any, target: Target, *, threads: int, sparse: bool, keep: bool
+    model: Any, example: Any, target: Target, *, threads: int, sparse: bool, element: Element, keep: bool
 ) -> tuple[CompiledModel, Keys]:
     """The compiled network with its error, and the keys under which its graph and plan are kept if ``keep``."""
     from flexgroup.graph import GraphModule, is_onnx, optimize, read_network
@@ -197,12 +212,13 @@ def _compile(
     if is_onnx(model) or isinstance(model, GraphModule) or example is None:
         _, module, inputs = read_network(model, example)
     costs = machine_costs(target)
-    keys = keys_of(module, inputs, target, threads=threads, sparse=sparse, costs=costs) if keep else Keys()
+    how: dict[str, Any] = {"threads": threads, "sparse": sparse, "costs": costs, "element": element}
+    keys = keys_of(module, inputs, target, **how) if keep else Keys()
 
     def graph() -> Graph:
         return kept(GRAPH, keys.graph, lambda: optimize(read_network(module, inputs)[0]), Graph)
 
-    plan = kept(PLAN, keys.plan, lambda: plan_graph(graph(), target, threads=threads, sparse=sparse, costs=costs), Plan)
+    plan = kept(PLAN, keys.plan, lambda: plan_graph(graph(), target, **how), Plan)
     compiled = CompiledModel(plan, 0.0)
     try:
         compiled.error = difference(module, compiled, inputs)

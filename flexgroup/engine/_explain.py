@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from flexgroup.engine._machine import measured_machine
 from flexgroup.engine._plan import Plan, Step
-from flexgroup.kernels import runs_here
+from flexgroup.engine._precision import in_words
+from flexgroup.kernels import F32, runs_here
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,16 @@ class LayerChoice:
 class Explanation:
     """What was chosen for every layer that has weights; ``print`` shows it as a table.
 
-    ``chains`` are the names of all steps of each chain, layers without weights among them.
+    ``chains`` are the names of all steps of each chain, layers without weights among them. ``precision`` says how
+    numbers are stored and computed with, ``error`` is the largest difference to torch, in fp32, on the example,
+    relative to the largest output.
     """
 
     layers: tuple[LayerChoice, ...]
     chains: tuple[tuple[str, ...], ...] = ()
     memory: Memory | None = None
+    precision: str = ""
+    error: float | None = None
 
     def __str__(self) -> str:
         width = max((len(layer.name) for layer in self.layers), default=5)
@@ -64,6 +69,9 @@ class Explanation:
                 f"{cost}{layer.kernel}{calls}: {layer.reason or 'the only kernel for this layer'}"
             )
         lines += [f"band by band: {', '.join(names)}" for names in self.chains]
+        if self.precision:
+            differs = "" if self.error is None else f"; differs from torch by {self.error:.1e} of the largest output"
+            lines.append(f"precision: {self.precision}{differs}")
         return "\n".join(lines if self.memory is None else [*lines, f"memory: {self.memory}"])
 
 
@@ -80,8 +88,8 @@ def memory_of(plan: Plan) -> Memory:
     return Memory(plan.arena_bytes, int(plan.constants.nbytes))
 
 
-def explain_plan(plan: Plan) -> Explanation:
-    """The choices of a plan."""
+def explain_plan(plan: Plan, error: float | None = None) -> Explanation:
+    """The choices of a plan; ``error`` is what was measured of the compiled network."""
     layers: list[LayerChoice] = []
     chains: dict[int, list[str]] = {}
     for name, numbered in by_layer(plan).items():
@@ -90,7 +98,8 @@ def explain_plan(plan: Plan) -> Explanation:
             chains.setdefault(chain, []).append(name)
         if any(step.dense_macs for step in steps):
             layers.append(_choice(plan, name, steps))
-    return Explanation(tuple(layers), tuple(map(tuple, chains.values())), memory_of(plan))
+    said = in_words(plan.element, plan.target)
+    return Explanation(tuple(layers), tuple(map(tuple, chains.values())), memory_of(plan), said, error)
 
 
 def _choice(plan: Plan, name: str, steps: list[Step]) -> LayerChoice:
@@ -113,4 +122,4 @@ def _microseconds(plan: Plan, slots: float) -> float:
     """What the cost model's unit is on this machine: a vector multiply-add at its measured peak."""
     if not slots or not plan.target.triple or not runs_here(plan.target):
         return 0.0
-    return 1e6 * slots * 2 * plan.target.lanes(plan.element) / measured_machine().peak
+    return 1e6 * slots * 2 * plan.target.lanes(F32) / measured_machine().peak

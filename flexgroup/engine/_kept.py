@@ -11,7 +11,7 @@ import flexgroup
 from flexgroup.engine._cache import LARGEST, content_key, source_digest, this_cache
 from flexgroup.engine._costs import Costs
 from flexgroup.engine._serial import from_bytes, to_bytes
-from flexgroup.kernels import Target
+from flexgroup.kernels import Element, Target
 
 if TYPE_CHECKING:
     import torch
@@ -67,6 +67,7 @@ def keys_of(
     threads: int,
     sparse: bool,
     costs: Costs,
+    element: Element,
 ) -> Keys:
     """The keys of what ``model`` compiles to; none where the cache is off or no digest of the model can be told."""
     from flexgroup.engine._fingerprint import fingerprint
@@ -78,4 +79,6 @@ def keys_of(
     if model_digest is None:
         return Keys()
     graph = content_key([model_digest, flexgroup.__version__, reading])
-    return Keys(graph, content_key([graph, repr(target), str(threads), str(sparse), repr(costs), planning]))
+    return Keys(
+        graph, content_key([graph, repr(target), str(threads), str(sparse), repr(costs), repr(element), planning])
+    )

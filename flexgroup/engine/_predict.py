@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from flexgroup.engine._machine import Machine, measured_machine
 from flexgroup.engine._plan import Plan, Step
-from flexgroup.kernels import runs_here
+from flexgroup.kernels import F32, runs_here
 
 BARRIER_SECONDS = 300e-9  # until the last thread has heard that the others are ready
 
 
 def slot_seconds(plan: Plan, machine: Machine) -> float:
-    """Seconds of one slot: a vector multiply-add of one core at its measured peak."""
-    return 2 * plan.target.lanes(plan.element) / machine.peak
+    """Seconds of one slot: a vector multiply-add of one core at its peak, which was measured with fp32 numbers."""
+    return 2 * plan.target.lanes(F32) / machine.peak
 
 
 def step_seconds(step: Step, plan: Plan, machine: Machine) -> float:

@@ -17,7 +17,7 @@ from flexgroup.engine._costs import Costs, default_costs
 from flexgroup.engine._kept import GRAPH, PLAN, Keys, kept, keys_of
 from flexgroup.engine._serial import to_bytes
 from flexgroup.graph import Clamp
-from flexgroup.kernels import host_target
+from flexgroup.kernels import F32, host_target
 
 X = torch.linspace(-1, 1, 3 * 9 * 9).reshape(1, 3, 9, 9)
 
@@ -96,7 +96,8 @@ def test_what_cannot_be_told_is_not_kept(folder, work):
 def test_a_kept_plan_that_computes_something_else_is_noticed_and_replaced(folder, work):
     good = flexgroup.compile(network(), (X,))
     other = flexgroup.compile(network(1), (X,))
-    keys = keys_of(network(), (X,), host_target(), threads=1, sparse=True, costs=default_costs(host_target()))
+    costs = default_costs(host_target())
+    keys = keys_of(network(), (X,), host_target(), threads=1, sparse=True, costs=costs, element=F32)
     this_cache().put(PLAN, keys.plan, to_bytes(other.plan))
     work.clear()
     compiled = flexgroup.compile(network(), (X,))
