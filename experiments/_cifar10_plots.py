@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
 from flexgroup.report._style import COLOURS, GREY, INK, MARKERS, SOFT, png
 
@@ -41,7 +41,7 @@ def sparsity_plot(results: Sequence[Result], recipe: str) -> bytes:
     def draw(figure: Figure) -> None:
         for axes, shapes in _panels(figure, runs):
             _draw_shapes(axes, shapes, line)
-            _draw(axes, line("1x1", "aligned"), INK, "", "-", filled=True)
+            _draw(axes, line("1x1", "aligned"), INK, "h", "-", filled=True)
             others = _draw_low(axes, line("filter", "aligned"), "whole filters")
             axes.set_xticks([-math.log2(1 - s) for s in sparsities], [f"{100 * s:g}" for s in sparsities])
             axes.set_xlabel("weights pruned (%)")
@@ -65,7 +65,7 @@ def latency_plot(results: Sequence[Result], recipe: str) -> bytes:
         for axes, shapes in _panels(figure, runs):
             axes.plot(*_points(front), color=FRONT, linewidth=7, alpha=0.6, zorder=1)
             _draw_shapes(axes, shapes, line)
-            _draw(axes, line("1x1", "aligned"), INK, "", "-", filled=True)
+            _draw(axes, line("1x1", "aligned"), INK, "h", "-", filled=True)
             axes.plot(*_points(front_of(small)), color=GREY, linestyle=":", zorder=2)
             axes.plot(*_points(small), "X", color=GREY, markersize=8, markeredgecolor="white", zorder=3)
             others = _draw_low(axes, line("filter", "aligned"), "whole filters")
@@ -163,7 +163,7 @@ def _draw(axes: Axes, places: Sequence[Place], colour: str, marker: str, style: 
         [place.error.value for place in places],
         yerr=[place.error.deviation or 0.0 for place in places],
         color=colour,
-        marker=marker or None,
+        marker=marker,
         linestyle=style,
         linewidth=2 if filled else 1.4,
         markersize=6.5,
@@ -180,10 +180,10 @@ def _draw_low(axes: Axes, line: Sequence[Place], name: str) -> list[Line2D]:
     if not line:
         return []
     top = 1.3 * axes.get_ylim()[1]
-    _draw(axes, [place for place in line if place.error.value <= top], SOFT, "P", ":", filled=True)
+    _draw(axes, [place for place in line if place.error.value <= top], SOFT, "p", ":", filled=True)
     values = [place.error.value for place in line]
     span = f"{min(values):.0f} %" if len(values) == 1 else f"{min(values):.0f} to {max(values):.0f} %"
-    return [_sample(f"{name}: {span}", SOFT, "P", ":")]
+    return [_sample(f"{name}: {span}", SOFT, "p", ":")]
 
 
 def _name_shapes(axes: Axes, shapes: Sequence[str], where: str) -> None:
@@ -195,7 +195,7 @@ def _name_shapes(axes: Axes, shapes: Sequence[str], where: str) -> None:
 
 
 def _sample(name: str, colour: str, marker: str, style: str) -> Line2D:
-    return Line2D([], [], color=colour, marker=marker or None, linestyle=style, markeredgecolor="white", label=name)
+    return Line2D([], [], color=colour, marker=marker, linestyle=style, markeredgecolor="white", label=name)
 
 
 def _points(line: Sequence[Place]) -> tuple[list[float], list[float]]:
@@ -213,11 +213,14 @@ def _plain_ticks(axis: Axis, digits: Sequence[float]) -> None:
 def _finish(figure: Figure, measure: str, others: Sequence[Line2D]) -> None:
     first = figure.axes[0]
     first.set_yscale("log")
+    low, high = first.get_ylim()
     _plain_ticks(first.yaxis, (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9))
+    if high < 2 * low:
+        first.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     first.set_ylabel(f"{measure} error (%, log scale)")
     styles = [
         Line2D([], [], color=SOFT, linestyle="-", marker="o", markeredgecolor="white", label="unaligned"),
         Line2D([], [], color=SOFT, linestyle="--", linewidth=1.4, marker="o", markerfacecolor="white", label="aligned"),
-        _sample("fine-grained", INK, "", "-"),
+        _sample("fine-grained", INK, "h", "-"),
     ]
     figure.legend(handles=[*styles, *others], loc="outside upper left", ncols=4)
