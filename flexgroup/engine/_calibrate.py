@@ -33,10 +33,10 @@ from flexgroup.kernels import F32, Target, host_target
 
 VARIABLE = "FLEXGROUP_COSTS"
 ROUNDS = 100
-LARGEST_FACTOR = 8.0  # between a fitted constant and the default
+LARGEST_FACTOR = 4.0  # between a fitted constant and the default
 PRIOR = 0.02  # the weight of the defaults, beside the steps': it decides what no step tells
 WORST_ERROR = 0.4  # of the logarithms, root mean square: a fit that is worse is none
-BRIEF = 1e-6  # seconds: steps that take less count less
+BRIEF = 3e-6  # seconds: steps that take less count less
 
 _Rate = npt.NDArray[np.float64]
 
@@ -63,10 +63,10 @@ def _conv(channels: int, form: str, rows: int, share: float = 1.0, size: int = 1
 
 INPUT = (16, 112, 112)
 PROBES = (
-    _conv(32, "dense", 4),  # 112 x 112: images that leave the second-level cache
-    Probe("depthwise", 32, 3),
-    _conv(32, "strip", 4, 0.3),
-    Probe("depthwise", 32, 3, 2),  # 56 x 56
+    _conv(64, "dense", 4),  # 112 x 112: images that leave the second-level cache
+    Probe("depthwise", 64, 3),
+    _conv(64, "strip", 4, 0.1),
+    Probe("depthwise", 64, 3, 2),  # 56 x 56
     _conv(24, "strip", 4, 0.2),
     _conv(64, "strip", 2, 0.1),
     _conv(64, "strip", 4, 0.2, 3),
@@ -147,7 +147,7 @@ def fitted(estimates: Sequence[Estimate], slots: _Rate, usual: Costs, brief: flo
     """
     names = [field.name for field in fields(Costs)]
     start = np.log([getattr(usual, name) for name in names])
-    weights = np.sqrt(slots / (slots + brief))
+    weights = slots / (slots + brief)
     pull = np.sqrt(PRIOR * len(slots) / len(names))
 
     def costs_at(point: _Rate) -> Costs:
