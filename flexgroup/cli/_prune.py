@@ -9,7 +9,8 @@ import typer
 
 from flexgroup.cli._options import DataOption, JsonOption, ModelOption, WeightsOption
 from flexgroup.cli._output import Progress, print_json, working
-from flexgroup.cli._pruning_run import PruneConfig, run_prune
+from flexgroup.cli._prune_config import PruneConfig, parse_options
+from flexgroup.cli._pruning_run import main_process, run_prune
 
 
 def prune(
@@ -33,7 +34,46 @@ def prune(
     ] = "",
     lr: Annotated[float, typer.Option("--lr", help="Highest learning rate.")] = 0.05,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Images in one training step.")] = 128,
-    bf16: Annotated[bool, typer.Option("--bf16/--fp32", help="Fine-tune in bfloat16, often faster.")] = False,
+    optimizer: Annotated[str, typer.Option("--optimizer", help="Any of torch.optim: sgd, adamw, ...")] = "sgd",
+    optimizer_option: Annotated[
+        list[str] | None, typer.Option("--optimizer-option", help="NAME=VALUE for the optimizer; repeatable.")
+    ] = None,
+    lr_schedule: Annotated[
+        str,
+        typer.Option(
+            "--lr-schedule",
+            help="cosine, linear, constant, polynomial, exponential, step or restarts; after a warm-up.",
+        ),
+    ] = "cosine",
+    lr_option: Annotated[
+        list[str] | None, typer.Option("--lr-option", help="NAME=VALUE for the LR schedule; repeatable.")
+    ] = None,
+    label_smoothing: Annotated[float, typer.Option("--label-smoothing", help="Share of the label spread out.")] = 0.0,
+    clip: Annotated[float | None, typer.Option("--clip", help="Largest norm of the gradients.")] = None,
+    accumulate: Annotated[
+        int, typer.Option("--accumulate", help="Work through a batch in so many parts: less memory.")
+    ] = 1,
+    precision: Annotated[
+        str, typer.Option("--precision", help="auto (the faster of fp32 and bf16, measured), fp32, bf16 or fp16.")
+    ] = "auto",
+    distill: Annotated[
+        float, typer.Option("--distill", help="Share of the loss that compares with the dense network, 0 to 1.")
+    ] = 0.0,
+    temperature: Annotated[float, typer.Option("--temperature", help="Of the distillation.")] = 4.0,
+    validation: Annotated[
+        int,
+        typer.Option(
+            "--validation",
+            help="Training images to hold out and measure on; the test images are read at the end. 0: no such images.",
+        ),
+    ] = 0,
+    checkpoint_every: Annotated[
+        int | None, typer.Option("--checkpoint-every", help="Steps between checkpoints; by default, one an epoch.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the unfinished run into --out.")] = False,
+    tracker: Annotated[
+        list[str] | None, typer.Option("--tracker", help="tensorboard, or another of Accelerate's; repeatable.")
+    ] = None,
     reestimate: Annotated[
         bool, typer.Option(help="Without fine-tuning: measure batch-norm statistics again after pruning.")
     ] = True,
@@ -44,13 +84,17 @@ def prune(
 ) -> None:
     """Prune a trained network in groups, fine-tune it, and save it as plain weights with zeros.
 
+    A run that was stopped or killed goes on with the same options and --resume. Several processes or machines train
+    together under torchrun or accelerate launch.
+
     \b
-    Example:
+    Examples:
       flexgroup prune --model resnet20 --weights W.safetensors
           --data cifar10:data --groups 4x1 --unaligned rows
           --sparsity 0.9 --epochs 10 --out RUN
+      torchrun --nproc-per-node 2 --no-python flexgroup prune ...
     """
-    progress, noted = Progress(shown=True), list[str]()
+    progress, noted = Progress(shown=main_process()), list[str]()
     with working(progress, noted):
         config = PruneConfig(
             model=model,
@@ -67,12 +111,33 @@ def prune(
             schedule=schedule or ("cubic" if epochs else "oneshot"),
             lr=lr,
             batch_size=batch_size,
-            bf16=bf16,
             reestimate=reestimate and not epochs,
             seed=seed,
             threads=threads,
+            optimizer=optimizer,
+            optimizer_options=parse_options(optimizer_option, "--optimizer-option"),
+            lr_schedule=lr_schedule,
+            lr_options=parse_options(lr_option, "--lr-option"),
+            label_smoothing=label_smoothing,
+            clip=clip,
+            accumulate=accumulate,
+            precision=precision,
+            distill=distill,
+            temperature=temperature,
+            validation=validation,
         )
-        record = run_prune(config, out, force=force, progress=progress, warned=noted)
+        record = run_prune(
+            config,
+            out,
+            force=force,
+            resume=resume,
+            checkpoint_every=checkpoint_every,
+            trackers=tuple(tracker or ()),
+            progress=progress,
+            warned=noted,
+        )
+    if not main_process():
+        return
     if as_json:
         print_json({"out": str(out), **record})
     else:

@@ -2,72 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
+import os
+import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flexgroup._errors import FlexgroupError
 from flexgroup.cli._network import check_classifies, load_network
-from flexgroup.cli._options import check_at_least
 from flexgroup.cli._output import Progress
-from flexgroup.cli._run_folder import check_free, run_folder
+from flexgroup.cli._prune_config import PruneConfig
+from flexgroup.cli._run_folder import CHECKPOINTS, CONFIG, TRACKED, check_free, run_folder, unfinished
 
 if TYPE_CHECKING:
-    from torch import nn
+    import torch
+    from torch import Tensor, nn
 
-    from flexgroup.pruning import Epoch, Pruner, Schedule
+    from flexgroup.pruning import Epoch, Metrics, Pruner
     from flexgroup.zoo import ImageData
 
-SCHEDULES = ("cubic", "oneshot")
-CUBIC_SHARE = 0.6  # of the steps; the rest trains the final pattern
-CUBIC_CHOICES = 40
 REESTIMATE_IMAGES = 5_000  # on CIFAR-10, 2,000 and 30,000 give the same to two digits
-
-
-@dataclass(frozen=True)
-class PruneConfig:
-    """Everything that determines the result of a run; ``threads`` 0 leaves the number to PyTorch.
-
-    Raises `FlexgroupError` for what is wrong whatever the model and the data are.
-    """
-
-    model: str
-    weights: str | None
-    data: str
-    groups: str
-    unaligned: str | None
-    sparsity: float
-    budget: str
-    criterion: str
-    targets: tuple[str, ...] | None
-    ignore: tuple[str, ...]
-    epochs: int
-    schedule: str
-    lr: float
-    batch_size: int
-    bf16: bool
-    reestimate: bool
-    seed: int
-    threads: int
-
-    def __post_init__(self) -> None:
-        from flexgroup.groups import Groups
-
-        Groups(self.groups, self.unaligned)
-        check_at_least(self.epochs, 0, "--epochs")
-        check_at_least(self.batch_size, 1, "--batch-size")
-        check_at_least(self.seed, 0, "--seed")
-        check_at_least(self.threads, 0, "--threads")
-        if not 0 < self.lr < float("inf"):
-            raise FlexgroupError(f"--lr {self.lr:g} is not a learning rate; give a number above 0, such as 0.05")
-        if self.schedule not in SCHEDULES:
-            raise FlexgroupError(f"--schedule {self.schedule!r} is unknown; choose {' or '.join(SCHEDULES)}")
-        if self.schedule == "cubic" and not self.epochs:
-            raise FlexgroupError("--schedule cubic prunes while it trains; give --epochs 1 or more, or oneshot")
+POINTS = ("dense", "pruned", "reestimated", "finetuned")
 
 
 def run_prune(
@@ -75,103 +35,165 @@ def run_prune(
     out: Path,
     *,
     force: bool = False,
+    resume: bool = False,
+    checkpoint_every: int | None = None,
+    trackers: Sequence[str] = (),
     progress: Progress | None = None,
     warned: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Prune and fine-tune as ``config`` says; write the folder ``out``, return what its ``run.json`` says.
 
-    ``warned`` is a list that fills with the warnings of the run. Raises `FlexgroupError` before anything is
-    written if the input is wrong; and if the training diverges, after which the partial folder remains.
+    ``resume``: go on with an unfinished run into ``out``; one that is finished is only returned. ``warned`` is a list
+    that fills with the warnings of the run. Under ``torchrun`` all processes call this; the first one writes.
+    Raises `FlexgroupError` before anything is written if the input is wrong; and if the training diverges, after
+    which the partial folder remains.
     """
     import torch
 
     from flexgroup.pruning import Pruner
+    from flexgroup.pruning._accelerate import joined_processes
     from flexgroup.report import torch_threads
-    from flexgroup.zoo import load_data
+    from flexgroup.zoo import load_data, normalisation
 
     progress = progress or Progress()
     began = time.perf_counter()
+    partial = _to_resume(config, out.resolve(), force) if resume else None
+    if isinstance(partial, dict):
+        progress.line(f"{out} is finished")
+        return partial
     out = check_free(out, force)
-    with torch_threads(config.threads or torch.get_num_threads()):
+    device = _device()
+    with joined_processes(device), torch_threads(config.threads or torch.get_num_threads()):
         torch.manual_seed(config.seed)
         network = load_network(config.model, None if config.weights is None else Path(config.weights))
         progress.stage(f"reading {config.data}")
-        data = load_data(config.data)
+        data = load_data(config.data, normalisation(config.model))
         check_classifies(network, config.model, data, config.data)
-        dense = copy.deepcopy(network)
+        data, validation = _split(config, data)
+        network.to(device)
+        run = _Run(config, data, validation, copy.deepcopy(network), network, progress)
         progress.stage("choosing groups")
         selecting = time.perf_counter()
-        pruner = Pruner(
+        run.pruner = Pruner(
             network,
-            _groups(config),
+            config.make_groups(),
             config.sparsity,
             budget=config.budget,
-            schedule=_schedule(config, len(data.train_labels)),
+            schedule=config.make_schedule(len(data.train_labels)),
             criterion=config.criterion,
             targets=config.targets,
             ignore=config.ignore,
         )
         selected = time.perf_counter()
-        with run_folder(out, force) as folder, Metrics(folder / "metrics.jsonl") as metrics:
-            accuracy = _measure(config, dense, network, pruner, data, metrics, progress)
-            pruner.finalize()
-            record = _record(config, network, pruner, accuracy, warned)
+        run.check(checkpoint_every, trackers)
+        with _shared_folder(out, force, partial) as folder:
+            run.measure_all(folder, partial is not None, checkpoint_every, trackers)
+            run.pruner.finalize()
+            record = run.record(warned)
             done = time.perf_counter()
             record["seconds"] = {"choosing": selected - selecting, "total": done - began}
-            _write(folder, network, config, record)
+            if main_process():
+                _write(folder, network, config, record)
+        if main_process():
+            (out / CONFIG).unlink(missing_ok=True)
+            shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
     return record
 
 
-class Metrics:
-    """A file of JSON objects, one a line; each is on disk when `add` returns."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> Metrics:
-        self._file = self._path.open("w", encoding="utf-8")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def add(self, event: str, **values: Any) -> None:
-        self._file.write(json.dumps({"event": event, **values}) + "\n")
-        self._file.flush()
+def main_process() -> bool:
+    """Whether this process writes and prints: the only one, or the first of those that were launched together."""
+    return os.environ.get("RANK", "0") == "0"
 
 
-def _measure(
-    config: PruneConfig,
-    dense: nn.Module,
-    network: nn.Module,
-    pruner: Pruner,
-    data: ImageData,
-    metrics: Metrics,
-    progress: Progress,
-) -> dict[str, float | None]:
-    """Fine-tune; the test accuracy at each point in percent, None for what was left out."""
-    from flexgroup.pruning import accuracy, crop_and_flip, finetune, reestimate_batch_norm
+@dataclass
+class _Run:
+    """The networks and the data of a run, and what has been measured of them: accuracies in percent."""
 
-    test_images, test_labels = data.test()
-    result: dict[str, float | None] = dict.fromkeys(("dense", "pruned", "reestimated", "finetuned"))
+    config: PruneConfig
+    data: ImageData
+    validation: tuple[Tensor, Tensor] | None
+    dense: nn.Module
+    network: nn.Module
+    progress: Progress
+    pruner: Pruner = field(init=False)
+    measured: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys(POINTS))
+    tested: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys(POINTS))
+    precision: str | None = None
 
-    def measure(key: str, model: nn.Module) -> None:
-        progress.stage(f"measuring the accuracy ({key})")
-        value = result[key] = accuracy(model, test_images, test_labels)
-        metrics.add(key, accuracy=value, sparsity=0.0 if model is dense else pruner.sparsity)
-        progress.line(f"{key}: {value:.2f} %")
+    def check(self, checkpoint_every: int | None, trackers: Sequence[str]) -> None:
+        """Raise `FlexgroupError` for what would stop the training before its first step."""
+        from flexgroup.pruning._accelerate import check_installed
+        from flexgroup.pruning._finetune import check_checkpoints, check_training
 
-    measure("dense", dense)
-    if config.schedule == "oneshot":
-        measure("pruned", network)
-    if config.reestimate:
-        progress.stage("measuring batch-norm statistics")
-        reestimate_batch_norm(network, data.normalise(data.train_images[:REESTIMATE_IMAGES]), config.batch_size)
-        measure("reestimated", network)
-    if config.epochs:
+        if self.config.epochs:
+            check_installed(trackers, Path(TRACKED))
+            check_checkpoints(Path(CHECKPOINTS), checkpoint_every, resume=False)
+            check_training(self.network, len(self.data.train_labels), self.config.training(), self.pruner, self.dense)
+
+    def measure_all(self, folder: Path, resumed: bool, checkpoint_every: int | None, trackers: Sequence[str]) -> None:
+        """Measure, re-estimate or fine-tune, measure; the test images are read last where there are others."""
+        from flexgroup.pruning import Metrics, reestimate_batch_norm
+        from flexgroup.zoo import write_atomically
+
+        config, data = self.config, self.data
+        with contextlib.ExitStack() as stack:
+            metrics = None
+            if main_process():
+                write_atomically(folder / CONFIG, (json.dumps(asdict(config), indent=2) + "\n").encode())
+                resumed = resumed and any((folder / CHECKPOINTS).glob("step-*.json"))
+                metrics = stack.enter_context(Metrics(folder / "metrics.jsonl", resume=resumed))
+            known = _measured_before(folder / "metrics.jsonl") if resumed and main_process() else {}
+            self._measure("dense", self.dense, metrics, known)
+            if config.schedule == "oneshot":
+                self._measure("pruned", self.network, metrics, known)
+            if config.reestimate:
+                self.progress.stage("measuring batch-norm statistics")
+                images = data.normalise(data.train_images[:REESTIMATE_IMAGES])
+                reestimate_batch_norm(self.network, images, config.batch_size)
+                self._measure("reestimated", self.network, metrics, known)
+            if config.epochs:
+                self._finetune(folder, metrics, checkpoint_every, trackers)
+                self.measured["finetuned"] = self._accuracy(self.network, test=False)
+            if self.validation is None:
+                self.tested = self.measured
+            else:
+                self.progress.stage("classifying the test images")
+                last = [point for point in POINTS if self.measured[point] is not None][-1]
+                for point, model in (("dense", self.dense), (last, self.network)):
+                    self.tested[point] = self._accuracy(model, test=True)
+                if metrics is not None:
+                    metrics.add(event="test", **self.tested)
+
+    def _measure(self, point: str, model: nn.Module, metrics: Metrics | None, known: dict[str, float]) -> None:
+        if point in known:
+            self.measured[point] = known[point]
+            return
+        self.progress.stage(f"measuring the accuracy ({point})")
+        value = self.measured[point] = self._accuracy(model, test=False)
+        if metrics is not None:
+            sparsity = 0.0 if model is self.dense else self.pruner.sparsity
+            metrics.add(event=point, accuracy=value, sparsity=sparsity)
+        self.progress.line(f"{point}: {value:.2f} %")
+
+    def _accuracy(self, model: nn.Module, test: bool) -> float:
+        from flexgroup.pruning import accuracy
+
+        images, labels = self._validation(test)
+        return accuracy(model, images, labels, normalise=self.data.normalise)
+
+    def _validation(self, test: bool = False) -> tuple[Tensor, Tensor]:
+        if test or self.validation is None:
+            return self.data.test_images, self.data.test_labels
+        return self.validation
+
+    def _finetune(
+        self, folder: Path, metrics: Metrics | None, checkpoint_every: int | None, trackers: Sequence[str]
+    ) -> None:
+        from flexgroup.pruning import crop_and_flip, finetune
+
+        config, data, progress = self.config, self.data, self.progress
 
         def on_epoch(epoch: Epoch) -> None:
-            metrics.add("epoch", **asdict(epoch))
             progress.line(
                 f"epoch {epoch.epoch} of {config.epochs}: loss {epoch.loss:.3f}, "
                 f"{epoch.validation_accuracy:.2f} %"
@@ -179,66 +201,114 @@ def _measure(
             )
 
         progress.stage("fine-tuning")
+        device = next(self.network.parameters()).device
         history = finetune(
-            network,
-            *data.train(),
-            test_images,
-            test_labels,
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            lr=config.lr,
-            pruner=pruner,
-            seed=config.seed,
+            self.network,
+            *(data.train_images.to(device), data.train_labels.to(device)),
+            *self._validation(),
+            **vars(config.training()),
+            teacher=self.dense,
+            pruner=self.pruner,
+            normalise=data.normalise,
             augment=crop_and_flip if config.data.startswith("cifar10") else None,
-            precision="bf16" if config.bf16 else "fp32",
+            checkpoints=folder / CHECKPOINTS,
+            checkpoint_every=checkpoint_every,
+            resume=True,
+            trackers=trackers,
+            tracker_folder=folder / TRACKED,
             on_step=progress.step,
             on_epoch=on_epoch,
+            on_message=progress.line,
+            metrics=metrics,
         )
-        result["finetuned"] = history.accuracy
-    return result
+        self.precision = history.precision
+
+    def record(self, warned: Sequence[str]) -> dict[str, Any]:
+        """All that the run found, as JSON."""
+        from flexgroup.report import this_machine
+
+        matrices = [parameter for parameter in self.network.parameters() if parameter.ndim > 1]
+        nonzeros = sum(int(matrix.count_nonzero()) for matrix in matrices)
+        masks = self.pruner.masks
+        return {
+            "command": "prune",
+            "config": asdict(self.config),
+            "machine": asdict(this_machine()),
+            "precision": self.precision,
+            "accuracy": self.tested,
+            "validation": None if self.validation is None else self.measured,
+            "sparsity": {
+                "asked": self.config.sparsity,
+                "targeted": self.pruner.sparsity,
+                "all": 1.0 - nonzeros / sum(matrix.numel() for matrix in matrices),
+            },
+            "layers": [
+                {"name": name, "shape": list(mask.shape), "kept": int(mask.sum())} for name, mask in masks.items()
+            ],
+            "warnings": list(warned),
+        }
 
 
-def _groups(config: PruneConfig) -> Any:
-    from flexgroup.groups import Groups
+def _to_resume(config: PruneConfig, out: Path, force: bool) -> Path | dict[str, Any]:
+    """The folder to go on in, or the record of a run that is finished; raises `FlexgroupError` if there is neither."""
+    if force:
+        raise FlexgroupError("--resume goes on with a run and --force replaces it; give one of them")
+    finished, partial = out / "run.json", unfinished(out)
+    if not finished.is_file() and partial is None:
+        raise FlexgroupError(
+            f"--resume: there is no unfinished run {out}.partial and none in {out}; leave out --resume to begin one"
+        )
+    file = finished if finished.is_file() else partial / CONFIG if partial is not None else finished
+    try:
+        saved = json.loads(file.read_text(encoding="utf-8"))
+        config.check_same(file, saved["config"] if file is finished else saved)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, FlexgroupError):
+            raise
+        raise FlexgroupError(f"--resume: {file} is damaged ({error}); remove its folder and begin anew") from error
+    return saved if file is finished or partial is None else partial
 
-    return Groups(config.groups, config.unaligned)
+
+def _split(config: PruneConfig, data: ImageData) -> tuple[ImageData, tuple[Tensor, Tensor] | None]:
+    """Training data, and the images held out of it for validation, if any."""
+    if config.epochs or config.reestimate:
+        data.check_trains()
+    if not config.validation:
+        return data, None
+    data, images, labels = data.hold_out(config.validation)
+    return data, (images, labels)
 
 
-def _schedule(config: PruneConfig, images: int) -> Schedule:
-    from flexgroup.pruning import Cubic, OneShot, training_steps
+def _device() -> torch.device:
+    import torch
 
-    if config.schedule == "oneshot":
-        return OneShot()
-    end = max(1, round(CUBIC_SHARE * training_steps(images, config.batch_size, config.epochs)))
-    return Cubic(begin=0, end=end, every=max(1, end // CUBIC_CHOICES))
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    return torch.device("cpu")
 
 
-def _record(
-    config: PruneConfig,
-    network: nn.Module,
-    pruner: Pruner,
-    accuracy: dict[str, float | None],
-    warned: Sequence[str],
-) -> dict[str, Any]:
-    from flexgroup.report import this_machine
+@contextlib.contextmanager
+def _shared_folder(out: Path, force: bool, partial: Path | None) -> Iterator[Path]:
+    """`run_folder` for all processes; only the first one makes and renames it."""
+    from flexgroup.pruning._distributed import text_from_first_rank
 
-    matrices = [parameter for parameter in network.parameters() if parameter.ndim > 1]
-    nonzeros = sum(int(matrix.count_nonzero()) for matrix in matrices)
-    return {
-        "command": "prune",
-        "config": asdict(config),
-        "machine": asdict(this_machine()),
-        "accuracy": accuracy,
-        "sparsity": {
-            "asked": config.sparsity,
-            "targeted": pruner.sparsity,
-            "all": 1.0 - nonzeros / sum(matrix.numel() for matrix in matrices),
-        },
-        "layers": [
-            {"name": name, "shape": list(mask.shape), "kept": int(mask.sum())} for name, mask in pruner.masks.items()
-        ],
-        "warnings": list(warned),
-    }
+    if main_process():
+        with run_folder(out, force, partial) as folder:
+            text_from_first_rank(str(folder))
+            yield folder
+    else:
+        yield Path(text_from_first_rank(""))
+
+
+def _measured_before(file: Path) -> dict[str, float]:
+    """The accuracies that an interrupted run has written already; its last line may be torn."""
+    known = {}
+    for line in file.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(ValueError):
+            entry = json.loads(line)
+            if entry.get("event") in POINTS:
+                known[str(entry["event"])] = float(entry["accuracy"])
+    return known
 
 
 def _write(folder: Path, network: nn.Module, config: PruneConfig, record: dict[str, Any]) -> None:
@@ -249,7 +319,7 @@ def _write(folder: Path, network: nn.Module, config: PruneConfig, record: dict[s
         "format": "pt",
         "flexgroup": flexgroup.__version__,
         "model": config.model,
-        "groups": str(_groups(config)),
+        "groups": str(config.make_groups()),
         "sparsity": f"{config.sparsity:g}",
     }
     save_weights(network, folder / "model.safetensors", metadata)

@@ -13,6 +13,9 @@ from pathlib import Path
 from flexgroup._errors import FlexgroupError
 
 FILES = ("metrics.jsonl", "model.safetensors", "run.json")
+CONFIG = "config.json"  # what an unfinished run is, for whoever resumes it
+CHECKPOINTS = "checkpoints"
+TRACKED = "tensorboard"
 
 
 def check_free(out: Path, force: bool) -> Path:
@@ -28,7 +31,7 @@ def check_free(out: Path, force: bool) -> Path:
         raise FlexgroupError(f"--out {out} is a file; name a folder")
     if not force:
         raise FlexgroupError(f"--out {out} exists; give --force to replace it, or name another folder")
-    foreign = sorted(entry.name for entry in out.iterdir() if entry.name not in FILES)
+    foreign = sorted(entry.name for entry in out.iterdir() if entry.name not in (*FILES, CONFIG, CHECKPOINTS, TRACKED))
     if foreign:
         raise FlexgroupError(
             f"--out {out} holds {foreign[0]!r}, which is not part of a run; it is not replaced: name another folder"
@@ -36,9 +39,15 @@ def check_free(out: Path, force: bool) -> Path:
     return out
 
 
+def unfinished(out: Path) -> Path | None:
+    """The newest folder of a run into ``out`` that did not finish; None if there is none."""
+    found = [folder for folder in out.parent.glob(f"{out.name}.partial*") if (folder / CONFIG).is_file()]
+    return max(found, key=lambda folder: (len(folder.name), folder.name), default=None)
+
+
 @contextlib.contextmanager
-def run_folder(out: Path, force: bool) -> Iterator[Path]:
-    """A new folder beside ``out`` to write into, renamed to ``out`` at the end.
+def run_folder(out: Path, force: bool, partial: Path | None = None) -> Iterator[Path]:
+    """A new folder beside ``out`` to write into, or ``partial`` to go on in, renamed to ``out`` at the end.
 
     If the run fails or is stopped, what it has written stays in that folder, and stderr says where; ``out``
     is as before. Raises `FlexgroupError` where the folder cannot be made, and as `check_free`.
@@ -46,7 +55,7 @@ def run_folder(out: Path, force: bool) -> Iterator[Path]:
     out = check_free(out, force)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        partial = _new_sibling(out, "partial")
+        partial = partial or _new_sibling(out, "partial")
     except OSError as error:
         raise FlexgroupError(f"--out {out} cannot be made: {error.strerror}; name another folder") from error
     try:

@@ -31,13 +31,11 @@ def accelerator_for(
     Under ``torchrun`` or ``accelerate launch`` it joins the processes. Raises `FlexgroupError` where Accelerate or a
     tracker is not installed, and where processes were joined in a way that Accelerate does not see.
     """
-    try:
-        from accelerate import Accelerator
-        from accelerate.state import AcceleratorState, GradientState, PartialState
-        from accelerate.utils import GradientAccumulationPlugin
-    except ImportError as error:
-        raise FlexgroupError("training needs Accelerate; install it: pip install 'flexgroup[train]'") from error
-    _check_trackers(trackers, folder)
+    check_installed(trackers, folder)
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+    from accelerate.utils import GradientAccumulationPlugin
+
     # Accelerate's state is the process's, and refuses a second precision or device: ours is set aside afterwards.
     shared = [kind._shared_state for kind in (PartialState, AcceleratorState, GradientState)]
     before = [dict(state) for state in shared]
@@ -98,10 +96,27 @@ def distribute(accelerator: Any, model: nn.Module) -> nn.Module:
     return prepared
 
 
-def _check_trackers(trackers: Sequence[str], folder: Path | None) -> None:
-    if not trackers:
+@contextlib.contextmanager
+def joined_processes(device: torch.device) -> Iterator[None]:
+    """Join the processes that ``torchrun`` or ``accelerate launch`` started, if one of them did and none has yet."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or torch.distributed.is_initialized():
+        yield
         return
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def check_installed(trackers: Sequence[str] = (), folder: Path | None = None) -> None:
+    """Raise `FlexgroupError` where Accelerate or a tracker is not installed, or a tracker has no folder."""
+    try:
+        from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+    except ImportError as error:
+        raise FlexgroupError("training needs Accelerate; install it: pip install 'flexgroup[train]'") from error
 
     usable = {str(name) for name in get_available_trackers()}
     for name in trackers:

@@ -86,6 +86,15 @@ def rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
+def text_from_first_rank(text: str) -> str:
+    """The first rank's text, on every rank; collective."""
+    if ranks() == 1:
+        return text
+    texts: list[str] = [text]
+    dist.broadcast_object_list(texts, src=0)
+    return texts[0]
+
+
 def _communicating(device: torch.device) -> torch.device:
     """Where a tensor must lie to be sent: NCCL takes none of the CPU's, gloo takes those of both."""
     if device.type == "cpu" and dist.get_backend() == "nccl":

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from flexgroup._errors import FlexgroupError
 from flexgroup.pruning._accelerate import accelerator_for
 from flexgroup.pruning._augment import Augment
-from flexgroup.pruning._batches import Batches, Normalise, training_steps
+from flexgroup.pruning._batches import Batches, Normalise, shares, training_steps
 from flexgroup.pruning._checkpoints import read_checkpoint
 from flexgroup.pruning._distillation import check_teacher
 from flexgroup.pruning._distributed import rank, ranks, reshard
@@ -127,15 +127,10 @@ def finetune(
         seed=seed,
     )
     device, steps = device_of(model), training_steps(len(images), batch_size, epochs)
-    check_precision(precision, device)
-    check_teacher(teacher, distill, temperature, device)
     check_checkpoints(checkpoints, checkpoint_every, resume)
-    rate = find_rate(lr_schedule, steps, settings.lr_options, warm_up)
-    made = make_optimizer(model.parameters(), optimizer, lr, momentum, weight_decay, settings.optimizer_options)
+    rate, made = check_training(model, len(images), settings, pruner, teacher)
     _check_classes(model, images, (labels, validation_labels), normalise)
-    # Steps that a resumed run takes anew were counted by the pruner of the run before, so this one's begins at 0.
     saved = read_checkpoint(checkpoints) if checkpoints is not None and resume else None
-    check_schedule(pruner, steps, epochs)
     say = on_message or (lambda text: None)
     with ExitStack() as stack:
         chosen = precision if saved is None else str(saved.state["precision"])
@@ -179,6 +174,20 @@ def finetune(
             on_epoch=on_epoch,
         )
     return History(tuple(training.records), chosen)
+
+
+def check_training(
+    model: nn.Module, samples: int, settings: Settings, pruner: Pruner | None, teacher: nn.Module | None
+) -> tuple[Callable[[int], float], torch.optim.Optimizer]:
+    """The learning rate by step and the optimizer; raises `FlexgroupError` for all that can be known to be wrong."""
+    device, steps = device_of(model), training_steps(samples, settings.batch_size, settings.epochs)
+    shares(samples, settings.batch_size, settings.accumulate, ranks())
+    check_precision(settings.precision, device)
+    check_teacher(teacher, settings.distill, settings.temperature, device)
+    check_schedule(pruner, steps, settings.epochs)
+    rate = find_rate(settings.lr_schedule, steps, settings.lr_options, settings.warm_up)
+    wanted = (settings.lr, settings.momentum, settings.weight_decay, settings.optimizer_options)
+    return rate, make_optimizer(model.parameters(), settings.optimizer, *wanted)
 
 
 def check_schedule(pruner: Pruner | None, steps: int, epochs: int) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from flexgroup._errors import FlexgroupError
+from flexgroup.pruning._rates import WARM_UP
 
 
 @dataclass(frozen=True)
@@ -23,20 +24,20 @@ class Settings:
     epochs: int
     batch_size: int
     lr: float
-    momentum: float
-    weight_decay: float
-    optimizer: str
-    optimizer_options: dict[str, Any]
-    lr_schedule: str
-    lr_options: dict[str, Any]
-    warm_up: float
-    label_smoothing: float
-    clip: float | None
-    accumulate: int
-    precision: str
-    distill: float
-    temperature: float
-    seed: int
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    optimizer: str = "sgd"
+    optimizer_options: dict[str, Any] = field(default_factory=dict)
+    lr_schedule: str = "cosine"
+    lr_options: dict[str, Any] = field(default_factory=dict)
+    warm_up: float = WARM_UP
+    label_smoothing: float = 0.0
+    clip: float | None = None
+    accumulate: int = 1
+    precision: str = "fp32"
+    distill: float = 0.0
+    temperature: float = 4.0
+    seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate"):

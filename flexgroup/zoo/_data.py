@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -65,13 +65,33 @@ class ImageData:
         return channels, height, width
 
     def train(self) -> tuple[Tensor, Tensor]:
-        """The normalised float32 training images and their labels; raises `FlexgroupError` where there are none."""
+        """The normalised float32 training images and their labels; raises as `check_trains`."""
+        self.check_trains()
+        return self.normalise(self.train_images), self.train_labels
+
+    def check_trains(self) -> None:
+        """Raise `FlexgroupError` where there are no training images."""
         if not len(self.train_images):
             raise FlexgroupError(
                 f"data {self.name} is for evaluation only and has no training images; "
                 "train on digits, cifar10:FOLDER or images of your own"
             )
-        return self.normalise(self.train_images), self.train_labels
+
+    def hold_out(self, count: int) -> tuple[ImageData, Tensor, Tensor]:
+        """The same data with ``count`` training images fewer, and those: uint8 images and labels for validation.
+
+        Always the same ones, drawn at random. Raises `FlexgroupError` unless some are left to train on.
+        """
+        self.check_trains()
+        if not 0 < count < len(self.train_images):
+            raise FlexgroupError(
+                f"{count} of {len(self.train_images)} training images cannot be held out for validation; "
+                f"choose 1 to {len(self.train_images) - 1}"
+            )
+        order = torch.randperm(len(self.train_images), generator=torch.Generator().manual_seed(0))
+        held, left = order[:count].sort().values, order[count:].sort().values
+        rest = replace(self, train_images=self.train_images[left], train_labels=self.train_labels[left])
+        return rest, self.train_images[held], self.train_labels[held]
 
     def test(self) -> tuple[Tensor, Tensor]:
         """The normalised float32 test images and their labels."""
