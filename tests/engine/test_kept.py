@@ -17,7 +17,7 @@ from flexgroup.engine._costs import Costs, default_costs
 from flexgroup.engine._kept import GRAPH, PLAN, Keys, kept, keys_of
 from flexgroup.engine._serial import to_bytes
 from flexgroup.graph import Clamp
-from flexgroup.kernels import F32, host_target
+from flexgroup.kernels import F16, F32, host_target
 
 X = torch.linspace(-1, 1, 3 * 9 * 9).reshape(1, 3, 9, 9)
 
@@ -128,21 +128,23 @@ def test_off_exports_every_time(folder, work, monkeypatch):
     for _ in range(2):
         flexgroup.compile(network(), (X,))
     assert work == ["export", "plan"] * 2
-    assert keys_of(network(), (X,), host_target(), threads=1, sparse=True, costs=Costs()) == Keys()
+    assert keys_of(network(), (X,), host_target(), threads=1, sparse=True, costs=Costs(), element=F32) == Keys()
 
 
-def test_keys_differ_by_target_threads_zeros_and_costs(folder):
+def test_keys_differ_by_target_threads_zeros_costs_and_element(folder):
     target = host_target()
     settings = [
-        (target, 1, True, Costs()),
-        (target, 2, True, Costs()),
-        (target, 1, False, Costs()),
-        (flexgroup.kernels.TARGETS["x86-64"], 1, True, Costs()),
-        (target, 1, True, Costs(row=8.0)),
+        {},
+        {"threads": 2},
+        {"sparse": False},
+        {"target": flexgroup.kernels.TARGETS["x86-64"]},
+        {"costs": Costs(row=8.0)},
+        {"element": F16},
     ]
-    keys = [keys_of(network(), (X,), each, threads=n, sparse=sparse, costs=c) for each, n, sparse, c in settings]
+    usual = {"target": target, "threads": 1, "sparse": True, "costs": Costs(), "element": F32}
+    keys = [keys_of(network(), (X,), **(usual | setting)) for setting in settings]
     assert len({key.graph for key in keys}) == 1
-    assert len({key.plan for key in keys}) == 5
+    assert len({key.plan for key in keys}) == 6
 
 
 def test_an_entry_of_another_format_or_kind_is_made_again(folder):
