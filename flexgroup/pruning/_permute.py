@@ -23,7 +23,7 @@ from flexgroup.pruning._wires import Exchange, exchanges
 
 Indices = npt.NDArray[np.int64]
 Scores = dict[str, npt.NDArray[np.float64]]
-SWEEPS = 30  # of one set of channels; a handful is enough to stand still
+SWEEPS = 20  # of one set of channels; a handful is enough to stand still where all pairs are tried
 KICKED = 8  # one channel in so many is exchanged at random to leave a local optimum
 
 
@@ -90,13 +90,14 @@ def permute(
     priced = _selected(scores, layers, grid, sparsity, budget)
     before = best_score = _selected(scores, layers, groups, sparsity, budget).score
     orders = best = [np.arange(entry.count) for entry in sets]
+    lying = scores
     random = np.random.default_rng(seed)
     for _ in range(rounds):
         orders = list(orders)
         for index, entry in enumerate(sets):
-            lying = _permuted(scores, sets, orders)
-            orders[index] = _improved(entry, orders[index], lying, layers, grid, priced, kicks, random)
-        lying = _permuted(scores, sets, orders)
+            change = _improved(entry, lying, layers, grid, priced, kicks, random)
+            orders[index] = orders[index][change]
+            lying = _permuted(lying, entry, change)
         priced = _selected(lying, layers, grid, sparsity, budget)
         score = priced.score if groups == grid else _selected(lying, layers, groups, sparsity, budget).score
         if score > best_score:
@@ -152,7 +153,6 @@ def _matters(entry: Exchange, layers: Sequence[Layer], groups: Groups) -> bool:
 
 def _improved(
     entry: Exchange,
-    start: Indices,
     scores: Scores,
     layers: Sequence[Layer],
     groups: Groups,
@@ -160,7 +160,7 @@ def _improved(
     kicks: int,
     random: np.random.Generator,
 ) -> Indices:
-    """A better order of one set of channels for the prices of ``chosen``; ``scores`` lie in the order ``start``."""
+    """A better order of one set of channels for the prices of ``chosen``, from how they lie in ``scores``."""
     prices = chosen.price
     sides = [
         Side(
@@ -172,15 +172,15 @@ def _improved(
         for layer, axis, width, places in _axes(entry, layers, groups)
     ]
     order = np.arange(entry.count)
-    descend(sides, order, SWEEPS)
+    descend(sides, order, SWEEPS, random)
     for _ in range(kicks):
         trial, disturbed = order.copy(), [side.copy() for side in sides]
         for _ in range(max(1, entry.count // KICKED)):
             exchange(disturbed, trial, *random.choice(entry.count, 2, replace=False))
-        descend(disturbed, trial, SWEEPS)
+        descend(disturbed, trial, SWEEPS, random)
         if sum(side.value for side in disturbed) > sum(side.value for side in sides):
             sides, order = disturbed, trial
-    return start[order]
+    return order
 
 
 def _blocked(matrix: npt.NDArray[np.float64], axis: int, width: int, groups: Groups) -> npt.NDArray[np.float64]:
@@ -192,15 +192,14 @@ def _blocked(matrix: npt.NDArray[np.float64], axis: int, width: int, groups: Gro
     return np.ascontiguousarray(summed.reshape(-1, width, whole))
 
 
-def _permuted(scores: Scores, sets: Sequence[Exchange], orders: Sequence[Indices]) -> Scores:
-    """The scores as they lie when each set of channels is in its order."""
+def _permuted(scores: Scores, entry: Exchange, order: Indices) -> Scores:
+    """The scores as they lie when a set of channels is in another order."""
     result = dict(scores)
-    for entry, order in zip(sets, orders, strict=True):
-        for use, places in zip(entry.uses, entry.places, strict=True):
-            layer = use.name.removesuffix("weight").removesuffix(".")
-            if use.name.endswith("weight") and layer in result:
-                width = result[layer].shape[use.axis] // len(use.wires)
-                result[layer] = result[layer].take(_spread(places, order, len(use.wires), width), use.axis)
+    for use, places in zip(entry.uses, entry.places, strict=True):
+        layer = use.name.removesuffix("weight").removesuffix(".")
+        if use.name.endswith("weight") and layer in result:
+            width = result[layer].shape[use.axis] // len(use.wires)
+            result[layer] = result[layer].take(_spread(places, order, len(use.wires), width), use.axis)
     return result
 
 

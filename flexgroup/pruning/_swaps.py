@@ -13,6 +13,9 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
+MANY = 512  # channels; of more, each tries `PARTNERS` others in a sweep
+PARTNERS = 128
+
 F = TypeVar("F", bound=Callable[..., object])
 
 
@@ -54,36 +57,41 @@ class Side:
         twin.order, twin.sums, twin.gains = self.order.copy(), self.sums.copy(), self.gains.copy()
         return twin
 
-    def add_gains(self, one: int, gains: Floats) -> None:
-        """Add, for every ``other > one``, what exchanging the two channels gains on this side."""
-        _add_gains(self.entries, self.order, self.sums, self.gains, self.extent, self.price, self.places, one, gains)
+    def add_gains(self, one: int, partners: Indices, gains: Floats) -> None:
+        """Add what exchanging a channel with each of its ``partners`` gains on this side."""
+        _add_gains(
+            self.entries, self.order, self.sums, self.gains, self.extent, self.price, self.places, one, partners, gains
+        )
 
     def exchange(self, one: int, other: int) -> None:
         p, q = self.places[one], self.places[other]
         _exchange(self.entries, self.order, self.sums, self.gains, self.extent, self.price, p, q)
 
 
-def descend(sides: list[Side], permutation: Indices, sweeps: int) -> bool:
-    """Exchange channels, the best other one for each in turn, while that gains; whether anything changed.
+def descend(sides: list[Side], permutation: Indices, sweeps: int, random: np.random.Generator) -> None:
+    """Exchange channels, the best partner for each in turn, while that gains.
 
     ``permutation[i]`` becomes the channel that is now where channel i was. At most ``sweeps`` times over all channels.
+    Partners are all channels or, of many, some drawn at random.
     """
     count = len(permutation)
     least = 1e-9 * sum(side.value for side in sides)
-    changed = False
     for _ in range(sweeps):
         improved = False
         for one in range(count - 1):
-            gains = np.zeros(count)
+            partners = np.arange(one + 1, count)
+            if count > MANY:
+                partners = random.choice(count - 1, PARTNERS, replace=False)
+                partners += partners >= one
+            gains = np.zeros(len(partners))
             for side in sides:
-                side.add_gains(one, gains)
-            other = one + 1 + int(np.argmax(gains[one + 1 :]))
-            if gains[other] > least:
-                exchange(sides, permutation, one, other)
-                improved = changed = True
+                side.add_gains(one, partners, gains)
+            best = int(np.argmax(gains))
+            if gains[best] > least:
+                exchange(sides, permutation, one, int(partners[best]))
+                improved = True
         if not improved:
             break
-    return changed
 
 
 def exchange(sides: list[Side], permutation: Indices, one: int, other: int) -> None:
@@ -103,13 +111,14 @@ def _add_gains(
     price: float,
     places: Indices,
     one: int,
+    partners: Indices,
     gains: Floats,
 ) -> None:
     width, others = entries.shape[1], entries.shape[2]
     fresh = np.empty(others)
     p = places[one]
-    for other in range(one + 1, len(places)):
-        q = places[other]
+    for index in range(len(partners)):
+        q = places[partners[index]]
         for pass_ in range(2):
             place = p if pass_ == 0 else q
             first, last = place * width // extent, (place * width + width - 1) // extent
@@ -121,7 +130,7 @@ def _add_gains(
                 total = 0.0
                 for k in range(others):
                     total += max(fresh[k] - price, 0.0)
-                gains[other] += total - old[block]
+                gains[index] += total - old[block]
 
 
 @_compiled

@@ -118,27 +118,33 @@ def test_gains_are_what_exchanging_the_rows_gains(
         now = value(entries[order].reshape(-1, others), extent, side.price)
         assert side.value == pytest.approx(now)
         one = int(random.integers(len(places) - 1))
-        gains = np.zeros(len(places))
-        side.add_gains(one, gains)
-        for other in range(one + 1, len(places)):
+        partners = np.setdiff1d(np.arange(len(places)), [one])
+        gains = np.zeros(len(partners))
+        side.add_gains(one, partners, gains)
+        for index, other in enumerate(partners):
             trial = order.copy()
             trial[[places[one], places[other]]] = trial[[places[other], places[one]]]
             after = value(entries[trial].reshape(-1, others), extent, side.price)
-            assert gains[other] == pytest.approx(after - now, abs=1e-9)
+            assert gains[index] == pytest.approx(after - now, abs=1e-9)
         side.exchange(one, len(places) - 1)
         p, q = places[one], places[-1]
         order[[p, q]] = order[[q, p]]
 
 
-def test_descending_stands_still_where_no_exchange_gains_and_says_what_it_did() -> None:
+@pytest.mark.parametrize("channels", [12, 600])
+def test_descending_stands_still_where_no_exchange_gains_and_says_what_it_did(channels: int) -> None:
     random = np.random.default_rng(0)
-    entries = random.random((12, 1, 20)) ** 4
-    side, order = Side(entries, 3, 0.8, np.arange(12)), np.arange(12)
-    descend([side], order, sweeps=50)
+    entries = random.random((channels, 1, 20)) ** 4
+    side, order = Side(entries, 3, 0.8, np.arange(channels)), np.arange(channels)
+    before = side.value
+    descend([side], order, 50 if channels == 12 else 2, random)
+    assert sorted(order) == list(range(channels))
     assert side.value == pytest.approx(value(entries[order, 0], 3, 0.8))
-    for one in range(11):
-        gains = np.zeros(12)
-        side.add_gains(one, gains)
+    assert side.value > 1.1 * before
+    for one in range(channels - 1) if channels == 12 else ():
+        partners = np.arange(one + 1, channels)
+        gains = np.zeros(len(partners))
+        side.add_gains(one, partners, gains)
         assert gains.max() <= 1e-6
 
 
