@@ -37,10 +37,14 @@ def plain_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return plain
 
 
-def write_pruner(pruner: Pruner, path: Path) -> None:
-    """Write the pruner's state as safetensors, what is no tensor as JSON in the header; whole or not at all."""
+def write_pruner(pruner: Pruner, path: Path | None) -> None:
+    """Write the pruner's state as safetensors, what is no tensor as JSON in the header; whole or not at all.
+
+    All ranks must call it, because sharded weights are gathered; those without a path write nothing.
+    """
     tensors, rest = take_pruner(pruner)
-    write_atomically(path, safetensors.torch.save(tensors, {"pruner": json.dumps(rest)}))
+    if path is not None:
+        write_atomically(path, safetensors.torch.save(tensors, {"pruner": json.dumps(rest)}))
 
 
 def load_pruner(pruner: Pruner, path: Path) -> None:

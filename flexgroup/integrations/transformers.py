@@ -81,8 +81,7 @@ class PruningCallback(TrainerCallback):
         assert self.pruner is not None
         folder = _folder(args.output_dir, state.global_step)
         # A hyperparameter search has folders of its own, which callbacks are not told.
-        if args.should_save and folder.is_dir():
-            write_pruner(self.pruner, folder / STATE)
+        write_pruner(self.pruner, folder / STATE if args.should_save and folder.is_dir() else None)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         assert self.pruner is not None

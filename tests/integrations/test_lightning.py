@@ -164,16 +164,19 @@ def test_criteria_see_the_gradients_of_the_step(fit, make_pruner) -> None:
     assert all(total > 0 for total in seen[-4 * layers :])  # steps 2, 4, 6, 8
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"criterion": "taylor", "regrowth": "straight-through"}], ids=["plain", "rich"]
+)
 @pytest.mark.parametrize("step", [6, 12])  # ends of epochs: Lightning does not keep the place in a plain loader
 def test_a_resumed_run_ends_with_the_weights_of_an_undisturbed_one(
-    fit, make_pruner, make_net, tmp_path: Path, step: int
+    fit, make_pruner, make_net, tmp_path: Path, step: int, options: dict[str, str]
 ) -> None:
     saving = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=6, save_top_k=-1)
-    _, whole = fit([PruningCallback(make_pruner), saving], max_epochs=3)
+    _, whole = fit([PruningCallback(lambda module: make_pruner(module, **options)), saving], max_epochs=3)
     other = make_net()
     for parameter in other.parameters():
         nn.init.constant_(parameter, 0.5)
-    callback = PruningCallback(make_pruner)
+    callback = PruningCallback(lambda module: make_pruner(module, **options))
     _, again = fit([callback], Module(other), ckpt_path=tmp_path / f"step={step}.ckpt", max_epochs=3)
     assert callback.pruner.steps == 18
     expected = whole.state_dict()

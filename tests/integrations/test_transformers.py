@@ -127,15 +127,18 @@ def test_criteria_see_the_gradients_of_the_step(trainer: Make, make_pruner) -> N
     assert all(total > 0 for total in seen[-4 * layers :])  # steps 2, 4, 6, 8
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"criterion": "taylor", "regrowth": "straight-through"}], ids=["plain", "rich"]
+)
 @pytest.mark.parametrize("step", [5, 10])
 def test_a_resumed_run_ends_with_the_weights_of_an_undisturbed_one(
-    trainer: Make, make_pruner, make_net, step: int
+    trainer: Make, make_pruner, make_net, step: int, options: dict[str, str]
 ) -> None:
-    whole = trainer(PruningCallback(make_pruner))
+    whole = trainer(PruningCallback(lambda model: make_pruner(model, **options)))
     whole.train()
     folder = Path(whole.args.output_dir) / f"checkpoint-{step}"
     assert (folder / "pruner.safetensors").is_file()
-    callback = PruningCallback(make_pruner)
+    callback = PruningCallback(lambda model: make_pruner(model, **options))
     other = make_net()
     for parameter in other.parameters():
         nn.init.constant_(parameter, 0.5)
