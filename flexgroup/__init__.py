@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from flexgroup.pruning import Cubic as Cubic
     from flexgroup.pruning import OneShot as OneShot
     from flexgroup.pruning import Pruner as Pruner
+    from flexgroup.pruning import finetune as finetune
 
 __version__ = "0.1.0"
 
@@ -30,6 +31,7 @@ _HOMES = {
     "Pruner": "flexgroup.pruning",
     "Cubic": "flexgroup.pruning",
     "OneShot": "flexgroup.pruning",
+    "finetune": "flexgroup.pruning",
     "compile": "flexgroup.engine",
     "CompiledModel": "flexgroup.engine",
     "export": "flexgroup.deploy",
