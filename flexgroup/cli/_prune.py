@@ -10,6 +10,14 @@ import typer
 from flexgroup.cli._options import DataOption, JsonOption, ModelOption, WeightsOption
 from flexgroup.cli._output import Progress, print_json, working
 from flexgroup.cli._prune_config import PruneConfig, parse_options
+from flexgroup.cli._prune_latency import (
+    LatencyOption,
+    LatencyThreadsOption,
+    SparsityOption,
+    SpeedupOption,
+    default_sparsity,
+    latency_words,
+)
 from flexgroup.cli._pruning_run import main_process, run_prune
 
 
@@ -22,7 +30,10 @@ def prune(
     unaligned: Annotated[
         str, typer.Option("--unaligned", help="Axis along which groups start anywhere: rows, cols or none.")
     ] = "none",
-    sparsity: Annotated[float, typer.Option("--sparsity", help="Share of the weights to prune, 0 to 1.")] = 0.9,
+    sparsity: SparsityOption = None,
+    speedup: SpeedupOption = None,
+    latency_ms: LatencyOption = None,
+    latency_threads: LatencyThreadsOption = 1,
     budget: Annotated[str, typer.Option("--budget", help="Spread over: global, layer or line.")] = "global",
     criterion: Annotated[str, typer.Option("--criterion", help="What a weight is worth.")] = "magnitude",
     target: Annotated[list[str] | None, typer.Option("--target", help="Only layers like this; repeatable.")] = None,
@@ -102,7 +113,7 @@ def prune(
             data=data,
             groups=groups,
             unaligned=None if unaligned == "none" else unaligned,
-            sparsity=sparsity,
+            sparsity=default_sparsity(sparsity, speedup, latency_ms),
             budget=budget,
             criterion=criterion,
             targets=tuple(target) if target else None,
@@ -125,6 +136,9 @@ def prune(
             distill=distill,
             temperature=temperature,
             validation=validation,
+            speedup=speedup,
+            latency_ms=latency_ms,
+            latency_threads=latency_threads,
         )
         record = run_prune(
             config,
@@ -156,4 +170,6 @@ def _print(record: dict[str, Any], out: Path) -> None:
     for key, words in named.items():
         if accuracy[key] is not None:
             print(f"{accuracy[key]:6.2f} % of the test images right {words}")
+    if record["latency"] is not None:
+        print(latency_words(record["latency"]))
     print(f"{out / 'model.safetensors'} ({record['seconds']['total']:.0f} s)")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from flexgroup._errors import FlexgroupError
 from flexgroup.cli._options import check_at_least
+from flexgroup.cli._prune_latency import check_time
 
 if TYPE_CHECKING:
     from flexgroup.groups import Groups
@@ -33,7 +34,7 @@ class PruneConfig:
     data: str
     groups: str
     unaligned: str | None
-    sparsity: float
+    sparsity: float | None
     budget: str
     criterion: str
     targets: tuple[str, ...] | None
@@ -56,6 +57,9 @@ class PruneConfig:
     distill: float = 0.0
     temperature: float = 4.0
     validation: int = 0
+    speedup: float | None = None
+    latency_ms: float | None = None
+    latency_threads: int = 1
 
     def __post_init__(self) -> None:
         from flexgroup.groups import Groups
@@ -63,7 +67,8 @@ class PruneConfig:
         Groups(self.groups, self.unaligned)
         for name in ("epochs", "seed", "threads", "validation"):
             check_at_least(getattr(self, name), 0, f"--{name}")
-        for name in ("batch_size", "accumulate"):
+        check_time(self.sparsity, self.speedup, self.latency_ms, self.budget)
+        for name in ("batch_size", "accumulate", "latency_threads"):
             check_at_least(getattr(self, name), 1, f"--{name.replace('_', '-')}")
         if not 0 < self.lr < float("inf"):
             raise FlexgroupError(f"--lr {self.lr:g} is not a learning rate; give a number above 0, such as 0.05")

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
 from flexgroup._errors import FlexgroupError
 from flexgroup.cli._options import check_at_least
+from flexgroup.cli._run_folder import LATENCY
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
-    from flexgroup.groups import Groups
+    from flexgroup.cli._prune_config import PruneConfig
     from flexgroup.pruning import LatencyBudget
 
 AGREES = 0.15  # of the measured latency: a prediction further away is remarked upon
@@ -51,49 +55,68 @@ def check_time(sparsity: float | None, speedup: float | None, latency_ms: float 
         )
 
 
+def default_sparsity(sparsity: float | None, speedup: float | None, latency_ms: float | None) -> float | None:
+    """The sparsity that is asked for; without one, and without a time, the usual one."""
+    return DEFAULT_SPARSITY if (sparsity, speedup, latency_ms) == (None, None, None) else sparsity
+
+
 def find_budget(
-    network: nn.Module,
-    groups: Groups,
-    image_shape: Sequence[int],
-    *,
-    speedup: float | None,
-    latency_ms: float | None,
-    threads: int,
-    criterion: str,
-    targets: Sequence[str] | None,
-    ignore: Sequence[str],
-    record: dict[str, Any] | None = None,
+    config: PruneConfig, network: nn.Module, image_shape: Sequence[int], partial: Path | None, *, is_main: bool
 ) -> LatencyBudget | None:
     """The budget in time for one image of ``image_shape``, None if neither a speed-up nor a latency is asked for.
 
-    A run that goes on has the ``record`` of its budget: nothing is measured again, so that it makes the same choices.
-    Raises `FlexgroupError` as `latency_budget` does.
+    Of several processes the first one measures, so that all have the same. A run that goes on in ``partial`` has the
+    record of its budget there: nothing is measured again, so that it makes the same choices.
+    Raises `FlexgroupError` as `latency_budget` does, and for a damaged record.
     """
-    if speedup is None and latency_ms is None:
+    if config.speedup is None and config.latency_ms is None:
         return None
     import torch
 
     from flexgroup.pruning import LatencyBudget, latency_budget
+    from flexgroup.pruning._distributed import text_from_first_rank
 
     example = (torch.zeros(1, *image_shape),)
-    if record is not None:
-        return LatencyBudget.restored(record, network, example)
-    return latency_budget(
-        network,
-        example,
-        groups,
-        latency=None if latency_ms is None else latency_ms / 1e3,
-        speedup=speedup,
-        threads=threads,
-        criterion=criterion,
-        targets=targets,
-        ignore=ignore or None,
-    )
+    budget: LatencyBudget | None = None
+    if is_main:
+        file = None if partial is None else partial / LATENCY
+        if file is not None and file.is_file():
+            budget = _restored(file, network, example)
+        else:
+            budget = latency_budget(
+                network,
+                example,
+                config.make_groups(),
+                latency=None if config.latency_ms is None else config.latency_ms / 1e3,
+                speedup=config.speedup,
+                threads=config.latency_threads,
+                criterion=config.criterion,
+                targets=config.targets,
+                ignore=config.ignore or None,
+            )
+    text = text_from_first_rank("" if budget is None else json.dumps(budget.record()))
+    return budget or LatencyBudget.restored(json.loads(text), network, example)
+
+
+def _restored(file: Path, network: nn.Module, example: tuple[Tensor, ...]) -> LatencyBudget:
+    from flexgroup.pruning import LatencyBudget
+
+    try:
+        return LatencyBudget.restored(json.loads(file.read_text(encoding="utf-8")), network, example)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FlexgroupError(f"--resume: {file} is damaged ({error}); remove its folder and begin anew") from error
+
+
+def write_budget(folder: Path, budget: LatencyBudget) -> None:
+    """Leave the budget in the folder of an unfinished run, for `find_budget`."""
+    from flexgroup.zoo import write_atomically
+
+    write_atomically(folder / LATENCY, (json.dumps(budget.record(), allow_nan=False) + "\n").encode())
 
 
 def latency_record(budget: LatencyBudget, network: nn.Module) -> dict[str, Any]:
     """What ``run.json`` says of the pruned network's latency, in seconds: asked, predicted and measured."""
-    check = budget.check(network)
+    check = budget.check(copy.deepcopy(network).cpu())
     return {
         "found": budget.record(),
         **asdict(check),

@@ -17,7 +17,8 @@ from flexgroup._errors import FlexgroupError
 from flexgroup.cli._network import check_classifies, load_network
 from flexgroup.cli._output import Progress
 from flexgroup.cli._prune_config import PruneConfig
-from flexgroup.cli._run_folder import CHECKPOINTS, CONFIG, TRACKED, check_free, run_folder, unfinished
+from flexgroup.cli._prune_latency import find_budget, latency_record, write_budget
+from flexgroup.cli._run_folder import CHECKPOINTS, CONFIG, LATENCY, TRACKED, check_free, run_folder, unfinished
 
 if TYPE_CHECKING:
     import torch
@@ -70,6 +71,10 @@ def run_prune(
         data = load_data(config.data, normalisation(config.model))
         check_classifies(network, config.model, data, config.data)
         data, validation = _split(config, data)
+        progress.stage("planning")
+        latency = find_budget(config, network, data.image_shape, partial, is_main=main_process())
+        if latency is not None:
+            progress.line(f"budget: {latency}")
         network.to(device)
         run = _Run(config, data, validation, copy.deepcopy(network), network, progress)
         progress.stage("choosing groups")
@@ -77,8 +82,7 @@ def run_prune(
         run.pruner = Pruner(
             network,
             config.make_groups(),
-            config.sparsity,
-            budget=config.budget,
+            **({"sparsity": config.sparsity, "budget": config.budget} if latency is None else latency.options),
             schedule=config.make_schedule(len(data.train_labels)),
             criterion=config.criterion,
             targets=config.targets,
@@ -87,15 +91,21 @@ def run_prune(
         selected = time.perf_counter()
         run.check(checkpoint_every, trackers)
         with _shared_folder(out, force, partial) as folder:
+            if latency is not None and main_process():
+                write_budget(folder, latency)
             run.measure_all(folder, partial is not None, checkpoint_every, trackers)
             run.pruner.finalize()
             record = run.record(warned)
+            if latency is not None and main_process():
+                progress.stage("measuring the latency")
+                record["latency"] = latency_record(latency, network)
             done = time.perf_counter()
             record["seconds"] = {"choosing": selected - selecting, "total": done - began}
             if main_process():
                 _write(folder, network, config, record)
         if main_process():
-            (out / CONFIG).unlink(missing_ok=True)
+            for name in (CONFIG, LATENCY):
+                (out / name).unlink(missing_ok=True)
             shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
     return record
 
@@ -245,6 +255,7 @@ class _Run:
             "layers": [
                 {"name": name, "shape": list(mask.shape), "kept": int(mask.sum())} for name, mask in masks.items()
             ],
+            "latency": None,
             "warnings": list(warned),
         }
 
@@ -320,7 +331,7 @@ def _write(folder: Path, network: nn.Module, config: PruneConfig, record: dict[s
         "flexgroup": flexgroup.__version__,
         "model": config.model,
         "groups": str(config.make_groups()),
-        "sparsity": f"{config.sparsity:g}",
+        "sparsity": f"{record['sparsity']['targeted'] if config.sparsity is None else config.sparsity:g}",
     }
     save_weights(network, folder / "model.safetensors", metadata)
     write_atomically(folder / "run.json", (json.dumps(record, indent=2, allow_nan=False) + "\n").encode())

@@ -15,6 +15,7 @@ from flexgroup._errors import FlexgroupError
 FILES = ("metrics.jsonl", "model.safetensors", "run.json")
 CONFIG = "config.json"  # what an unfinished run is, for whoever resumes it
 CHECKPOINTS = "checkpoints"
+LATENCY = "latency.json"  # the budget in time of an unfinished run, likewise
 TRACKED = "tensorboard"
 
 
@@ -31,7 +32,9 @@ def check_free(out: Path, force: bool) -> Path:
         raise FlexgroupError(f"--out {out} is a file; name a folder")
     if not force:
         raise FlexgroupError(f"--out {out} exists; give --force to replace it, or name another folder")
-    foreign = sorted(entry.name for entry in out.iterdir() if entry.name not in (*FILES, CONFIG, CHECKPOINTS, TRACKED))
+    foreign = sorted(
+        entry.name for entry in out.iterdir() if entry.name not in (*FILES, CONFIG, LATENCY, CHECKPOINTS, TRACKED)
+    )
     if foreign:
         raise FlexgroupError(
             f"--out {out} holds {foreign[0]!r}, which is not part of a run; it is not replaced: name another folder"
