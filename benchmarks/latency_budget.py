@@ -38,7 +38,7 @@ from flexgroup.zoo import build, input_shape, load_weights
 GROUPS = Groups("4x1", unaligned="rows")
 BUDGETS: dict[str, tuple[dict[str, float], ...]] = {
     "resnet20": ({"speedup": 2}, {"speedup": 4}, {"speedup": 8}, {"latency": 1e-4}),
-    "mobilenet_v2": ({"speedup": 2}, {"speedup": 4}, {"speedup": 8}, {"latency": 2e-3}),
+    "mobilenet_v2": ({"speedup": 2}, {"speedup": 3}, {"speedup": 4}, {"speedup": 8}, {"latency": 2e-3}),
 }
 LIMIT = 0.15  # of the measured latency
 
@@ -66,8 +66,17 @@ class Row:
         return self.predicted_ms / self.ms - 1
 
     @property
+    def quiet_difference(self) -> float:
+        """From the 10th percentile of calls, which a busy machine disturbs less; it is what budgets are of."""
+        return self.predicted_ms / self.p10_ms - 1
+
+    @property
     def agrees(self) -> bool:
         return abs(self.difference) <= LIMIT
+
+    def verdict(self) -> dict[str, float | bool]:
+        """What is computed from the rest, for JSON."""
+        return {"difference": self.difference, "quiet_difference": self.quiet_difference, "agrees": self.agrees}
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,7 +191,16 @@ def show(rows: list[Row], threads: int) -> None:
         times = (f"{row.budget_ms:.4g}", f"{row.predicted_ms:.4g}", f"{row.ms:.4g}")
         agrees = f"{row.difference:+.1%}" + ("" if row.agrees else " > 15 %")
         shares = (f"{row.zeros:.1%}", f"{row.magnitude:.3f}")
-        table.add_row(row.network, row.asked, row.method, *shares, *times, agrees, f"{row.dense_ms / row.ms:.2f}x")
+        table.add_row(
+            row.network,
+            row.asked,
+            row.method,
+            *shares,
+            *times,
+            agrees,
+            f"{row.quiet_difference:+.1%}",
+            f"{row.dense_ms / row.ms:.2f}x",
+        )
     console = Console(width=130)
     console.print(table)
     for row in rows:
@@ -212,10 +230,7 @@ def main() -> None:
             "command": f"python benchmarks/latency_budget.py {words} --rounds {options.rounds}",
             "machine": asdict(this_machine()),
             "limit": LIMIT,
-            "rows": [
-                asdict(row) | ({} if row.refused else {"difference": row.difference, "agrees": row.agrees})
-                for row in rows
-            ],
+            "rows": [asdict(row) | ({} if row.refused else row.verdict()) for row in rows],
         }
         options.out.write_text(json.dumps(document, indent=1) + "\n")
 

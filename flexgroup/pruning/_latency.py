@@ -203,7 +203,7 @@ def latency_budget(
     ``example`` is as for `flexgroup.compile`; ``groups``, ``criterion``, ``targets``, ``ignore`` and ``order`` are as
     for the `Pruner` to come. For criteria that average over training steps, magnitudes stand in. For a ``target`` that
     does not run here nothing is measured, and a ``latency`` needs the ``machine`` that it is meant for. ``measure``
-    times plans (by default, medians of 25 interleaved rounds). The model is left as it is.
+    times plans (by default, the 10th percentile of calls in 25 interleaved rounds). The model is left as it is.
 
     Raises `FlexgroupError` for a budget that is out of reach, with what is in reach, for groups that have no cost of
     their own (N:M, free, and those that name M or K), and as `Pruner` and `flexgroup.compile` do.

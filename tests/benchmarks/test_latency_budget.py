@@ -37,7 +37,7 @@ def test_other_kinds_of_sparsity_are_predicted_to_take_as_long(monkeypatch):
 
 
 def test_a_difference_is_a_share_of_what_was_measured():
-    row = latency_budget.Row("net", "2x", "time", predicted_ms=1.2, ms=1.0)
+    row = latency_budget.Row("net", "2x", "time", predicted_ms=1.2, ms=1.0, p10_ms=0.8)
     assert row.difference == pytest.approx(0.2)
-    assert not row.agrees
+    assert row.verdict() == {"difference": row.difference, "quiet_difference": pytest.approx(0.5), "agrees": False}
     assert latency_budget.Row("net", "2x", "time", predicted_ms=0.9, ms=1.0).agrees
