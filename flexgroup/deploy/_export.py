@@ -111,9 +111,7 @@ def _check(plan: Plan, model: torch.nn.Module, example: tuple[torch.Tensor, ...]
             f"this machine has no instructions for fp16 numbers, so that the network for {wanted.name} cannot be "
             "checked here; export it on one that has, or use precision='fp32'"
         )
-    stand_in = replace(
-        here, vector_bytes=wanted.vector_bytes, vector_registers=wanted.vector_registers, name=wanted.name
-    )
+    stand_in = replace(here, vector_bytes=wanted.vector_bytes, vector_registers=wanted.vector_registers)
     compiled = CompiledModel(replace(plan, target=stand_in), 0.0)
     try:
         error = difference(model, compiled, example)

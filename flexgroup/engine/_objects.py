@@ -49,9 +49,10 @@ def machine_for(target: Target, *, jit: bool) -> Any:
     if jit:
         if not runs_here(target):
             wanted, here = (triple.split("-")[0] for triple in (target.triple, llvm.get_process_triple()))
-            raise FlexgroupError(
-                f"target {target.name} is {wanted} code, which this {here} machine cannot run; use flexgroup.export"
-            )
+            code = f"is {wanted} code, which this {here} machine cannot run"
+            if wanted == here:
+                code = "has instructions that this machine lacks"
+            raise FlexgroupError(f"target {target.name} {code}; use flexgroup.export")
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
     else:

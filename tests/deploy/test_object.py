@@ -112,8 +112,8 @@ def test_the_batch_of_the_example_does_not_matter(small_net, tmp_path):
 def test_code_for_another_processor_is_checked_before_it_is_written(small_net, tmp_path, monkeypatch):
     """The check runs the exported plan itself: damage its constants, and nothing is written."""
 
-    def damaged(graph, target):
-        plan = plan_graph(graph, target)
+    def damaged(graph, target, **options):
+        plan = plan_graph(graph, target, **options)
         return with_fields(plan, constants=plan.constants * 0)
 
     monkeypatch.setattr(_export, "plan_graph", damaged)

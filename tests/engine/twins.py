@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from flexgroup.engine import Plan
@@ -9,6 +11,7 @@ from flexgroup.kernels import (
     ConvKernel,
     CopyKernel,
     DepthwiseKernel,
+    Element,
     FillKernel,
     LinearKernel,
     MeanKernel,
@@ -21,33 +24,48 @@ from tests.engine.twins_curves import activated, number
 
 
 class Memory:
-    """The regions a plan refers to, and typed views into them."""
+    """The regions a plan refers to, and typed views into them.
 
-    def __init__(self, regions: list[np.ndarray]) -> None:
+    Numbers are stored as ``element`` says, masks are integers of the same size. Sums are taken in 32 bits.
+    """
+
+    def __init__(self, regions: list[np.ndarray], element: Element) -> None:
         self.regions = regions
+        self.size = element.bytes
+        self.number, self.integer = np.dtype(f"f{element.bytes}"), np.dtype(f"i{element.bytes}")
 
-    def view(self, reference: int, dtype=np.float32, count: int | None = None) -> np.ndarray:
-        """``count`` entries from a reference on (to the end of the region if not given)."""
+    def view(self, reference: int, dtype=None, count: int | None = None) -> np.ndarray:
+        """``count`` entries, numbers unless ``dtype`` is given, from a reference on (or to the end of the region)."""
+        dtype = self.number if dtype is None else dtype
         region, offset = self.regions[reference >> BASE_SHIFT], reference & ((1 << BASE_SHIFT) - 1)
         size = np.dtype(dtype).itemsize
         stop = len(region) - (len(region) - offset) % size if count is None else offset + count * size
         return region[offset:stop].view(dtype)
 
-    def base(self, reference: int) -> tuple[np.ndarray, int]:
+    def read(self, reference: int, count: int | None = None) -> np.ndarray:
+        """``count`` numbers from a reference on, to compute with."""
+        return self.view(reference, None, count).astype(np.float32)
+
+    def base(self, reference: int, element: Element | None = None) -> tuple[np.ndarray, int]:
         """The numbers of a region, and the index of the one that a reference is to: offsets count from there."""
+        size = self.size if element is None else element.bytes
         region, offset = self.regions[reference >> BASE_SHIFT], reference & ((1 << BASE_SHIFT) - 1)
-        return region[: len(region) - len(region) % 4].view(np.float32), offset // 4
+        return region[: len(region) - len(region) % 4].view(f"f{size}"), offset // size
+
+    def moved(self, kernel: Any) -> tuple[Element, Element]:
+        """The elements that a kernel which only moves numbers reads and writes."""
+        return kernel.element, kernel.written or kernel.element
 
 
 def run_plan(plan: Plan, *inputs: np.ndarray) -> list[np.ndarray]:
     """Run ``plan`` on one image (inputs without batch)."""
     outputs = [np.full(port.shape, np.nan, np.float32) for port in plan.outputs]
     arena = np.zeros(plan.arena_bytes, np.uint8)
-    arena[plan.clear_bytes :].view(np.float32)[:] = np.nan
+    arena[plan.clear_bytes :] = 0xFF  # NaNs
     regions = [plan.constants, arena]
     regions += [np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in inputs]
     regions += [array.reshape(-1).view(np.uint8) for array in outputs]
-    memory = Memory(regions)
+    memory = Memory(regions, plan.element)
     twins = {
         ConvKernel: conv,
         DepthwiseKernel: depthwise,
@@ -72,69 +90,71 @@ def conv(kernel: ConvKernel, f: dict[str, int], memory: Memory, lanes: int) -> N
     width, rows = kernel.tile * lanes, kernel.rows
     (source, first_in), (target, first_out) = memory.base(f["source"]), memory.base(f["target"])
     residual, first_residual = memory.base(f["residual"])
-    bias = memory.view(f["bias"])
+    size, bias = memory.size, memory.read(f["bias"])
     ends, offsets = memory.view(f["ends"], np.int32), memory.view(f["offsets"], np.int32)
     outputs, residuals = memory.view(f["outputs"], np.int32), memory.view(f["residuals"], np.int32)
-    weights, mask = memory.view(f["weights"]), memory.view(f["mask"], np.int32)
+    weights, mask = memory.read(f["weights"]), memory.view(f["mask"], memory.integer)
     loops = f["row_count"] if kernel.form == "ring" else f["row_count"] // rows
     for tile in range(f["first_tile"], f["last_tile"]):
-        start = min(tile * width, f["last_start"] // 4)
+        start = min(tile * width, f["last_start"] // size)
         sums = np.zeros((f["row_count"] + rows, width), np.float32)
         group = 0
         for loop in range(loops):
             first_row = loop if kernel.form == "ring" else loop * rows
             end = group + f["columns"] if kernel.form == "dense" else ends[loop]
             for g in range(group, end):
-                tap = first_in + offsets[g - group if kernel.form == "dense" else g] // 4 + start
-                x = source[tap : tap + width]
+                tap = first_in + offsets[g - group if kernel.form == "dense" else g] // size + start
+                x = source[tap : tap + width].astype(np.float32)
                 sums[first_row : first_row + rows] += weights[g * rows : (g + 1) * rows, None] * x
             group = end
         for row in range(f["row_count"]):
             value = sums[row] + bias[row]
             if kernel.residual:
-                value = value + residual[first_residual + residuals[row] // 4 + start :][:width]
+                value = value + residual[first_residual + residuals[row] // size + start :][:width]
             value = activated(kernel, f, value)
-            out = first_out + outputs[row] // 4 + start
+            out = first_out + outputs[row] // size + start
             target[out : out + width] = np.where(mask[start : start + width], value, 0)
 
 
 def depthwise(kernel: DepthwiseKernel, f: dict[str, int], memory: Memory, lanes: int) -> None:
     """Both forms, one number after another."""
     (source, first_in), (target, first_out) = memory.base(f["source"]), memory.base(f["target"])
-    inputs, outputs = memory.view(f["inputs"], np.int32) // 4, memory.view(f["outputs"], np.int32) // 4
-    weights, bias, mask = memory.view(f["weights"]), memory.view(f["bias"]), memory.view(f["mask"], np.int32)
+    bytes_ = memory.size
+    inputs, outputs = memory.view(f["inputs"], np.int32) // bytes_, memory.view(f["outputs"], np.int32) // bytes_
+    weights, bias, mask = memory.read(f["weights"]), memory.read(f["bias"]), memory.view(f["mask"], memory.integer)
     size, width = kernel.height * kernel.width, kernel.tile * lanes
     rows = f["rows"] if kernel.form == "rows" else 1
     for plane in range(f["first"], f["last"]):
         window = weights[plane * size :][:size].reshape(kernel.height, kernel.width)
         for block in range(f["starts"]):
-            start = min(block * width, f["last_start"] // 4)
+            start = min(block * width, f["last_start"] // bytes_)
             for row in range(rows):
                 total = np.full(width, bias[plane], np.float32)
                 for y in range(kernel.height):
                     for x in range(kernel.width):
                         at = first_in + inputs[plane] + start * kernel.stride[1] + x * kernel.dilation
-                        at += (row * kernel.stride[0] + y * kernel.dilation) * f["source_row"] // 4
-                        value = source[at : at + width * kernel.stride[1] : kernel.stride[1]]
+                        at += (row * kernel.stride[0] + y * kernel.dilation) * f["source_row"] // bytes_
+                        value = source[at : at + width * kernel.stride[1] : kernel.stride[1]].astype(np.float32)
                         total = np.maximum(total, value) if kernel.reduce == "max" else total + window[y, x] * value
                 value = activated(kernel, f, total)
-                out = first_out + outputs[plane] + row * f["target_row"] // 4 + start
+                out = first_out + outputs[plane] + row * f["target_row"] // bytes_ + start
                 target[out : out + width] = np.where(mask[start : start + width], value, 0)
 
 
 def fill(kernel: FillKernel, f: dict[str, int], memory: Memory, lanes: int) -> None:
-    (target, first), targets = memory.base(f["target"]), memory.view(f["targets"], np.int32) // 4
+    (target, first), targets = memory.base(f["target"]), memory.view(f["targets"], np.int32) // memory.size
     for plane in range(f["first"], f["last"]):
         target[first + targets[plane] :][: f["vectors"] * lanes] = 0
 
 
 def copy(kernel: CopyKernel, f: dict[str, int], memory: Memory, lanes: int) -> None:
-    (source, first_in), (target, first_out) = memory.base(f["source"]), memory.base(f["target"])
+    read_as, written_as = memory.moved(kernel)
+    (source, first_in), (target, first_out) = memory.base(f["source"], read_as), memory.base(f["target"], written_as)
     sources, targets = memory.view(f["sources"], np.int32), memory.view(f["targets"], np.int32)
     for plane in range(f["first"], f["last"]):
         for row in range(f["rows"]):
-            read = first_in + (sources[plane] + row * f["source_row"]) // 4
-            write = first_out + (targets[plane] + row * f["target_row"]) // 4
+            read = first_in + (sources[plane] + row * f["source_row"]) // read_as.bytes
+            write = first_out + (targets[plane] + row * f["target_row"]) // written_as.bytes
             for column in range(f["columns"]):
                 target[write + column] = source[read + column * kernel.step]
 
@@ -142,16 +162,16 @@ def copy(kernel: CopyKernel, f: dict[str, int], memory: Memory, lanes: int) -> N
 def linear(kernel: LinearKernel, f: dict[str, int], memory: Memory, lanes: int) -> None:
     width, columns = kernel.tile * lanes, f["columns"]
     assert columns % UNROLL == 0
-    x, weights = memory.view(f["input"])[:columns], memory.view(f["weights"])
+    x, weights = memory.read(f["input"], columns), memory.read(f["weights"])
     for block in range(f["first"], f["last"]):
         matrix = weights[block * columns * width :][: columns * width].reshape(columns, width)
-        value = x @ matrix + memory.view(f["bias"])[block * width :][:width]
+        value = x @ matrix + memory.read(f["bias"])[block * width :][:width]
         value = activated(kernel, f, value)
         memory.view(f["output"])[block * width :][:width] = value
 
 
 def mean(kernel: MeanKernel, f: dict[str, int], memory: Memory, lanes: int) -> None:
-    arena, planes = memory.view(f["arena"]), memory.view(f["inputs"], np.int32) // 4
+    arena, planes = memory.view(f["arena"]), memory.view(f["inputs"], np.int32) // memory.size
     for plane in range(f["first"], f["last"]):
         total = arena[planes[plane] :][: f["vectors"] * lanes].sum(dtype=np.float64)
         memory.view(f["output"])[plane] = total * number(f["scale"])
@@ -159,15 +179,16 @@ def mean(kernel: MeanKernel, f: dict[str, int], memory: Memory, lanes: int) -> N
 
 def pool(kernel: PoolKernel, f: dict[str, int], memory: Memory, lanes: int) -> None:
     (source, first_in), (target, first_out) = memory.base(f["source"]), memory.base(f["target"])
-    taps, outputs = memory.view(f["taps"], np.int32) // 4, memory.view(f["outputs"], np.int32) // 4
-    mask, inside = memory.view(f["mask"], np.int32), memory.view(f["inside"], np.int32)
+    size = memory.size
+    taps, outputs = memory.view(f["taps"], np.int32) // size, memory.view(f["outputs"], np.int32) // size
+    mask, inside = memory.view(f["mask"], memory.integer), memory.view(f["inside"], memory.integer)
     for plane in range(f["first"], f["last"]):
         for block in range(f["vectors"]):
-            start = min(block * lanes, f["last_start"] // 4)
+            start = min(block * lanes, f["last_start"] // size)
             places = [first_in + taps[plane * f["tap_count"] + t] + start for t in range(f["tap_count"])]
-            window = np.stack([source[at : at + lanes] for at in places])
+            window = np.stack([source[at : at + lanes].astype(np.float32) for at in places])
             if kernel.form == "max":
-                rows = [inside[t * f["inside_tap"] // 4 + start :][:lanes] for t in range(f["tap_count"])]
+                rows = [inside[t * f["inside_tap"] // size + start :][:lanes] for t in range(f["tap_count"])]
                 value = np.where(np.stack(rows), window, -np.inf).max(axis=0)
             else:
                 value = window.sum(axis=0) * memory.view(f["scale"])[start : start + lanes]

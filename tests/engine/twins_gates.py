@@ -12,11 +12,11 @@ from tests.engine.twins_curves import activated
 
 def elementwise(kernel: ElementwiseKernel, f: dict[str, int], memory: Any, lanes: int) -> None:
     count = f["vectors"] * lanes
-    arena, mask = memory.view(f["arena"]), memory.view(f["mask"], np.int32, count)
-    tables = [memory.view(f[name], np.int32) // 4 for name in ("first_inputs", "second_inputs", "outputs")]
-    scale, shift = memory.view(f["scale"]), memory.view(f["shift"])
+    arena, mask = memory.view(f["arena"]), memory.view(f["mask"], memory.integer, count)
+    tables = [memory.view(f[name], np.int32) // memory.size for name in ("first_inputs", "second_inputs", "outputs")]
+    scale, shift = memory.read(f["scale"]), memory.read(f["shift"])
     for plane in range(f["first"], f["last"]):
-        x, y = (arena[table[plane] :][:count] for table in tables[:2])
+        x, y = (arena[table[plane] :][:count].astype(np.float32) for table in tables[:2])
         value = {
             "add": lambda x, y, _: x + y,
             "mul": lambda x, y, _: x * y,
@@ -34,9 +34,9 @@ def resize(kernel: ResizeKernel, f: dict[str, int], memory: Any, lanes: int) -> 
     inputs, outputs = (memory.view(f[name], np.int32) // size for name in ("inputs", "outputs"))
     row_taps, column_taps = f["row_taps"], f["column_taps"]
     row_offsets = memory.view(f["row_offsets"], np.int32) // size
-    row_weights, column_weights = memory.view(f["row_weights"]), memory.view(f["column_weights"])
-    columns = memory.view(f["column_offsets"], np.int32) // (lanes * size)
-    mask = memory.view(f["mask"], np.int32, lanes)
+    row_weights, column_weights = memory.read(f["row_weights"]), memory.read(f["column_weights"])
+    columns = memory.view(f["column_offsets"], np.int32) // (lanes * kernel.element.register_bytes)
+    mask = memory.view(f["mask"], memory.integer, lanes)
     places = memory.view(f["places"], np.int32, f["output_blocks"]) // size
     new_row = memory.view(f["new_row"], np.int32)
     for item in range(f["first"], f["last"]):
@@ -49,7 +49,7 @@ def resize(kernel: ResizeKernel, f: dict[str, int], memory: Any, lanes: int) -> 
                     assert (row_offsets[taps] == row_offsets[before]).all()
                     assert (row_weights[taps] == row_weights[before]).all()
                 width = f["input_blocks"] * lanes
-                rows = [arena[inputs[plane] + offset :][:width] for offset in row_offsets[taps]]
+                rows = [arena[inputs[plane] + offset :][:width].astype(np.float32) for offset in row_offsets[taps]]
                 summed = sum(weight * values for weight, values in zip(row_weights[taps], rows, strict=True))
                 for first, place in enumerate(places):
                     for lane in range(lanes):
@@ -59,9 +59,10 @@ def resize(kernel: ResizeKernel, f: dict[str, int], memory: Any, lanes: int) -> 
 
 
 def interleave(kernel: InterleaveKernel, f: dict[str, int], memory: Any, lanes: int) -> None:
-    source, target = memory.view(f["source"]), memory.view(f["target"])
-    tables = ("from_planes", "to_planes", "from_parts", "to_rows")
-    from_planes, to_planes, from_parts, to_rows = (memory.view(f[name], np.int32) // 4 for name in tables)
+    read, written = (element.bytes for element in memory.moved(kernel))
+    source, target = memory.view(f["source"], f"f{read}"), memory.view(f["target"], f"f{written}")
+    from_planes, from_parts = (memory.view(f[name], np.int32) // read for name in ("from_planes", "from_parts"))
+    to_planes, to_rows = (memory.view(f[name], np.int32) // written for name in ("to_planes", "to_rows"))
     for plane in range(f["first"], f["last"]):
         for row in range(f["rows"]):
             for part in range(kernel.parts):
