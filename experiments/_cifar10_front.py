@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from _cifar10_results import ENDS, Mean, Result, error_of, mean_of, measure_of
+from _cifar10_results import ENDS, Mean, Result, error_of, main_budget, mean_of, measure_of
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,12 @@ def front_of(found: Iterable[Place]) -> list[Place]:
 
 
 def compared(results: Sequence[Result], recipe: str) -> list[Result]:
-    """What stands in one plot: the networks of one training with one budget for all layers, 2:4, and all dense ones."""
+    """What stands in one plot: the networks of one training with the budget that most have, 2:4, and all dense ones."""
+
+    budget = main_budget(results, recipe)
 
     def belongs(one: Result) -> bool:
-        return one.recipe == recipe and (one.budget == "global" or one.groups == "2:4")
+        return one.recipe == recipe and (one.budget == budget or one.groups == "2:4")
 
     return [one for one in results if one.is_dense or belongs(one)]
 
@@ -54,7 +56,7 @@ def front_sentence(results: Sequence[Result], recipe: str) -> str | None:
     front = front_of(places(compared(results, recipe), measure_of(results)))
     if not front:
         return None
-    free = sum(place.role == "unaligned" for place in front)
+    free = sum((place.role or "").startswith("unaligned") for place in front)
     return (
         f"{free} of the {len(front)} networks than which nothing is both faster and better have unaligned groups: "
         f"{', '.join(f'{place.name} ({place.x:.3f} ms, {place.error.value:.2f} %)' for place in front)}."

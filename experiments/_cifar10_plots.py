@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from _cifar10_front import Place, compared, front_of, places
-from _cifar10_results import Result, error_of, measure_of, pick, shapes_of
+from _cifar10_results import Result, error_of, main_budget, measure_of, pick, shapes_of
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
@@ -21,6 +21,7 @@ _ROLES = {
     "aligned": (COLOURS[1], "o", False),
     "permuted": (COLOURS[2], "D", False),
     "unaligned": (COLOURS[0], "s", True),
+    "unaligned, permuted": (COLOURS[3], "D", True),
 }
 Line = Callable[[str, str], list[Place]]
 
@@ -30,7 +31,8 @@ def sparsity_plot(results: Sequence[Result], recipe: str) -> bytes:
 
     Sparsities stand where the logarithm of what is kept puts them: each halving is as far as the next.
     """
-    runs = [one for one in results if one.recipe == recipe and one.budget == "global"]
+    budget = main_budget(results, recipe)
+    runs = [one for one in results if one.recipe == recipe and one.budget == budget]
     measure = measure_of(results)
     sparsities = sorted({one.sparsity for one in runs})
 
@@ -90,7 +92,8 @@ def latency_plot(results: Sequence[Result], recipe: str) -> bytes:
 
 def shapes_plot(results: Sequence[Result], recipe: str, sparsity: float) -> bytes:
     """All shapes at one sparsity, one below the other: what a group's freedom is worth."""
-    runs = [one for one in results if one.recipe == recipe and one.budget == "global"]
+    budget = main_budget(results, recipe)
+    runs = [one for one in results if one.recipe == recipe and one.budget == budget]
     measure = measure_of(results)
     shapes = [shape for shape in shapes_of(runs) if any(pick(runs, shape, role, sparsity) for role in _ROLES)]
     fine = error_of(pick(runs, "1x1", "aligned", sparsity), measure)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from _cifar10_plots import latency_plot, shapes_plot, sparsity_plot
-from _cifar10_results import Result, measure_of, read_results, recipes_of, shapes_of
+from _cifar10_results import Result, main_budget, measure_of, read_results, recipes_of, shapes_of
 from _cifar10_tables import all_tables, findings, not_run
 
 from flexgroup import FlexgroupError
@@ -61,7 +61,8 @@ def write_report(folder: Path, page: Path | None = None, planned: Sequence[str] 
 
 def _pictures(results: Sequence[Result], recipe: str) -> list[tuple[str, str, bytes]]:
     measure = measure_of(results)
-    runs = [one for one in results if one.recipe == recipe and one.budget == "global" and measure in one.accuracy]
+    budget = main_budget(results, recipe)
+    runs = [one for one in results if one.recipe == recipe and one.budget == budget and measure in one.accuracy]
     grouped = [one for one in runs if one.groups in shapes_of(runs)]
     made = []
     if any(one.sparsity == FEATURED for one in grouped):

@@ -13,7 +13,14 @@ from typing import Any
 from flexgroup import FlexgroupError
 
 SCHEMA = 1
-ROLES = {"aligned": "aligned", "permuted": "permuted", "rows": "unaligned", "cols": "unaligned"}
+ROLES = {
+    "aligned": "aligned",
+    "permuted": "permuted",
+    "rows": "unaligned",
+    "cols": "unaligned",
+    "rows-permuted": "unaligned, permuted",
+    "cols-permuted": "unaligned, permuted",
+}
 SHAPES = ("2x1", "4x1", "8x1", "1x4", "1x8", "2x2", "2x4", "4x4")
 ENDS = {"1x1": "fine-grained (1x1)", "filter": "whole filters", "2:4": "2:4"}
 _KEYS = {"name": str, "kind": str, "network": str, "recipe": str, "epochs": int, "seed": int, "accuracy": dict}
@@ -23,8 +30,8 @@ _KEYS = {"name": str, "kind": str, "network": str, "recipe": str, "epochs": int,
 class Result:
     """One trained network. Accuracies are in percent, ``ms`` is one image on one thread.
 
-    ``role`` is aligned, permuted (aligned after a permutation of channels) or unaligned; ``groups`` and ``role`` are
-    None for a dense network. ``ms_dense`` is the unpruned network, timed beside it.
+    ``role`` is aligned, permuted (aligned after a permutation of channels), unaligned or both; ``groups`` and ``role``
+    are None for a dense network. ``ms_dense`` is the unpruned network, timed beside it.
     """
 
     name: str
@@ -94,6 +101,12 @@ def recipes_of(results: Iterable[Result]) -> list[str]:
     """The trainings of pruned networks, the one with the most runs first."""
     counts = Counter(result.recipe for result in results if not result.is_dense)
     return sorted(counts, key=lambda recipe: (-counts[recipe], recipe))
+
+
+def main_budget(results: Iterable[Result], recipe: str) -> str | None:
+    """The budget with which most networks of a training were pruned, 2:4 aside; None where there are none."""
+    counts = Counter(one.budget for one in results if one.recipe == recipe and one.groups not in (None, "2:4"))
+    return min(counts, key=lambda budget: (-counts[budget], budget), default=None)
 
 
 def shapes_of(results: Iterable[Result]) -> list[str]:

@@ -11,6 +11,7 @@ from _cifar10_results import (
     Result,
     difference,
     error_of,
+    main_budget,
     mean_of,
     measure_of,
     pick,
@@ -21,7 +22,14 @@ from _cifar10_results import (
 from flexgroup.report import ResultTable, markdown
 
 NONE = "-"
-BUDGETS = {"global": "one budget for the network", "layer": "a budget for each layer", "line": "balanced"}
+ROLES = ("aligned", "permuted", "unaligned", "unaligned, permuted")
+BUDGETS = {
+    "global": "one budget for the network",
+    "layer": "the same share in every layer",
+    "line": "balanced, the same share in every layer",
+    "erdos-renyi": "shares by the layers' sizes",
+    "erdos-renyi-line": "balanced, shares by the layers' sizes",
+}
 ONE_SHOT = {
     "one_shot": "as it is",
     "one_shot_reestimated": "batch norms measured again",
@@ -35,7 +43,7 @@ def all_tables(results: Sequence[Result], planned: Sequence[str] = ()) -> str:
     parts = [
         f"Errors are on the {measure} images, in %: mean ± standard deviation (number of seeds). Differences are in "
         f"points, taken seed by seed. The lowest error of a row is bold. *Permuted*: aligned groups after the "
-        f"permutation of channels that suits them best.\n"
+        f"permutation of channels that suits them best; unaligned groups gain by it too.\n"
     ]
     for recipe in recipes_of(results):
         runs = [one for one in results if one.recipe == recipe and not one.is_dense and measure in one.accuracy]
@@ -62,7 +70,8 @@ def not_run(results: Sequence[Result], planned: Sequence[str]) -> list[str]:
 def findings(results: Sequence[Result], recipe: str) -> list[str]:
     """What the runs of one training say about unaligned groups, a sentence or two a sparsity."""
     measure = measure_of(results)
-    runs = [one for one in results if one.recipe == recipe and one.budget == "global"]
+    budget = main_budget(results, recipe)
+    runs = [one for one in results if one.recipe == recipe and one.budget == budget]
     said = []
     for sparsity in _sparsities(runs, shapes_of(runs)):
         parts = [_against(runs, sparsity, other, measure) for other in ("aligned", "permuted")]
@@ -112,11 +121,11 @@ def _training(runs: Sequence[Result], measure: str) -> list[str]:
 
 
 def _shapes_table(runs: Sequence[Result], sparsity: float, measure: str) -> ResultTable:
-    columns = ("groups", "aligned", "permuted", "unaligned", "unaligned - aligned", "unaligned - permuted")
+    columns = ("groups", *ROLES, "unaligned - aligned", "unaligned - permuted")
     columns += ("magnitude kept: aligned", "unaligned", "ms: aligned", "unaligned")
     rows = []
     for shape in shapes_of(runs):
-        found = {role: pick(runs, shape, role, sparsity) for role in ("aligned", "permuted", "unaligned")}
+        found = {role: pick(runs, shape, role, sparsity) for role in ROLES}
         if not any(found.values()):
             continue
         errors = {role: error_of(ones, measure) for role, ones in found.items()}
@@ -151,19 +160,20 @@ def _one_shot(results: Sequence[Result]) -> list[str]:
     kinds = [kind for kind in ONE_SHOT if any(kind in one.accuracy for one in results)]
     if not kinds:
         return []
-    runs = [one for one in results if any(kind in one.accuracy for kind in kinds) and one.budget == "global"]
-    recipe = recipes_of(runs)[:1]
-    runs = [one for one in runs if one.recipe in recipe]
+    recipe = recipes_of(results)[0]
+    budget = main_budget(results, recipe)
+    runs = [one for one in results if any(kind in one.accuracy for kind in kinds)]
+    runs = [one for one in runs if (one.recipe, one.budget) == (recipe, budget)]
     parts = ["## One-shot: pruned, not trained\n", "Errors are on the validation images, in %.\n"]
     for sparsity in _sparsities(runs, [*ENDS, *shapes_of(runs)]):
         rows = []
         for shape in (*ENDS, *shapes_of(runs)):
-            found = [pick(runs, shape, role, sparsity) for role in ("aligned", "permuted", "unaligned")]
+            found = [pick(runs, shape, role, sparsity) for role in ROLES]
             if any(found):
                 errors = (_bold_best([error_of(ones, kind) for ones in found]) for kind in kinds)
                 rows.append((ENDS.get(shape, shape), *(text for one in errors for text in one)))
         heads = (f"{ONE_SHOT[kind]}: aligned" for kind in kinds)
-        columns = ("groups", *(text for head in heads for text in (head, "permuted", "unaligned")))
+        columns = ("groups", *(text for head in heads for text in (head, *ROLES[1:])))
         parts.append(f"### {_percent(sparsity)} % pruned\n")
         parts.append(markdown(ResultTable(columns, tuple(rows))))
     return parts

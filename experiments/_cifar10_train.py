@@ -1,0 +1,233 @@
+"""One run of the experiment, from the pretrained network to a file of results; killed and started again, it goes on."""
+
+from __future__ import annotations
+
+import copy
+import json
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from _cifar10_latency import network_of
+from _cifar10_runs import Dense, Pruned, Run
+from torch import Tensor, nn
+
+import flexgroup
+from flexgroup import FlexgroupError
+from flexgroup.pruning import (
+    Iterative,
+    Pruner,
+    accuracy,
+    crop_and_flip,
+    finetune,
+    permute,
+    prune,
+    reestimate_batch_norm,
+    refit,
+    training_steps,
+    weight_matrices,
+)
+from flexgroup.report import this_machine
+from flexgroup.zoo import ImageData, load_data, load_weights, save_weights, write_atomically
+
+VALIDATION_IMAGES = 5_000  # the last of the training set
+STATISTICS_IMAGES = 2_560  # for batch norm
+REFIT_IMAGES = 512
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How every network is trained: the same for all patterns.
+
+    The pretrained network is pruned in ``rounds`` over ``share`` of the steps, each round the same share of what is
+    left; pruned weights are lost. With ``relaxed``, unaligned groups may overlap until the last round. Dense networks
+    start from random weights and train ``dense_epochs``.
+    """
+
+    epochs: int
+    dense_epochs: int
+    rounds: int = 5
+    share: float = 0.6
+    lr: float = 0.05
+    batch_size: int = 128
+    weight_decay: float = 5e-4
+    relaxed: bool = True
+    distill: float = 0.7
+    temperature: float = 2.0
+
+    @property
+    def name(self) -> str:
+        relaxed = ", relaxed" if self.relaxed else ""
+        distill = f", {self.distill:g} distilled" if self.distill else ""
+        return f"{self.epochs} epochs, {self.rounds} rounds{relaxed}{distill}"
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The data, as uint8 pixels: training without the validation images, validation, and the data set itself."""
+
+    images: Tensor
+    labels: Tensor
+    validation_images: Tensor
+    validation_labels: Tensor
+    data: ImageData
+
+    def normalised(self, count: int) -> Tensor:
+        """The first training images, as the network takes them."""
+        return self.data.normalise(self.images[:count])
+
+
+def read_splits(data: str) -> Splits:
+    """The last `VALIDATION_IMAGES` of the training set are for validation; the test set is not looked at."""
+    loaded = load_data(data)
+    cut = len(loaded.train_labels) - VALIDATION_IMAGES
+    images, labels = loaded.train_images, loaded.train_labels
+    return Splits(images[:cut], labels[:cut], images[cut:], labels[cut:], loaded)
+
+
+def train(
+    run: Run,
+    recipe: Recipe,
+    splits: Splits,
+    weights: Path,
+    results: Path,
+    work: Path,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Train one network; write ``results/NAME.json`` at the end, and keep its weights and checkpoints in ``work/NAME``.
+
+    Returns the record. The test images are classified once, after the last epoch. Raises `FlexgroupError` for what is
+    wrong with the input.
+    """
+    began = time.perf_counter()
+    folder = work / run.name
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(run.seed)
+    model = network_of(run)
+    record: dict[str, Any] = {
+        "schema": SCHEMA,
+        "name": run.name,
+        "kind": "dense" if isinstance(run, Dense) else "pruned",
+        "network": f"resnet{6 * run.blocks + 2}, width {run.width}" if isinstance(run, Dense) else "resnet20",
+        "recipe": recipe.name,
+        "epochs": recipe.dense_epochs if isinstance(run, Dense) else recipe.epochs,
+        "seed": run.seed,
+        "accuracy": {},
+        "latency_ms": None,
+        "training": asdict(recipe),
+    }
+    pruner, teacher = None, None
+    if isinstance(run, Pruned):
+        load_weights(model, weights)
+        teacher = copy.deepcopy(model).to(_device())
+        record |= {"groups": "filter" if run.groups == "1xK" else run.groups, "alignment": run.alignment}
+        record |= {"sparsity": run.sparsity, "budget": run.budget}
+        if "permuted" in run.alignment:
+            permute(model, (splits.normalised(2),), run.spec, run.sparsity, budget=_plain(run.budget))
+        record |= _one_shot(run, model, splits)
+        pruner = _pruner(run, recipe, model, splits)
+    model = model.to(_device())
+    history = finetune(
+        model,
+        splits.images.to(_device()),
+        splits.labels,
+        splits.validation_images,
+        splits.validation_labels,
+        epochs=record["epochs"],
+        batch_size=recipe.batch_size,
+        lr=recipe.lr if pruner is not None else 2 * recipe.lr,
+        weight_decay=recipe.weight_decay,
+        precision="bf16",
+        teacher=teacher,
+        distill=recipe.distill if teacher is not None else 0.0,
+        temperature=recipe.temperature,
+        pruner=pruner,
+        seed=run.seed,
+        normalise=_normaliser(splits.data, _device()),
+        augment=crop_and_flip,
+        checkpoints=folder / "checkpoints",
+        checkpoint_every=100,
+        resume=True,
+        on_epoch=lambda epoch: say(f"{run.name}: epoch {epoch.epoch}, {epoch.validation_accuracy:.2f} %"),
+    )
+    if pruner is not None:
+        pruner.finalize()
+        record["measured_sparsity"] = pruner.sparsity
+        record["layers"] = {name: int(mask.sum()) for name, mask in pruner.masks.items()}
+    record["curve"] = [round(epoch.validation_accuracy, 2) for epoch in history.epochs]
+    record["accuracy"] |= {"validation": history.accuracy, "test": accuracy(model, *splits.data.test())}
+    record["seconds"] = round(sum(epoch.seconds for epoch in history.epochs), 1)
+    record["versions"] = {"flexgroup": flexgroup.__version__, "torch": torch.__version__}
+    record["versions"] |= {"python": platform.python_version()}
+    record["machine"] = asdict(this_machine())
+    record["command"] = "python experiments/cifar10.py run --data cifar10:DATA --weights resnet20.safetensors"
+    save_weights(model.cpu(), folder / "model.safetensors", {"format": "pt", "run": run.name})
+    write_atomically(results / f"{run.name}.json", (json.dumps(record, indent=2, allow_nan=False) + "\n").encode())
+    say(f"{run.name}: {record['accuracy']['test']:.2f} % of the test images, {time.perf_counter() - began:.0f} s")
+    return record
+
+
+def _plain(budget: str) -> str:
+    """The budget without the rule for the layers' shares, for what does not know it."""
+    return {"erdos-renyi": "layer", "erdos-renyi-line": "line"}.get(budget, budget)
+
+
+def _pruner(run: Pruned, recipe: Recipe, model: nn.Module, splits: Splits) -> Pruner:
+    steps = training_steps(len(splits.labels), recipe.batch_size, recipe.epochs)
+    every = max(1, round(recipe.share * steps / recipe.rounds))
+    return Pruner(
+        model,
+        run.spec,
+        run.sparsity,
+        budget=run.budget,
+        schedule=Iterative(recipe.rounds, every),
+        regrowth="none",
+        relaxed=recipe.relaxed and run.spec.unaligned is not None,
+    )
+
+
+def _one_shot(run: Pruned, model: nn.Module, splits: Splits) -> dict[str, Any]:
+    """The pattern without training: validation accuracy as pruned, with batch norm measured again, and re-fitted."""
+    pruned = copy.deepcopy(model)
+    prune(pruned, run.spec, run.sparsity, budget=run.budget)
+    before, after = weight_matrices(model), weight_matrices(pruned)
+    kept = sum(float(matrix.abs().sum()) for matrix in after.values())
+    validation = splits.data.normalise(splits.validation_images), splits.validation_labels
+    result = {"one_shot": accuracy(pruned, *validation)}
+    refitted = copy.deepcopy(pruned)
+    reestimate_batch_norm(pruned, splits.normalised(STATISTICS_IMAGES))
+    result["one_shot_reestimated"] = accuracy(pruned, *validation)
+    refit(refitted, splits.normalised(REFIT_IMAGES), model)
+    reestimate_batch_norm(refitted, splits.normalised(STATISTICS_IMAGES))
+    result["one_shot_refit"] = accuracy(refitted, *validation)
+    return {
+        "accuracy": result,
+        "kept_magnitude": kept / sum(float(matrix.abs().sum()) for matrix in before.values()),
+    }
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _normaliser(data: ImageData, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """As `ImageData.normalise`, on the device of the pixels."""
+    mean = (torch.tensor(data.mean) * data.scale).view(-1, 1, 1).to(device)
+    scale = 1.0 / (torch.tensor(data.std) * data.scale).view(-1, 1, 1).to(device)
+
+    def normalise(pixels: Tensor) -> Tensor:
+        return (pixels.to(torch.float32) - mean.to(pixels.device)) * scale.to(pixels.device)
+
+    return normalise
+
+
+def check_weights(weights: Path) -> None:
+    """Raise `FlexgroupError` unless the file holds a ResNet-20 for CIFAR-10."""
+    if not weights.is_file():
+        raise FlexgroupError(f"--weights {weights} is no file; give the pretrained ResNet-20 as .safetensors")
+    load_weights(network_of(Pruned("1x1", "aligned", 0.5, 0)), weights)
