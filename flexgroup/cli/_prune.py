@@ -35,14 +35,36 @@ def prune(
     latency_ms: LatencyOption = None,
     latency_threads: LatencyThreadsOption = 1,
     budget: Annotated[str, typer.Option("--budget", help="Spread over: global, layer or line.")] = "global",
-    criterion: Annotated[str, typer.Option("--criterion", help="What a weight is worth.")] = "magnitude",
+    criterion: Annotated[
+        str,
+        typer.Option(
+            "--criterion", help="What a weight is worth: magnitude, squared, taylor, fisher, movement or wanda."
+        ),
+    ] = "magnitude",
     target: Annotated[list[str] | None, typer.Option("--target", help="Only layers like this; repeatable.")] = None,
     ignore: Annotated[list[str] | None, typer.Option("--ignore", help="No layer like this; repeatable.")] = None,
     epochs: Annotated[int, typer.Option("--epochs", help="Epochs of fine-tuning; 0: prune only.")] = 0,
     schedule: Annotated[
         str,
-        typer.Option("--schedule", help="oneshot or cubic (over 60 % of the steps; default with epochs)."),
+        typer.Option(
+            "--schedule",
+            help="oneshot; or over 60 % of the steps: cubic (default with epochs), constant or iterative.",
+        ),
     ] = "",
+    rounds: Annotated[int, typer.Option("--rounds", help="Of the iterative schedule.")] = 5,
+    regrowth: Annotated[
+        str,
+        typer.Option("--regrowth", help="What pruned weights do in training: memory, none or straight-through."),
+    ] = "memory",
+    shrink: Annotated[
+        float, typer.Option("--shrink", help="Decay of pruned weights, 0.0002 for example; not with none.")
+    ] = 0.0,
+    permute: Annotated[
+        bool, typer.Option("--permute", help="First order the channels so that groups keep more.")
+    ] = False,
+    refit: Annotated[
+        int, typer.Option("--refit", help="After oneshot: fit the kept weights on so many training images.")
+    ] = 0,
     lr: Annotated[float, typer.Option("--lr", help="Highest learning rate.")] = 0.05,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Images in one training step.")] = 128,
     optimizer: Annotated[str, typer.Option("--optimizer", help="Any of torch.optim: sgd, adamw, ...")] = "sgd",
@@ -139,6 +161,11 @@ def prune(
             speedup=speedup,
             latency_ms=latency_ms,
             latency_threads=latency_threads,
+            rounds=rounds,
+            regrowth=regrowth,
+            shrink=shrink,
+            permute=permute,
+            refit=refit,
         )
         record = run_prune(
             config,
@@ -164,6 +191,7 @@ def _print(record: dict[str, Any], out: Path) -> None:
     named = {
         "dense": "before",
         "pruned": "after pruning",
+        "refitted": "with the kept weights fitted",
         "reestimated": "with batch norm measured again",
         "finetuned": "after fine-tuning",
     }

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from flexgroup.pruning import Schedule
     from flexgroup.pruning._settings import Settings
 
-SCHEDULES = ("cubic", "oneshot")
-CUBIC_SHARE = 0.6  # of the steps; the rest trains the final pattern
-CUBIC_CHOICES = 40
+SCHEDULES = ("constant", "cubic", "iterative", "oneshot")
+CHOOSING_SHARE = 0.6  # of the steps; the rest trains the final pattern
+CHOICES = 40
 
 
 @dataclass(frozen=True)
@@ -60,22 +60,33 @@ class PruneConfig:
     speedup: float | None = None
     latency_ms: float | None = None
     latency_threads: int = 1
+    rounds: int = 5
+    regrowth: str = "memory"
+    shrink: float = 0.0
+    permute: bool = False
+    refit: int = 0
 
     def __post_init__(self) -> None:
         from flexgroup.groups import Groups
 
         Groups(self.groups, self.unaligned)
-        for name in ("epochs", "seed", "threads", "validation"):
+        for name in ("epochs", "seed", "threads", "validation", "refit"):
             check_at_least(getattr(self, name), 0, f"--{name}")
         check_time(self.sparsity, self.speedup, self.latency_ms, self.budget)
-        for name in ("batch_size", "accumulate", "latency_threads"):
+        for name in ("batch_size", "accumulate", "latency_threads", "rounds"):
             check_at_least(getattr(self, name), 1, f"--{name.replace('_', '-')}")
         if not 0 < self.lr < float("inf"):
             raise FlexgroupError(f"--lr {self.lr:g} is not a learning rate; give a number above 0, such as 0.05")
         if self.schedule not in SCHEDULES:
-            raise FlexgroupError(f"--schedule {self.schedule!r} is unknown; choose {' or '.join(SCHEDULES)}")
-        if self.schedule == "cubic" and not self.epochs:
-            raise FlexgroupError("--schedule cubic prunes while it trains; give --epochs 1 or more, or oneshot")
+            raise FlexgroupError(f"--schedule {self.schedule!r} is unknown; choose one of {', '.join(SCHEDULES)}")
+        if self.schedule != "oneshot" and not self.epochs:
+            raise FlexgroupError(
+                f"--schedule {self.schedule} prunes while it trains; give --epochs 1 or more, or oneshot"
+            )
+        if self.refit and self.schedule != "oneshot":
+            raise FlexgroupError(
+                f"--refit fits what is pruned at once, and --schedule {self.schedule} prunes later; use oneshot"
+            )
 
     def make_groups(self) -> Groups:
         from flexgroup.groups import Groups
@@ -84,12 +95,19 @@ class PruneConfig:
 
     def make_schedule(self, images: int) -> Schedule:
         """When to prune, in a training on so many images."""
-        from flexgroup.pruning import Cubic, OneShot, training_steps
+        from flexgroup.pruning import Constant, Cubic, Iterative, OneShot, training_steps
 
         if self.schedule == "oneshot":
             return OneShot()
-        end = max(1, round(CUBIC_SHARE * training_steps(images, self.batch_size, self.epochs)))
-        return Cubic(begin=0, end=end, every=max(1, end // CUBIC_CHOICES))
+        end = max(1, round(CHOOSING_SHARE * training_steps(images, self.batch_size, self.epochs)))
+        every = max(1, end // CHOICES)
+        if self.schedule == "iterative":
+            if end < self.rounds:
+                raise FlexgroupError(f"--rounds {self.rounds} are more than the {end} steps to prune in; train longer")
+            return Iterative(self.rounds, every=end // self.rounds)
+        if self.schedule == "constant":  # not before the first step: criteria may need its gradients
+            return Constant(begin=every, end=max(end, every + 1), every=every)
+        return Cubic(begin=0, end=end, every=every)
 
     def training(self) -> Settings:
         """The arguments of `flexgroup.finetune` that are here."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from flexgroup._errors import FlexgroupError
 from flexgroup.cli._network import check_classifies, load_network
 from flexgroup.cli._output import Progress
+from flexgroup.cli._prune_before import find_scores, permute_channels
 from flexgroup.cli._prune_config import PruneConfig
 from flexgroup.cli._prune_latency import find_budget, latency_record, write_budget
 from flexgroup.cli._run_folder import CHECKPOINTS, CONFIG, LATENCY, TRACKED, check_free, run_folder, unfinished
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from flexgroup.zoo import ImageData
 
 REESTIMATE_IMAGES = 5_000  # on CIFAR-10, 2,000 and 30,000 give the same to two digits
-POINTS = ("dense", "pruned", "reestimated", "finetuned")
+POINTS = ("dense", "pruned", "refitted", "reestimated", "finetuned")
 
 
 def run_prune(
@@ -71,6 +72,7 @@ def run_prune(
         data = load_data(config.data, normalisation(config.model))
         check_classifies(network, config.model, data, config.data)
         data, validation = _split(config, data)
+        permuted = permute_channels(config, network, data, progress) if config.permute else None
         progress.stage("planning")
         latency = find_budget(config, network, data.image_shape, partial, is_main=main_process())
         if latency is not None:
@@ -84,9 +86,11 @@ def run_prune(
             config.make_groups(),
             **({"sparsity": config.sparsity, "budget": config.budget} if latency is None else latency.options),
             schedule=config.make_schedule(len(data.train_labels)),
-            criterion=config.criterion,
+            criterion=find_scores(config, network, data),
             targets=config.targets,
             ignore=config.ignore,
+            regrowth=config.regrowth,
+            shrink=config.shrink,
         )
         selected = time.perf_counter()
         run.check(checkpoint_every, trackers)
@@ -96,6 +100,7 @@ def run_prune(
             run.measure_all(folder, partial is not None, checkpoint_every, trackers)
             run.pruner.finalize()
             record = run.record(warned)
+            record["permuted"] = permuted
             if latency is not None and main_process():
                 progress.stage("measuring the latency")
                 record["latency"] = latency_record(latency, network)
@@ -142,7 +147,7 @@ class _Run:
 
     def measure_all(self, folder: Path, resumed: bool, checkpoint_every: int | None, trackers: Sequence[str]) -> None:
         """Measure, re-estimate or fine-tune, measure; the test images are read last where there are others."""
-        from flexgroup.pruning import Metrics, reestimate_batch_norm
+        from flexgroup.pruning import Metrics, reestimate_batch_norm, refit
         from flexgroup.zoo import write_atomically
 
         config, data = self.config, self.data
@@ -156,6 +161,10 @@ class _Run:
             self._measure("dense", self.dense, metrics, known)
             if config.schedule == "oneshot":
                 self._measure("pruned", self.network, metrics, known)
+            if config.refit:
+                self.progress.stage("fitting the kept weights")
+                refit(self.network, data.normalise(data.train_images[: config.refit]), self.dense, seed=config.seed)
+                self._measure("refitted", self.network, metrics, known)
             if config.reestimate:
                 self.progress.stage("measuring batch-norm statistics")
                 images = data.normalise(data.train_images[:REESTIMATE_IMAGES])
@@ -282,7 +291,7 @@ def _to_resume(config: PruneConfig, out: Path, force: bool) -> Path | dict[str, 
 
 def _split(config: PruneConfig, data: ImageData) -> tuple[ImageData, tuple[Tensor, Tensor] | None]:
     """Training data, and the images held out of it for validation, if any."""
-    if config.epochs or config.reestimate:
+    if config.epochs or config.reestimate or config.refit:
         data.check_trains()
     if not config.validation:
         return data, None

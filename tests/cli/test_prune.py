@@ -95,6 +95,42 @@ def test_batch_norm_is_measured_again_unless_told_otherwise(flexgroup, common):
     assert measured["pruned"] == left["pruned"] < measured["reestimated"]
 
 
+def test_kept_weights_are_fitted_after_one_shot(flexgroup, common):
+    options = ["--sparsity", 0.6, "--refit", 256, "--no-reestimate", "--json"]
+    measured = flexgroup(*common, *options).document["accuracy"]
+    assert measured["refitted"] > measured["pruned"]
+
+
+def test_channels_are_ordered_before_pruning_and_the_dense_network_is_the_same(flexgroup, common):
+    plain = flexgroup(*common, "--json").document
+    document = flexgroup(*common, "--permute", "--force", "--json").document
+    assert document["permuted"]["after"] > document["permuted"]["before"]
+    assert document["accuracy"]["dense"] == plain["accuracy"]["dense"]
+    assert plain["permuted"] is None
+
+
+@pytest.mark.parametrize("criterion", ["taylor", "wanda"])
+def test_criteria_that_average_are_gathered_from_images_before_one_shot(flexgroup, common, criterion):
+    document = flexgroup(*common, "--criterion", criterion, "--json").document
+    plain = flexgroup(*common, "--force", "--json").document
+    assert document["sparsity"]["targeted"] == pytest.approx(0.9, abs=1e-4)
+    assert document["layers"] != plain["layers"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--schedule", "constant", "--regrowth", "straight-through", "--shrink", 0.001, "--criterion", "taylor"],
+        ["--schedule", "iterative", "--rounds", 2, "--regrowth", "none"],
+    ],
+    ids=["constant", "iterative"],
+)
+def test_schedules_and_regrowths_reach_the_sparsity(flexgroup, common, tmp_path, options):
+    document = flexgroup(*common, "--sparsity", 0.8, "--epochs", 1, "--precision", "fp32", *options, "--json").document
+    assert document["sparsity"]["targeted"] == pytest.approx(0.8, abs=1e-4)
+    assert zeros_share(tmp_path / "run" / "model.safetensors") == pytest.approx(document["sparsity"]["targeted"])
+
+
 def test_layers_are_chosen_by_pattern(flexgroup, common):
     document = flexgroup(*common, "--target", "block*", "--ignore", "block1.*", "--json").document
     assert [layer["name"] for layer in document["layers"]] == [
@@ -128,8 +164,18 @@ def test_an_existing_run_needs_force(flexgroup, common, tmp_path):
         (["--batch-size", "0"], "--batch-size 0 is too small; give at least 1"),
         (["--lr", "0"], "--lr 0 is not a learning rate; give a number above 0"),
         (["--lr", "nan"], "--lr nan is not a learning rate; give a number above 0"),
-        (["--schedule", "linear"], "--schedule 'linear' is unknown; choose cubic or oneshot"),
+        (["--schedule", "linear"], "--schedule 'linear' is unknown; choose one of constant, cubic, iterative, oneshot"),
         (["--schedule", "cubic"], "--schedule cubic prunes while it trains; give --epochs 1 or more"),
+        (["--schedule", "iterative"], "--schedule iterative prunes while it trains; give --epochs 1 or more"),
+        (["--refit", "64", "--epochs", "1"], "--refit fits what is pruned at once, and --schedule cubic prunes later"),
+        (["--rounds", "0"], "--rounds 0 is too small; give at least 1"),
+        (
+            ["--epochs", "1", "--schedule", "iterative", "--rounds", "999"],
+            "--rounds 999 are more than the 6 steps to prune in; train longer",
+        ),
+        (["--regrowth", "magic"], "regrowth='magic' is not known; use one of 'memory', 'none', 'straight-through'"),
+        (["--regrowth", "none", "--shrink", "0.1"], "shrink=0.1 has nothing to shrink"),
+        (["--permute", "--groups", "1xK"], "groups 1xK aligned are not blocks of a fixed size"),
         (["--model", "resnet20"], "it belongs to another network: check --model"),
         (["--model", "digits"], "model 'digits' is unknown (did you mean 'digits_net'?)"),
         (["--weights", "absent.safetensors"], "weights absent.safetensors: there is no such file"),
