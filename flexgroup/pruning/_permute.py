@@ -68,7 +68,8 @@ def permute(
         sparsity, budget, criterion, targets, ignore: as they will be given to `Pruner`; the budget is ``"global"``,
             ``"layer"`` or ``"line"``. Criteria must need no training steps.
         rounds: how often prices are set and all sets of channels searched.
-        kicks: how often a set of channels is disturbed and searched again.
+        kicks: how often a set of channels is disturbed and searched again; each takes as long as the first search, so
+            0 for networks whose layers have many hundreds of channels.
 
     Raises:
         FlexgroupError: for groups that are not blocks of a fixed size, a model that is masked or cannot be exported,

@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
-MANY = 512  # channels; of more, each tries `PARTNERS` others in a sweep
-PARTNERS = 128
+MANY = 128  # channels; of more, each tries `PARTNERS` others in a sweep, and the search ends when a sweep gains little
+PARTNERS = 64
+LITTLE = 1e-3  # of the value
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -74,13 +75,13 @@ def descend(sides: list[Side], permutation: Indices, sweeps: int, random: np.ran
     ``permutation[i]`` becomes the channel that is now where channel i was. At most ``sweeps`` times over all channels.
     Partners are all channels or, of many, some drawn at random.
     """
-    count = len(permutation)
+    count, many = len(permutation), len(permutation) > MANY
     least = 1e-9 * sum(side.value for side in sides)
     for _ in range(sweeps):
-        improved = False
+        improved, before = False, sum(side.value for side in sides)
         for one in range(count - 1):
             partners = np.arange(one + 1, count)
-            if count > MANY:
+            if many:
                 partners = random.choice(count - 1, PARTNERS, replace=False)
                 partners += partners >= one
             gains = np.zeros(len(partners))
@@ -90,7 +91,8 @@ def descend(sides: list[Side], permutation: Indices, sweeps: int, random: np.ran
             if gains[best] > least:
                 exchange(sides, permutation, one, int(partners[best]))
                 improved = True
-        if not improved:
+        now = sum(side.value for side in sides)
+        if not improved or (many and now - before < LITTLE * now):
             break
 
 
