@@ -100,6 +100,33 @@ def test_stopped_after_any_step_it_ends_with_the_same_bits(make_net, data, tmp_p
     assert [epoch.step for epoch in again.epochs] == [4, 8, 12]
 
 
+@pytest.mark.parametrize("stop", [4, 8, 11])
+@pytest.mark.parametrize(("regrowth", "shrink"), [("none", 0.0), ("straight-through", 2e-3), ("memory", 2e-3)])
+def test_whatever_becomes_of_pruned_weights_it_ends_with_the_same_bits(
+    data, tmp_path, stop: int, regrowth: str, shrink: float
+) -> None:
+    def trained(folder: Path | None, stop: int | None = None) -> dict[str, Tensor] | None:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(128, 4))
+        options = {"regrowth": regrowth, "shrink": shrink, "criterion": "fisher"}
+        pruner = Pruner(model, Groups("4x1", "rows"), 0.7, schedule=Cubic(2, 9, 2), **options)
+
+        def on_step(step: int, _: int) -> None:
+            if step == stop:
+                raise Stop
+
+        try:
+            options = {"checkpoints": folder, "checkpoint_every": folder and 3, "resume": folder is not None}
+            finetune(model, *data, epochs=3, batch_size=12, pruner=pruner, on_step=on_step, **options)
+        except Stop:
+            return None
+        pruner.finalize()
+        return model.state_dict()
+
+    assert trained(tmp_path / "c", stop) is None
+    assert same(trained(None), trained(tmp_path / "c"))
+
+
 def test_bfloat16_resumes_in_the_precision_that_was_measured(make_net, data, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("flexgroup.pruning._finetune.faster_precision", lambda *_: ("bf16", "measured"))
     whole, _ = run(make_net, data, None, precision="bf16")
