@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -162,7 +162,7 @@ def test_every_layer_keeps_its_least_share(net):
     whole = sum(cost[name] for name in budget.whole)
     left = ((1 - budget.sparsity) * sum(cost.values()) - whole) / (sum(cost.values()) - whole)
     held = Pruner(net, GROUPS, **budget.options).masks
-    for name, mask in held.items():
+    for mask in held.values():
         groups = mask.numel() / GROUPS.weights
         assert float(mask.sum()) / GROUPS.weights >= 0.5 * left * groups - 2  # a convolution group each is rounded
     assert float(free["large"].float().mean()) < 0.5 * left < float(held["large"].float().mean()) + 2e-3
@@ -281,6 +281,7 @@ def test_a_correction_goes_through_its_points():
     assert Correction()(0.7) == 0.7
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(0, 100), min_size=2, max_size=30), st.integers(0, 1500))
 def test_the_search_stays_below_the_goal_and_near_it(steps, goal):
     heights = np.cumsum(steps).astype(float)
@@ -292,15 +293,15 @@ def test_the_search_stays_below_the_goal_and_near_it(steps, goal):
 
     found = largest(rising, 0.0, 1.0, float(goal))
     assert len(calls) <= MOST_PLANS + 2
-    grid = [x for x in np.linspace(0, 1, 1001) if rising(x) <= goal]
+    grid = [x for x in np.linspace(0, 1, 501) if rising(x) <= goal]
     if not grid:
         assert found == 0.0
-    elif len(grid) == 1001:
+    elif len(grid) == 501:
         assert found == 1.0
     else:
         assert rising(found) <= goal
         near = rising(found) >= goal * (1 - TOLERANCE) - 1e-9
-        assert near or grid[-1] - found < 2 ** -(MOST_PLANS // 2) + 0.001
+        assert near or grid[-1] - found < 2 ** -(MOST_PLANS // 2) + 0.002
 
 
 def test_the_clock_is_the_reports_tenth_percentile_of_calls(net, monkeypatch):
