@@ -154,7 +154,7 @@ def _read_sheets(folder: Path, sheets: list[Path]) -> tuple[Arrays, Arrays]:
                 f"data file {folder / 'labels.npz'}: {split} is {array.dtype} {array.shape}; need a list of "
                 "whole numbers"
             )
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor() as pool:  # Pillow decodes without the interpreter lock
         *train, test = pool.map(_read_sheet, [*sheets, folder / "test.webp"])
     return (np.concatenate(train), train_labels), (test, test_labels)
 

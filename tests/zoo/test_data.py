@@ -229,3 +229,30 @@ def test_images_of_another_type_are_refused():
     images, labels = torch.zeros(1, 3, 2, 2), torch.zeros(1, dtype=torch.int64)
     with pytest.raises(FlexgroupError, match=r"training images are torch.float32 \(1, 3, 2, 2\); need uint8"):
         ImageData(images, labels, images, labels, (0.0,) * 3, (1.0,) * 3, ("a",))
+
+
+@pytest.mark.parametrize("count", [1, 300, 1296])
+def test_images_held_out_are_the_rest_of_the_training_set(count: int) -> None:
+    data = load_data("digits")
+    rest, images, labels = data.hold_out(count)
+    assert len(images) == len(labels) == count
+    assert len(rest.train_images) == len(rest.train_labels) == 1297 - count
+    together = torch.cat([rest.train_images, images]).flatten(1)
+    assert torch.equal(_sorted(together), _sorted(data.train_images.flatten(1)))
+    assert torch.equal(rest.test_images, data.test_images)
+    again = data.hold_out(count)
+    assert torch.equal(again[1], images)
+    pairs = {(tuple(i.flatten().tolist()), int(label)) for i, label in zip(images, labels, strict=True)}
+    known = zip(data.train_images, data.train_labels, strict=True)
+    assert pairs <= {(tuple(image.flatten().tolist()), int(label)) for image, label in known}
+
+
+def _sorted(rows: torch.Tensor) -> torch.Tensor:
+    return torch.tensor(sorted(rows.tolist()))
+
+
+@pytest.mark.parametrize("count", [0, 1297, -3])
+def test_something_must_be_left_to_train_on(count: int) -> None:
+    text = rf"{count} of 1297 training images cannot be held out for validation; choose 1 to 1296"
+    with pytest.raises(FlexgroupError, match=text):
+        load_data("digits").hold_out(count)
