@@ -88,7 +88,8 @@ def refit(
 
     def fit(layer: Layer, inputs: Tensor) -> None:
         if calls[layer.name] == 1:
-            errors.append(_fit(layer, inputs, *found.pop(layer.name), ridge, bias))
+            positions, wanted = found.pop(layer.name)
+            errors.append(_fit(layer, inputs, positions.to(inputs.device), wanted, ridge, bias))
 
     with torch.no_grad(), ExitStack() as stack:
         stack.enter_context(in_mode(dense, training=False))
