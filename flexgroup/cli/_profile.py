@@ -65,9 +65,11 @@ def profile(
             trace=trace,
         )
     if as_json:
-        print_json(document(model, result, choices if explain else None))
+        print_json(document(model, result, choices, explain=explain))
         return
     print(result)
+    if precision != "fp32" and not explain:
+        print(f"Precision: {choices.numbers}")
     if explain:
         print(f"\n{choices}")
 
@@ -122,7 +124,7 @@ def _write_trace(result: Profile, path: Path) -> None:
         raise FlexgroupError(f"--trace {path} cannot be written: {error.strerror}; name another file") from error
 
 
-def document(model: str, result: Profile, choices: Explanation | None) -> dict[str, Any]:
+def document(model: str, result: Profile, choices: Explanation, *, explain: bool) -> dict[str, Any]:
     """What ``--json`` prints; the single calls are in the trace."""
     from flexgroup.report import this_machine
 
@@ -132,4 +134,5 @@ def document(model: str, result: Profile, choices: Explanation | None) -> dict[s
     facts["memory"] = None if result.memory is None else asdict(result.memory)
     facts["machine"] = asdict(this_machine())
     facts["rates"] = None if result.machine is None else asdict(result.machine)
-    return facts if choices is None else facts | {"explanation": asdict(choices)}
+    facts |= {"precision": choices.precision, "error": choices.error}
+    return facts | {"explanation": asdict(choices)} if explain else facts

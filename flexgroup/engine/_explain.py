@@ -56,6 +56,12 @@ class Explanation:
     precision: str = ""
     error: float | None = None
 
+    @property
+    def numbers(self) -> str:
+        """The precision, and what it costs in accuracy, in one sentence."""
+        differs = "" if self.error is None else f"; differs from torch by {self.error:.1e} of the largest output"
+        return self.precision + differs
+
     def __str__(self) -> str:
         width = max((len(layer.name) for layer in self.layers), default=5)
         predicted = any(layer.predicted_us for layer in self.layers)
@@ -70,8 +76,7 @@ class Explanation:
             )
         lines += [f"band by band: {', '.join(names)}" for names in self.chains]
         if self.precision:
-            differs = "" if self.error is None else f"; differs from torch by {self.error:.1e} of the largest output"
-            lines.append(f"precision: {self.precision}{differs}")
+            lines.append(f"precision: {self.numbers}")
         return "\n".join(lines if self.memory is None else [*lines, f"memory: {self.memory}"])
 
 
