@@ -271,7 +271,11 @@ def interrupted(flexgroup, training, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("steps", "options", "resumed_at"),
-    [(2, [], None), (13, ["--checkpoint-every", 4], 12), (18, ["--validation", 100], 9)],
+    [
+        (2, [], None),
+        (13, ["--checkpoint-every", 4], 12),
+        (18, ["--validation", 100, "--permute", "--criterion", "taylor"], 9),
+    ],
 )
 def test_a_run_that_was_ended_resumes_to_the_same_weights(
     flexgroup, training, interrupted, tmp_path, steps, options, resumed_at
@@ -306,8 +310,18 @@ def test_a_finished_run_is_not_done_again(flexgroup, training, tmp_path):
 def test_resuming_what_is_not_there_is_refused(flexgroup, training, tmp_path):
     reason = flexgroup(*training, "--resume").reason
     assert f"there is no unfinished run {tmp_path / 'run'}.partial and none in {tmp_path / 'run'}" in reason
-    assert "--resume goes on with a run and --force replaces it" in flexgroup(*training, "--resume", "--force").reason
+    assert "there is no unfinished run" in flexgroup(*training, "--resume", "--force").reason
     assert os.listdir(tmp_path) == []
+
+
+def test_a_run_that_was_to_replace_another_goes_on_with_force(flexgroup, training, interrupted, tmp_path):
+    assert flexgroup(*training, "--seed", 1).status == 0
+    interrupted(12, "--force")
+    assert "has seed 1, now it is 0" in flexgroup(*training, "--resume").reason
+    document = flexgroup(*training, "--resume", "--force", "--json").document
+    assert document["config"]["seed"] == 0
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["config"]["seed"] == 0
+    assert os.listdir(tmp_path) == ["run"]
 
 
 def test_resuming_with_other_options_is_refused_naming_the_first(flexgroup, training, interrupted, tmp_path):
