@@ -198,6 +198,6 @@ def _print(record: dict[str, Any], out: Path) -> None:
     for key, words in named.items():
         if accuracy[key] is not None:
             print(f"{accuracy[key]:6.2f} % of the test images right {words}")
-    if record["latency"] is not None:
+    if record.get("latency"):
         print(latency_words(record["latency"]))
     print(f"{out / 'model.safetensors'} ({record['seconds']['total']:.0f} s)")
