@@ -270,23 +270,25 @@ class _Run:
 
 
 def _to_resume(config: PruneConfig, out: Path, force: bool) -> Path | dict[str, Any]:
-    """The folder to go on in, or the record of a run that is finished; raises `FlexgroupError` if there is neither."""
-    if force:
-        raise FlexgroupError("--resume goes on with a run and --force replaces it; give one of them")
+    """The folder to go on in, or the record of a run that is finished; raises `FlexgroupError` if there is neither.
+
+    An unfinished run beside a finished one was begun with ``force``, and goes on with it.
+    """
     finished, partial = out / "run.json", unfinished(out)
-    if not finished.is_file() and partial is None:
+    done = finished.is_file() and not force
+    if not done and partial is None:
         raise FlexgroupError(
             f"--resume: there is no unfinished run {out}.partial and none in {out}; leave out --resume to begin one"
         )
-    file = finished if finished.is_file() else partial / CONFIG if partial is not None else finished
+    file = finished if done or partial is None else partial / CONFIG
     try:
         saved = json.loads(file.read_text(encoding="utf-8"))
-        config.check_same(file, saved["config"] if file is finished else saved)
+        config.check_same(file, saved["config"] if done else saved)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, FlexgroupError):
             raise
         raise FlexgroupError(f"--resume: {file} is damaged ({error}); remove its folder and begin anew") from error
-    return saved if file is finished or partial is None else partial
+    return saved if done or partial is None else partial
 
 
 def _split(config: PruneConfig, data: ImageData) -> tuple[ImageData, tuple[Tensor, Tensor] | None]:
