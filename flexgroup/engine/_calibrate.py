@@ -32,7 +32,7 @@ from flexgroup.graph import ir
 from flexgroup.kernels import F32, Target, host_target
 
 VARIABLE = "FLEXGROUP_COSTS"
-ROUNDS = 100
+ROUNDS = 250
 LARGEST_FACTOR = 4.0  # between a fitted constant and the default
 PRIOR = 0.02  # the weight of the defaults, beside the steps': it decides what no step tells
 WORST_ERROR = 0.4  # of the logarithms, root mean square: a fit that is worse is none

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from flexgroup.engine._bands import schedule
+from flexgroup.engine._costs import default_costs
 from flexgroup.engine._estimate import estimate
 from flexgroup.engine._layout import ZERO, Image
 from flexgroup.engine._operations import ConvOp, Operation, buffers_of
@@ -58,6 +59,11 @@ class Planner:
             for buffer in written:
                 self.writers.setdefault(buffer, []).append(i)
         self._cache = builder.target.cache_bytes
+        # Memory beyond the second-level cache is shared: a step that is timed in a quiet moment finds it several
+        # times as fast as a busy machine does. Chains are for the latter, so the rates are the usual ones.
+        usual = default_costs(builder.target)
+        rates = {"near": usual.near, "far_read": usual.far_read, "far_write": usual.far_write}
+        self.costs = replace(builder.costs, **rates)
         self._slots: dict[tuple[int, int, frozenset[int]], float] = {}
 
     def best(self) -> list[Chain]:
@@ -104,7 +110,7 @@ class Planner:
                 return not windows.isdisjoint(image.buffers)
 
             found = estimate(self.builder, operation, height, windowed=is_windowed)
-            self._slots[key] = found.slots(self.builder.costs) if found is not None else 0.0
+            self._slots[key] = found.slots(self.costs) if found is not None else 0.0
         return self._slots[key]
 
     def _windowed(self, first: int, last: int) -> tuple[bool, ...] | None:
@@ -171,7 +177,7 @@ class Planner:
 
     def _banded(self, first: int, rows: Sequence[Rows], windowed: tuple[bool, ...], band: int) -> float | None:
         """The cost of a chain in bands of this height; None if its windows do not fit the cache."""
-        layout, costs, height = self.layout, self.builder.costs, rows[-1].out.height
+        layout, costs, height = self.layout, self.costs, rows[-1].out.height
         sample = schedule(rows, windowed, 0, min(height, SAMPLED_BANDS * band), band)
         window_bytes = 0.0
         for i, capacity in sample.capacity.items():

@@ -26,6 +26,7 @@ from flexgroup.engine._plan import Plan, Port
 from flexgroup.engine._precision import TOLERANCES, advice, check_range, element_for, precision_of, with_conversions
 from flexgroup.engine._predict import predicted_seconds
 from flexgroup.engine._profile import Profile, profile_rows
+from flexgroup.engine._sharing import sharing
 from flexgroup.engine._steps import StepBuilder
 from flexgroup.engine._workers import address
 from flexgroup.graph.ir import Graph
@@ -76,8 +77,9 @@ def plan_graph(
     for chain in chains:
         layout.open_windows(chain.capacities(threads))
         layout.use_together(chain.first, chain.last)
-    layout.place()
-    steps = tuple(builder.build_all(lowering.operations, chains))
+    shared = sharing(layout, lowering.operations) if target.triple else {}
+    layout.place(shared)
+    steps = tuple(builder.build_all(lowering.operations, chains, shared))
     ports = [tuple(Port(name, graph.shapes[name]) for name in names) for names in (graph.inputs, graph.outputs)]
     return Plan(
         target,

@@ -6,11 +6,12 @@ strided views are lists, not copies: kernels find every plane through a table of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from flexgroup._errors import FlexgroupError
+from flexgroup.engine._placement import Tenant, extent, places
 
 SUM_BYTES = 4  # of numbers in scratch memory
 LINE = 64  # bytes; planes start on cache lines
@@ -140,7 +141,9 @@ class Layout:
         self.buffers: list[Buffer] = []
         self._parent: list[int] = []
         self._geometry: dict[int, Geometry] = {}
+        self._own_reaches: dict[int, list[Reach]] = {}  # of every buffer, when pitches are decided
         self.arena_bytes = 0
+        self.inherited: set[int] = set()  # buffers in memory that other layouts use too
         self._slots: dict[int, int] = {}  # planes of the memory that a buffer took over
         self._special = {ZERO: 0, SINK: 0}
         self._placed: dict[int, tuple[int, int]] = {}  # of every buffer asked for after `place`: start, plane's bytes
@@ -259,16 +262,32 @@ class Layout:
         """Fix every pitch; no image or reach may be added afterwards."""
         self._decide_geometry()
 
-    def place(self) -> None:
-        """Give every buffer its place in the arena."""
+    def place(self, sharing: Collection[int] = ()) -> None:
+        """Give every buffer its place in the arena.
+
+        The images ``sharing`` may take over each other's memory whatever their layout; who relies on zeros clears them.
+        """
         full = [i for i, b in enumerate(self.buffers) if i not in self._windows]
         largest = max((self.plane_bytes(i) for i in full if self.buffers[i].height), default=0)
         lead = max((self._bytes(g.lead) for g in self._geometry.values()), default=0)
         room = lead + largest
         self._special = {ZERO: lead, SINK: 2 * lead + largest}
-        top = _round_up(2 * room + LINE, LINE)
+        alone = [i for i in full if i not in sharing]
+        top = self._place_alike(alone, _round_up(2 * room + LINE, LINE))
+        top = self._place_anywhere([i for i in full if i in sharing and self.buffers[i].born >= 0], top)
+        # Tiles and taps may read beyond the last plane: a plane's worth of slack after everything.
+        self._scratch = _round_up(top + room + 64 * LINE, 4096)
+        self.arena_bytes = self._scratch + self.threads * self._scratch_bytes
+        if self.arena_bytes >= 1 << 31:
+            raise FlexgroupError(
+                f"the network's activations need {self.arena_bytes / 2**30:.1f} GiB for one image, more than the "
+                "2 GiB that offsets reach; use smaller images"
+            )
+
+    def _place_alike(self, buffers: list[int], top: int) -> int:
+        """Buffers that take over memory of their own layout only; returns the end."""
         free: dict[tuple[object, ...], list[tuple[int, int]]] = {}  # layout -> (planes, offset) of dead buffers
-        events = sorted(full, key=lambda i: self.buffers[i].born)
+        events = sorted(buffers, key=lambda i: self.buffers[i].born)
         alive: list[int] = []
         for index in events:
             buffer = self.buffers[index]
@@ -286,14 +305,46 @@ class Layout:
                 buffer.offset = _round_up(top + before, LINE)
                 top = buffer.offset + self._planes(index) * self.plane_bytes(index)
             alive.append(index)
-        # Tiles and taps may read beyond the last plane: a plane's worth of slack after everything.
-        self._scratch = _round_up(top + room + 64 * LINE, 4096)
-        self.arena_bytes = self._scratch + self.threads * self._scratch_bytes
-        if self.arena_bytes >= 1 << 31:
-            raise FlexgroupError(
-                f"the network's activations need {self.arena_bytes / 2**30:.1f} GiB for one image, more than the "
-                "2 GiB that offsets reach; use smaller images"
-            )
+        return top
+
+    def _place_anywhere(self, buffers: list[int], bottom: int) -> int:
+        """Images wherever there is room while they live; returns the end."""
+        tenants = [Tenant(self._extent(i), self.buffers[i].born, self.buffers[i].dies) for i in buffers]
+        starts = places(tenants)
+        for index, start in zip(buffers, starts, strict=True):
+            self.buffers[index].offset = bottom + start + self.border_bytes(index)
+        for index in buffers:
+            first, last = self._range(index)
+            for other in buffers:
+                at, end = self._range(other)
+                alike = at == first and self._key(other) == self._key(index)
+                if other != index and not alike and at < last and first < end:
+                    self.inherited.add(index)
+        return bottom + extent(tenants, starts)
+
+    def border_bytes(self, index: int) -> int:
+        """Bytes from a plane's last row to the next plane, in cache lines; as many are kept before the first plane."""
+        buffer = self.buffers[index]
+        written = buffer.height * self.geometry(index).pitch * self.element_bytes
+        return _round_up(self.plane_bytes(index) - written, LINE)
+
+    def _extent(self, index: int) -> int:
+        return self.border_bytes(index) + self.buffers[index].channels * self.plane_bytes(index)
+
+    def _range(self, index: int) -> tuple[int, int]:
+        start = self.buffers[index].offset - self.border_bytes(index)
+        return start, start + self._extent(index)
+
+    def looks_around(self, index: int) -> bool:
+        """Whether any reader of the buffer relies on zeros around its pixels."""
+        reaches = self._own_reaches.get(index, [])
+        return any(
+            reach.rows != (0, 0)
+            or reach.columns != (0, 0)
+            or (reach.out_height - 1) * reach.step[0] >= reach.in_height
+            or (reach.out_width - 1) * reach.step[1] >= reach.in_width
+            for reach in reaches
+        )
 
     def _planes(self, index: int) -> int:
         buffer = self.buffers[index]
@@ -308,6 +359,7 @@ class Layout:
 
     def _decide_geometry(self) -> None:
         merged: dict[int, Geometry] = {}
+        self._own_reaches = {index: list(geometry.reaches) for index, geometry in self._geometry.items()}
         for index, buffer in enumerate(self.buffers):
             geometry = merged.setdefault(self.component(index), Geometry())
             geometry.pitch = max(geometry.pitch, buffer.width)

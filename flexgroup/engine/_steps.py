@@ -18,6 +18,7 @@ from flexgroup.engine._layout import External, Image, Layout
 from flexgroup.engine._operations import Operation, Tap
 from flexgroup.engine._plan import ARENA, Constants, Step, reference
 from flexgroup.engine._rows import rows_of
+from flexgroup.engine._sharing import Needs, clearing
 from flexgroup.engine._steps_chain import Chain, chain_steps
 from flexgroup.kernels import F32, Element, KernelSpec, Target
 
@@ -86,11 +87,23 @@ class StepBuilder:
         """The step without what the cost model says of it."""
         return _BUILDERS[type(operation)](self, operation)
 
-    def build_all(self, operations: Sequence[Operation], chains: Sequence[Chain]) -> Iterator[Step]:
-        """The steps of a network: those of chains, and one for every other operation."""
+    def build_all(
+        self, operations: Sequence[Operation], chains: Sequence[Chain], shared: Mapping[int, Needs]
+    ) -> Iterator[Step]:
+        """The steps of a network: those of chains, and one for every other operation.
+
+        Before them come those that clear what has to be zero in ``shared`` buffers that are about to be written.
+        """
         starts = {chain.first: chain for chain in chains}
+        births: dict[int, list[int]] = {}
+        for buffer in sorted(self.layout.inherited):
+            births.setdefault(self.layout.buffers[buffer].born, []).append(buffer)
         index = 0
         while index < len(operations):
+            for buffer in births.get(index, ()):
+                step = clearing(self, buffer, shared[buffer], operations[index].name)
+                if step is not None:
+                    yield step
             if index in starts:
                 steps = chain_steps(self, starts[index])
                 yield from steps[:-1]

@@ -109,7 +109,7 @@ def test_what_passes_between_the_layers_of_a_chain_takes_a_fraction_of_the_memor
     banded, whole = plan_of(model, x, cache=192 << 10), plan_of(model, x, cache=0)
     assert chains_of(banded)
     assert not chains_of(whole)
-    assert banded.arena_bytes < 0.75 * whole.arena_bytes
+    assert banded.arena_bytes <= 0.75 * whole.arena_bytes
 
 
 def test_threads_wait_for_each_other_at_the_end_of_a_chain_only():

@@ -1,0 +1,112 @@
+"""Which images may take over any memory, whoever had it before, and what has to be zero again before they are written.
+
+Borders are zeroed once where a buffer takes over memory of its own layout only. That wastes memory: so images that
+known kernels write and read lie anywhere, and before their producer runs a step clears what it leaves out and somebody
+relies on: the positions after a plane's last row, which are the border before the next plane's first, and, where the
+producer writes pixels only, the gaps between rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from flexgroup.engine._layout import Footprint, Layout
+from flexgroup.engine._operations import (
+    ConvOp,
+    CopyOp,
+    DepthwiseOp,
+    ElementwiseOp,
+    MeanOp,
+    Operation,
+    PoolOp,
+    buffers_of,
+)
+from flexgroup.engine._plan import ARENA, Step, reference
+from flexgroup.engine._rows import rows_of
+from flexgroup.engine._work import MoveWork
+from flexgroup.kernels import FillKernel
+
+if TYPE_CHECKING:
+    from flexgroup.engine._steps import StepBuilder
+
+_KNOWN = (ConvOp, CopyOp, DepthwiseOp, ElementwiseOp, MeanOp, PoolOp)  # they read nothing that is not there
+_MASKED = (ConvOp, DepthwiseOp, PoolOp, CopyOp)  # what they read beside pixels and borders does not matter
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What of an image has to be zero: ``borders``, and between its rows too, unless its producers see to it."""
+
+    borders: bool
+    gaps: bool
+
+
+def sharing(layout: Layout, operations: Sequence[Operation]) -> dict[int, Needs]:
+    """The buffers that may share memory with any other, once pitches are decided."""
+    found: dict[int, Needs] = {}
+    unknown: set[int] = set()
+    for operation in operations:
+        mapped = rows_of(operation)
+        written = mapped.out.buffers if mapped is not None else frozenset[int]()
+        for index in buffers_of(operation):
+            if index < 0 or not layout.buffers[index].height or not isinstance(operation, _KNOWN):
+                unknown.add(index)
+                continue
+            before = found.get(index, Needs(layout.looks_around(index), False))
+            careless = index in written and not _writes_gaps(layout, operation)
+            wanted = index not in written and not isinstance(operation, _MASKED)
+            found[index] = Needs(before.borders or wanted, before.gaps or careless)
+    return {index: needs for index, needs in found.items() if index not in unknown}
+
+
+def _writes_gaps(layout: Layout, operation: Operation) -> bool:
+    """Whether zeros are written between the rows of the output."""
+    if isinstance(operation, CopyOp):
+        return False
+    if isinstance(operation, DepthwiseOp):
+        # Rows that fill a vector are written up to the image's edge.
+        return operation.out.width < layout.lanes
+    return True
+
+
+def clearing(builder: StepBuilder, index: int, needs: Needs, name: str) -> Step | None:
+    """The step that clears what has to be zero of a buffer that takes over memory; None if nothing has."""
+    if not needs.borders:
+        return None
+    layout, width = builder.layout, builder.layout.lanes * builder.element.bytes
+    buffer, size = layout.buffers[index], layout.plane_bytes(index)
+    pitch, element = layout.geometry(index).pitch, layout.element_bytes
+    row, rows = pitch * element, buffer.height
+    gap = (pitch - buffer.width) * element if needs.gaps else 0
+    whole = buffer.footprint == Footprint(((0, 0, buffer.height, buffer.width),))
+    starts = [buffer.offset + plane * size for plane in range(buffer.channels)]
+    after = layout.border_bytes(index)
+    if needs.gaps and (not whole or row < width or (gap and 2 * rows * -(-gap // width) * width > size)):
+        runs = [(starts, size), ([buffer.offset - after], after)]
+    else:
+        runs = [([start + size - after for start in [buffer.offset - size, *starts]], after)]
+        if gap:
+            runs.append(
+                ([start + (y + 1) * row - -(-gap // width) * width for start in starts for y in range(rows)], gap)
+            )
+    runs = [(run, length) for run, length in runs if length]
+    if not runs:
+        return None
+    # One call clears as many vectors everywhere: longer runs are cut.
+    shortest = min(-(-length // width) for _, length in runs)
+    places = sorted(
+        start + part * width for run, length in runs for start in run for part in _parts(-(-length // width), shortest)
+    )
+    kernel = FillKernel(builder.element)
+    fields = {"targets": builder.table(places), "target": reference(ARENA, 0), "vectors": shortest}
+    step = builder.by_range(name, kernel, fields, len(places))
+    work = MoveWork(len(places), len(places) * shortest)
+    moved = len(places) * shortest * width
+    return replace(step, bytes=moved, slots=work.slots(builder.costs) + builder.costs.call)
+
+
+def _parts(vectors: int, most: int) -> list[int]:
+    """Where pieces of ``most`` vectors begin that cover ``vectors``, the last overlapping the one before."""
+    return [min(start, vectors - most) for start in range(0, vectors, most)]
