@@ -19,7 +19,8 @@ from torch import Tensor, nn
 import flexgroup
 from flexgroup import FlexgroupError
 from flexgroup.pruning import (
-    Iterative,
+    Cubic,
+    OneShot,
     Pruner,
     accuracy,
     crop_and_flip,
@@ -44,27 +45,25 @@ SCHEMA = 1
 class Recipe:
     """How every network is trained: the same for all patterns.
 
-    The pretrained network is pruned in ``rounds`` over ``share`` of the steps, each round the same share of what is
-    left; pruned weights are lost. With ``relaxed``, unaligned groups may overlap until the last round. Dense networks
-    start from random weights and train ``dense_epochs``.
+    ``gradual``: the pretrained network is pruned along a cubic over ``share`` of the steps, in choices every ``every``
+    steps; pruned weights are lost. Else it is pruned at once, before the first step. The dense pretrained network
+    teaches all (``distill``). Dense networks start from random weights and train ``dense_epochs``.
     """
 
     epochs: int
     dense_epochs: int
-    rounds: int = 5
+    gradual: bool = True
+    every: int = 40
     share: float = 0.6
     lr: float = 0.05
     batch_size: int = 128
     weight_decay: float = 5e-4
-    relaxed: bool = True
     distill: float = 0.7
     temperature: float = 2.0
 
     @property
     def name(self) -> str:
-        relaxed = ", relaxed" if self.relaxed else ""
-        distill = f", {self.distill:g} distilled" if self.distill else ""
-        return f"{self.epochs} epochs, {self.rounds} rounds{relaxed}{distill}"
+        return "gradual, distilled" if self.gradual else "one-shot, distilled"
 
 
 @dataclass(frozen=True)
@@ -105,13 +104,14 @@ def train(
     wrong with the input.
     """
     began = time.perf_counter()
-    folder = work / run.name
+    name = run.name if recipe.gradual else f"{run.name}-oneshot"
+    folder = work / name
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(run.seed)
     model = network_of(run)
     record: dict[str, Any] = {
         "schema": SCHEMA,
-        "name": run.name,
+        "name": name,
         "kind": "dense" if isinstance(run, Dense) else "pruned",
         "network": f"resnet{6 * run.blocks + 2}, width {run.width}" if isinstance(run, Dense) else "resnet20",
         "recipe": recipe.name,
@@ -153,7 +153,7 @@ def train(
         checkpoints=folder / "checkpoints",
         checkpoint_every=100,
         resume=True,
-        on_epoch=lambda epoch: say(f"{run.name}: epoch {epoch.epoch}, {epoch.validation_accuracy:.2f} %"),
+        on_epoch=lambda epoch: say(f"{name}: epoch {epoch.epoch}, {epoch.validation_accuracy:.2f} %"),
     )
     if pruner is not None:
         pruner.finalize()
@@ -166,9 +166,9 @@ def train(
     record["versions"] |= {"python": platform.python_version()}
     record["machine"] = asdict(this_machine())
     record["command"] = "python experiments/cifar10.py run --data cifar10:DATA --weights resnet20.safetensors"
-    save_weights(model.cpu(), folder / "model.safetensors", {"format": "pt", "run": run.name})
-    write_atomically(results / f"{run.name}.json", (json.dumps(record, indent=2, allow_nan=False) + "\n").encode())
-    say(f"{run.name}: {record['accuracy']['test']:.2f} % of the test images, {time.perf_counter() - began:.0f} s")
+    save_weights(model.cpu(), folder / "model.safetensors", {"format": "pt", "run": name})
+    write_atomically(results / f"{name}.json", (json.dumps(record, indent=2, allow_nan=False) + "\n").encode())
+    say(f"{name}: {record['accuracy']['test']:.2f} % of the test images, {time.perf_counter() - began:.0f} s")
     return record
 
 
@@ -179,16 +179,8 @@ def _plain(budget: str) -> str:
 
 def _pruner(run: Pruned, recipe: Recipe, model: nn.Module, splits: Splits) -> Pruner:
     steps = training_steps(len(splits.labels), recipe.batch_size, recipe.epochs)
-    every = max(1, round(recipe.share * steps / recipe.rounds))
-    return Pruner(
-        model,
-        run.spec,
-        run.sparsity,
-        budget=run.budget,
-        schedule=Iterative(recipe.rounds, every),
-        regrowth="none",
-        relaxed=recipe.relaxed and run.spec.unaligned is not None,
-    )
+    schedule = Cubic(0, round(recipe.share * steps), recipe.every) if recipe.gradual else OneShot()
+    return Pruner(model, run.spec, run.sparsity, budget=run.budget, schedule=schedule, regrowth="none")
 
 
 def _one_shot(run: Pruned, model: nn.Module, splits: Splits) -> dict[str, Any]:

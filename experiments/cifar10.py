@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from _cifar10_runs import Run, all_runs
+from _cifar10_runs import Pruned, Run, all_runs
 from rich.console import Console
 
 from flexgroup import FlexgroupError
@@ -65,6 +65,7 @@ def run(
     match: MatchOption = "*",
     epochs: Annotated[int, typer.Option("--epochs", help="Of pruning and training.")] = EPOCHS,
     dense_epochs: Annotated[int, typer.Option("--dense-epochs", help="Of small dense networks.")] = DENSE_EPOCHS,
+    gradual: Annotated[bool, typer.Option("--gradual/--one-shot", help="Prune while training, or before it.")] = True,
     out: OutOption = OUT,
     work: WorkOption = WORK,
 ) -> None:
@@ -76,10 +77,13 @@ def run(
     if workers < 1:
         raise FlexgroupError(f"--workers {workers}: give at least 1")
     (out / "runs").mkdir(parents=True, exist_ok=True)
-    waiting = [one for one in _matching(seeds, match) if not (out / "runs" / f"{one.name}.json").is_file()]
+    ending = "" if gradual else "-oneshot"
+    waiting = [one for one in _matching(seeds, match) if not (out / "runs" / f"{one.name}{ending}.json").is_file()]
+    waiting = [one for one in waiting if gradual or isinstance(one, Pruned)]
     console.print(f"{len(waiting)} runs to do")
     options = ["--data", data, "--weights", str(weights), "--out", str(out), "--work", str(work)]
     options += ["--epochs", str(epochs), "--dense-epochs", str(dense_epochs), "--seeds", str(seeds)]
+    options += ["--gradual" if gradual else "--one-shot"]
     running: list[tuple[Run, subprocess.Popen[bytes]]] = []
     failed: list[str] = []
     try:
@@ -113,12 +117,13 @@ def one(
     seeds: SeedsOption,
     out: OutOption,
     work: WorkOption,
+    gradual: Annotated[bool, typer.Option("--gradual/--one-shot")] = True,
 ) -> None:
     """Train the run of that name; `run` starts this."""
     from _cifar10_train import Recipe, read_splits, train
 
     chosen = next(run for run in all_runs(seeds) if run.name == name)
-    recipe = Recipe(epochs, dense_epochs)
+    recipe = Recipe(epochs, dense_epochs, gradual)
     train(chosen, recipe, read_splits(data), weights, out / "runs", work, lambda text: print(text, flush=True))
 
 
