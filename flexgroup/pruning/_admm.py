@@ -83,11 +83,11 @@ class ADMM(Pruner):
 
     @property
     def distance(self) -> float:
-        """How far the weights are from whole groups: the norm of W - Z over that of W."""
+        """How far the weights are from whole groups: the norm of those outside Z's groups over that of all."""
         off = total = 0.0
         for layer in self._layers:
             weight = whole(dense_original(layer.module)).detach()
-            off += float((weight - self._goals[layer.name]).square().sum())
+            off += float(weight[self._goals[layer.name] == 0].square().sum())
             total += float(weight.square().sum())
         return (off / total) ** 0.5 if total else 0.0
 
