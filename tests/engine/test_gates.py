@@ -98,7 +98,8 @@ def test_a_squeeze_and_excitation_block_is_two_linear_layers_and_a_gate():
     model = nn.Sequential(nn.Conv2d(3, 24, 3), Squeeze(24, "conv"))
     randomise(model, 0)
     x = torch.randn(1, 3, 9, 9)
-    kernels = [step.kernel.name for step in flexgroup.compile(model, (x,)).plan.steps]
+    names = [step.kernel.name for step in flexgroup.compile(model, (x,)).plan.steps]
+    kernels = [name for name in names if not name.startswith("fill")]  # borders, where memory is used again
     assert [name.split("_")[0] for name in kernels] == [
         "copy",
         "conv",
