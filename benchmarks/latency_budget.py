@@ -180,6 +180,7 @@ def show(rows: list[Row], threads: int) -> None:
         "predicted",
         "measured",
         "difference",
+        "of p10",
         "speed-up",
     )
     for name in names:
@@ -225,7 +226,11 @@ def main() -> None:
             rows += timed(name, model, options.threads, options.rounds)
     show(rows, options.threads)
     if options.out:
-        words = f"--resnet20 resnet20.safetensors --mobilenet mobilenet_v2.safetensors --threads {options.threads}"
+        given = {
+            "--resnet20 resnet20.safetensors": options.resnet20,
+            "--mobilenet mobilenet_v2.safetensors": options.mobilenet,
+        }
+        words = " ".join([*(words for words, file in given.items() if file), f"--threads {options.threads}"])
         document = {
             "command": f"python benchmarks/latency_budget.py {words} --rounds {options.rounds}",
             "machine": asdict(this_machine()),
