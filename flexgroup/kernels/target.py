@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -119,22 +120,37 @@ def host_target() -> Target:
     if triple.startswith(("aarch64", "arm64")):
         cache = _cache_bytes() or 512 << 10
         cpu = llvm.get_host_cpu_name()
-        # Every Apple processor of this kind has it; LLVM does not tell of their features.
-        has_half = llvm.get_host_cpu_features().get("fullfp16", False) or cpu.startswith("apple-")
+        has_half = computes_half(cpu, llvm.get_host_cpu_features(), _read("/proc/cpuinfo"))
         features, half = ("+neon,+fullfp16", "arithmetic") if has_half else ("+neon", "converts")
         return Target("host-aarch64", triple, cpu, features, 16, 32, True, cache, half)
     if not triple.startswith("x86_64"):
         return Target("host-portable", triple, llvm.get_host_cpu_name(), "", 16, 16, False)
     base = next(TARGETS[name] for name in _X86_FEATURES if runs_here(TARGETS[name]))
     cpu = llvm.get_host_cpu_name() if base.vector_bytes > 16 else base.cpu
-    return replace(base, triple=triple, cpu=cpu, cache_bytes=_cache_bytes() or base.cache_bytes)
+    # Virtual machines may hide instructions that every processor of a level has.
+    half = base.half if llvm.get_host_cpu_features().get("f16c", False) else ""
+    return replace(base, triple=triple, cpu=cpu, cache_bytes=_cache_bytes() or base.cache_bytes, half=half)
+
+
+def computes_half(cpu: str, features: Mapping[str, bool], cpuinfo: str) -> bool:
+    """Whether an AArch64 processor has fp16 arithmetic, by what LLVM and Linux say of it.
+
+    LLVM does not tell of every system's processors; Apple's all have it.
+    """
+    flags = [line.partition(":")[2].split() for line in cpuinfo.splitlines() if line.startswith("Features")]
+    return features.get("fullfp16", False) or cpu.startswith("apple-") or any("asimdhp" in each for each in flags)
+
+
+def _read(path: str) -> str:
+    """The text of a file of the system's; nothing where there is none."""
+    try:
+        return Path(path).read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return ""
 
 
 def _cache_bytes() -> int:
     """Bytes of the second-level cache of this machine's first core, 0 where the system does not tell."""
-    try:
-        text = Path("/sys/devices/system/cpu/cpu0/cache/index2/size").read_text(encoding="ascii").strip()
-    except OSError:
-        return 0
+    text = _read("/sys/devices/system/cpu/cpu0/cache/index2/size").strip()
     units = {"K": 1 << 10, "M": 1 << 20}
     return int(text[:-1]) * units[text[-1]] if text[:-1].isdecimal() and text[-1] in units else 0

@@ -184,9 +184,7 @@ def test_activations_beyond_fp16_are_noticed():
         for layer in model:
             layer.weight.fill_(6e3)
     x = torch.full((1, 1, 4, 4), 1e3)
-    with pytest.raises(
-        FlexgroupError, match=r"more than tolerance=0.02; fp16 has 11 bits .* beyond that"
-    ):
+    with pytest.raises(FlexgroupError, match=r"more than tolerance=0.02; fp16 has 11 bits .* beyond that"):
         flexgroup.compile(model, (x,), precision="fp16")
 
 

@@ -32,6 +32,7 @@ from flexgroup.kernels import (
     SparseLinearKernel,
     TransposeKernel,
 )
+from flexgroup.kernels.target import computes_half
 
 CODE = [("aarch64-linux", F16), ("aarch64-linux", F16_IN_F32), ("x86-64-avx2", F16_IN_F32)]
 CODE += [("x86-64-avx512", F16_IN_F32), ("x86-64-avx512-fp16", F16)]
@@ -113,6 +114,19 @@ def test_activations_are_converted_as_they_are_loaded_and_weights_once_spread(ta
     assert len(re.findall(r"vcvtph2ps\s+\d*\(", loop)) == tile
     assert len(re.findall(r"vpbroadcastw", loop)) == rows
     assert len(re.findall(r"vcvtph2ps", loop)) == rows + tile
+
+
+@pytest.mark.parametrize(
+    ("cpu", "features", "cpuinfo", "has"),
+    [
+        ("neoverse-n1", {"fullfp16": True}, "", True),
+        ("generic", {}, "processor\t: 0\nFeatures\t: fp asimd fphp asimdhp\n", True),
+        ("apple-m1", {}, "", True),
+        ("cortex-a72", {"neon": True, "fullfp16": False}, "Features\t: fp asimd evtstrm\nmodel: asimdhp", False),
+    ],
+)
+def test_fp16_arithmetic_of_aarch64_processors_is_found(cpu, features, cpuinfo, has):
+    assert computes_half(cpu, features, cpuinfo) == has
 
 
 def test_long_sums_are_added_in_32_bits_on_targets_with_fp16_arithmetic():
