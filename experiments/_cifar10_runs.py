@@ -14,7 +14,8 @@ MAIN, GLOBAL, BALANCED = "erdos-renyi", "global", "erdos-renyi-line"
 MOST_SEEDS_AT = 0.95  # the sparsity at which more seeds than the first are run
 
 # Blocks a stage and width of the first: what somebody would train who wants a faster network without pruning.
-SMALL_NETWORKS = ((1, 8), (1, 16), (2, 16), (3, 4), (3, 8), (3, 12), (2, 8), (1, 4))
+SMALL_NETWORKS = ((3, 8), (1, 16), (1, 8), (3, 4), (2, 8), (3, 12), (2, 16), (1, 4))
+TELLING = ("1x1", "4x1", "2x4", "2x1")  # what is run first
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,10 @@ def all_runs(seeds: int) -> list[Run]:
     """Everything, the most telling first: whoever stops early has the most of the comparison."""
     if seeds < 1:
         raise FlexgroupError(f"--seeds {seeds}: give at least 1")
-    runs: list[Run] = [*_pruned(SPARSITIES[0], 0), *(Dense(*size, seed=0) for size in SMALL_NETWORKS)]
+    telling = [run for run in _pruned(SPARSITIES[0], 0) if run.groups in TELLING]
+    runs: list[Run] = [*telling, *(Dense(*size, seed=0) for size in SMALL_NETWORKS[:3])]
+    runs += [run for run in _pruned(SPARSITIES[1], 0) if run.groups in TELLING[:2] and "permuted" not in run.alignment]
+    runs += [*_pruned(SPARSITIES[0], 0), *(Dense(*size, seed=0) for size in SMALL_NETWORKS)]
     for sparsity in SPARSITIES[1:3]:
         runs += _pruned(sparsity, 0)
     for seed in range(1, seeds):
@@ -72,7 +76,7 @@ def all_runs(seeds: int) -> list[Run]:
     for budget in (GLOBAL, BALANCED):
         runs += _pruned(MOST_SEEDS_AT, 0, budget)
     runs.append(Pruned("2:4", "aligned", 0.5, 0, "layer"))
-    return runs
+    return list(dict.fromkeys(runs))
 
 
 def _pruned(sparsity: float, seed: int, budget: str = MAIN) -> Iterator[Pruned]:
