@@ -39,19 +39,24 @@ def here(target: Target) -> Target:
     return replace(HOST, vector_bytes=target.vector_bytes, vector_registers=target.vector_registers)
 
 
-def agrees(model, shape, pattern: str, keep: float, target: Target, accumulate: str | None, threads: int = 1) -> None:
-    """The network's plan for ``target`` means the same to this machine, to the numpy twins and to torch."""
+def agrees(model, shape, pattern: str, keep: float, target: Target, accumulate: str | None, threads: int = 1) -> bool:
+    """The network's plan for ``target`` means the same to this machine, to the numpy twins and to torch.
+
+    False where numbers are beyond what fp16 can tell apart, and nothing is compared.
+    """
     prune(model, pattern, keep)
     x = torch.randn(1, *shape, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         expected = model(x)
     largest = float(expected.abs().max())
-    assume(1e-2 < largest < LARGE)
+    if not 1e-2 < largest < LARGE:
+        return False
     element = element_for(target, "fp16", accumulate)
     plan = plan_graph(optimize(from_torch(model, (x,))), target, threads=threads, element=element)
     with np.errstate(over="ignore", invalid="ignore"):
         (twin,) = run_plan(plan, x[0].numpy())
-    assume(np.isfinite(twin).all())
+    if not np.isfinite(twin).all():
+        return False
     compiled = CompiledModel(replace(plan, target=here(target)), 0.0)
     try:
         compiled(torch.randn(1, *shape))
@@ -62,6 +67,7 @@ def agrees(model, shape, pattern: str, keep: float, target: Target, accumulate: 
     assert given_.dtype == np.float32
     np.testing.assert_allclose(given_, twin.reshape(given_.shape), rtol=0, atol=CLOSE * scale)
     assert float(np.abs(given_ - expected[0].numpy()).max()) <= NEAR * scale
+    return True
 
 
 CASES = {
@@ -73,19 +79,19 @@ CASES = {
 @settings(**CASES)
 @given(networks(), st.sampled_from(PATTERNS), st.sampled_from(ABLE), st.sampled_from([None, "fp32"]), st.integers(1, 3))
 def test_any_network_in_fp16(case, pattern, target, accumulate, threads):
-    agrees(*case, pattern, 0.5, TARGETS[target], accumulate, threads)
+    assume(agrees(*case, pattern, 0.5, TARGETS[target], accumulate, threads))
 
 
 @settings(**CASES)
 @given(gated_networks(), st.sampled_from(PATTERNS), st.sampled_from(ABLE), st.sampled_from([None, "fp32"]))
 def test_any_network_of_gates_in_fp16(case, pattern, target, accumulate):
-    agrees(*case, pattern, 0.4, TARGETS[target], accumulate)
+    assume(agrees(*case, pattern, 0.4, TARGETS[target], accumulate))
 
 
 @settings(**CASES)
 @given(transformers(), st.sampled_from(PATTERNS), st.sampled_from(ABLE), st.sampled_from([None, "fp32"]))
 def test_any_transformer_in_fp16(case, pattern, target, accumulate):
-    agrees(*case, pattern, 0.3, TARGETS[target], accumulate)
+    assume(agrees(*case, pattern, 0.3, TARGETS[target], accumulate))
 
 
 def resnet(pattern: str = "4x1 rows") -> nn.Module:
@@ -223,3 +229,20 @@ def test_conversions_cost_something_where_there_are_any():
 def test_kernels_are_cut_to_the_vectors_that_numbers_are_computed_in():
     assert [TARGETS["aarch64-linux"].lanes(element) for element in (F32, F16, F16_IN_F32)] == [4, 8, 4]
     assert [TARGETS["x86-64-avx512-fp16"].lanes(element) for element in (F32, F16, F16_IN_F32)] == [16, 32, 16]
+
+
+@pytest.mark.parametrize("target", ["x86-64-avx512", "aarch64-linux"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_layers_that_run_band_by_band(target, threads):
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU6(), nn.Conv2d(16, 16, 3, 1, 1, groups=16), nn.ReLU6()),
+        *(nn.Conv2d(16, 24, 1), nn.MaxPool2d(3, 2, 1), nn.Conv2d(24, 8, 3, padding=1), nn.Hardswish()),
+    )
+    randomise(model, 5)
+    small = replace(TARGETS[target], cache_bytes=48 << 10)
+    x = torch.randn(1, 3, 61, 75)
+    element = element_for(small, "fp16")
+    plan = plan_graph(optimize(from_torch(model, (x,))), small, threads=threads, element=element)
+    assert max(step.chain for step in plan.steps) >= 0
+    assert {step.kernel.element for step in plan.steps} <= {F32, element}
+    assert agrees(model, (3, 61, 75), "dense", 1.0, small, None, threads)
