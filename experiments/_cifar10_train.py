@@ -127,9 +127,8 @@ def train(
         teacher = copy.deepcopy(model).to(_device())
         record |= {"groups": "filter" if run.groups == "1xK" else run.groups, "alignment": run.alignment}
         record |= {"sparsity": run.sparsity, "budget": run.budget}
-        if "permuted" in run.alignment:
-            permute(model, (splits.normalised(2),), run.spec, run.sparsity, budget=_plain(run.budget))
-        record |= _one_shot(run, model, splits)
+        permute_for(run, model, splits)
+        record |= one_shot(run, model, splits)
         pruner = _pruner(run, recipe, model, splits)
     model = model.to(_device())
     history = finetune(
@@ -183,7 +182,13 @@ def _pruner(run: Pruned, recipe: Recipe, model: nn.Module, splits: Splits) -> Pr
     return Pruner(model, run.spec, run.sparsity, budget=run.budget, schedule=schedule, regrowth="none")
 
 
-def _one_shot(run: Pruned, model: nn.Module, splits: Splits) -> dict[str, Any]:
+def permute_for(run: Pruned, model: nn.Module, splits: Splits) -> None:
+    """Permute the network's channels, where the run says so."""
+    if "permuted" in run.alignment:
+        permute(model, (splits.normalised(2),), run.spec, run.sparsity, budget=_plain(run.budget))
+
+
+def one_shot(run: Pruned, model: nn.Module, splits: Splits) -> dict[str, Any]:
     """The pattern without training: validation accuracy as pruned, with batch norm measured again, and re-fitted."""
     pruned = copy.deepcopy(model)
     prune(pruned, run.spec, run.sparsity, budget=run.budget)
