@@ -14,7 +14,7 @@ from flexgroup.engine._operations import LinearOp
 from flexgroup.engine._plan import ARENA, Step, number, reference
 from flexgroup.graph.ir import Array
 from flexgroup.kernels import LinearKernel
-from flexgroup.kernels.linear import UNROLL, pack_linear
+from flexgroup.kernels.linear import pack_linear
 from flexgroup.kernels.sparse_linear import MARGIN, SUM_BYTES, SparseLinearKernel, group_count, pack_groups
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def _dense(builder: StepBuilder, op: LinearOp) -> Step:
         "weights": builder.numbers(weights),
         "bias": builder.numbers(bias),
         "output": _at(builder, op.out),
-        "columns": -(-columns // UNROLL) * UNROLL,
+        "columns": columns,
         "low": number(op.clamp.low),
         "high": number(op.clamp.high),
     }

@@ -18,7 +18,7 @@ SIGNATURE = Signature(
         "weights",  # block by block of `tile` vectors of rows; in a block column by column
         "bias",
         "output",
-        "columns",  # a multiple of `UNROLL`
+        "columns",
         "first",  # blocks
         "last",
         "low",
@@ -54,25 +54,30 @@ class LinearKernel:
         x, weights, bias, output = (k.address(name) for name in names)
         low, high, columns = k.splat(k.scalar("low")), k.splat(k.scalar("high")), k.arg("columns")
         column_bytes = ir.Constant(I64, tile * width)
+        whole = b.and_(columns, ir.Constant(I64, -UNROLL))
         with k.loop(k.arg("first"), k.arg("last")) as blocks:
             rows = b.mul(blocks.index, column_bytes)
             block = k.at(weights, b.mul(b.mul(blocks.index, columns), column_bytes))
             zero = k.constant(0.0)
             start = [k.load_vector(bias, width, b.add(rows, ir.Constant(I64, t * width))) for t in range(tile)]
-            with k.loop(0, columns, UNROLL, [*start, *[zero] * tile * (UNROLL - 1)]) as rounds:
-                sums = list(rounds.values)
-                for u in range(UNROLL):
-                    column = b.add(rounds.index, ir.Constant(I64, u))
-                    factor = k.load_splat(x, b.mul(column, ir.Constant(I64, size)))
-                    entries = k.at(block, b.mul(column, column_bytes))
-                    for t in range(tile):
-                        row = k.load_vector(entries, width, t * width)
-                        sums[u * tile + t] = k.fma(factor, row, sums[u * tile + t])
-                rounds.next = sums
+            results = [*start, *[zero] * tile * (UNROLL - 1)]
+            # Numbers behind the last column are not read: whatever lies there may be no number.
+            for begin, end, step in ((ir.Constant(I64, 0), whole, UNROLL), (whole, columns, 1)):
+                with k.loop(begin, end, step, results) as rounds:
+                    sums = list(rounds.values)
+                    for u in range(step):
+                        column = b.add(rounds.index, ir.Constant(I64, u))
+                        factor = k.load_splat(x, b.mul(column, ir.Constant(I64, size)))
+                        entries = k.at(block, b.mul(column, column_bytes))
+                        for t in range(tile):
+                            row = k.load_vector(entries, width, t * width)
+                            sums[u * tile + t] = k.fma(factor, row, sums[u * tile + t])
+                    rounds.next = sums
+                results = rounds.results
             for t in range(tile):
-                value = rounds.results[t]
+                value = results[t]
                 for u in range(1, UNROLL):
-                    value = b.fadd(value, rounds.results[u * tile + t])
+                    value = b.fadd(value, results[u * tile + t])
                 value = emit_curve(k, self.curve, k.clamp(value, low, high))
                 k.write(value, output, width, b.add(rows, ir.Constant(I64, t * width)))
         b.ret_void()
@@ -81,12 +86,12 @@ class LinearKernel:
 def pack_linear(
     weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32], tile: int, lanes: int
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Weights and bias of a (rows, columns) layer in the kernel's order, padded with zeros to whole blocks."""
+    """Weights and bias of a (rows, columns) layer in the kernel's order; rows are padded with zeros to whole blocks."""
     rows, columns = weight.shape
     block = tile * lanes
-    padded = np.zeros((-(-rows // block) * block, -(-columns // UNROLL) * UNROLL), dtype=np.float32)
-    padded[:rows, :columns] = weight
-    packed = padded.reshape(-1, block, padded.shape[1]).transpose(0, 2, 1)
+    padded = np.zeros((-(-rows // block) * block, columns), dtype=np.float32)
+    padded[:rows] = weight
+    packed = padded.reshape(-1, block, columns).transpose(0, 2, 1)
     padded_bias = np.zeros(padded.shape[0], dtype=np.float32)
     padded_bias[:rows] = bias
     return np.ascontiguousarray(packed), padded_bias

@@ -165,6 +165,29 @@ def test_an_infinite_input_spoils_its_own_output_only():
     agree(model, compiled, x)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("channels", [3, 8, 10, 17])
+def test_an_image_without_numbers_leaves_nothing_behind(channels, precision):
+    class Classifier(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, channels, 3, padding=1)
+            self.first, self.second = nn.Linear(channels, 7), nn.Linear(7, channels)
+
+        def forward(self, x):
+            return self.second(torch.relu(self.first(torch.relu(self.conv(x)).mean((2, 3)))))
+
+    torch.manual_seed(0)
+    x = torch.randn(1, 3, 9, 9)
+    try:
+        network = flexgroup.compile(Classifier(), (x,), threads=1, precision=precision)
+    except FlexgroupError as error:
+        pytest.skip(str(error))
+    before = network(x)
+    assert network(torch.full_like(x, float("nan"))).isnan().all()
+    assert torch.equal(network(x), before)
+
+
 def test_bands_of_rows_carry_similar_work():
     conv = nn.Conv2d(64, 256, 1)
     randomise(conv, 0)
