@@ -17,6 +17,7 @@ from flexgroup.engine._chains import find_chains
 from flexgroup.engine._choose import Chooser, choose
 from flexgroup.engine._costs import Costs, default_costs
 from flexgroup.engine._explain import Explanation, Memory, explain_plan, memory_of
+from flexgroup.engine._in_place import take_places
 from flexgroup.engine._kept import GRAPH, PLAN, Keys, kept, keys_of
 from flexgroup.engine._layout import Layout
 from flexgroup.engine._lower import Lowering
@@ -76,8 +77,10 @@ def plan_graph(
     chains = find_chains(builder, lowering.operations)
     for chain in chains:
         layout.open_windows(chain.capacities(threads))
-        layout.use_together(chain.first, chain.last)
     shared = sharing(layout, lowering.operations) if target.triple else {}
+    shared = take_places(builder, lowering.operations, chains, shared)
+    for chain in chains:
+        layout.use_together(chain.first, chain.last)
     layout.place(shared)
     steps = tuple(builder.build_all(lowering.operations, chains, shared))
     ports = [tuple(Port(name, graph.shapes[name]) for name in names) for names in (graph.inputs, graph.outputs)]

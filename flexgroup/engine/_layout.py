@@ -7,10 +7,11 @@ strided views are lists, not copies: kernels find every plane through a table of
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 from flexgroup._errors import FlexgroupError
+from flexgroup.engine._geometry import Buffer, Footprint, Geometry, Reach, decide, round_up
 from flexgroup.engine._placement import Tenant, extent, places
 
 SUM_BYTES = 4  # of numbers in scratch memory
@@ -63,70 +64,6 @@ class External:
     output: bool = False
 
 
-@dataclass(frozen=True)
-class Footprint:
-    """Which positions of a buffer's planes are written; whatever else its memory holds stays zero.
-
-    ``rectangles`` are (top, left, height, width) of the planes in turn: one for all of them, or one for every run of
-    ``run`` planes. Buffers take over each other's memory only if their footprints are equal.
-    """
-
-    rectangles: tuple[tuple[int, int, int, int], ...]
-    run: int = 0
-
-
-@dataclass
-class Buffer:
-    """Planes (or one vector, ``height`` = 0) that are written by one step and live until their last reader."""
-
-    channels: int
-    height: int
-    width: int
-    footprint: Footprint
-    born: int = -1
-    dies: int = -1
-    offset: int = -1  # bytes in the arena, to the first position of plane 0
-    slack: int = 0  # elements after the last row that may be written
-
-
-@dataclass
-class Geometry:
-    """What buffers of one component share. All positions of planes are in elements."""
-
-    pitch: int = 1
-    lead: int = 0  # zeros before a plane's first position
-    reaches: list[Reach] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Reach:
-    """How far the taps of one reader of a plane go, in rows and columns relative to the output position."""
-
-    in_height: int
-    in_width: int
-    out_height: int
-    out_width: int
-    rows: tuple[int, int]
-    columns: tuple[int, int]
-    step: tuple[int, int] = (1, 1)  # input rows and columns from an output position to the next
-    tied: bool = True  # whether both sides have one pitch
-
-    def pitch(self) -> int:
-        """The smallest pitch at which no tap of a row falls into the pixels of another row."""
-        left = max(0, -self.columns[0])
-        right = max(0, (self.out_width - 1) * self.step[1] + self.columns[1] - (self.in_width - 1))
-        return max(self.in_width + max(left, right), self.out_width if self.tied else 0)
-
-    def before(self, pitch: int) -> int:
-        """Zeros needed before the first position."""
-        return max(0, -(self.rows[0] * pitch + self.columns[0]))
-
-    def after(self, pitch: int) -> int:
-        """Positions needed from the first one on, zeros included."""
-        last_row = (self.out_height - 1) * self.step[0] + self.rows[1]
-        return last_row * pitch + (self.out_width - 1) * self.step[1] + 1 + self.columns[1]
-
-
 class Layout:
     """Buffers, the components they form, and after `place` their addresses.
 
@@ -140,10 +77,11 @@ class Layout:
         self.element_bytes = element_bytes
         self.buffers: list[Buffer] = []
         self._parent: list[int] = []
-        self._geometry: dict[int, Geometry] = {}
-        self._own_reaches: dict[int, list[Reach]] = {}  # of every buffer, when pitches are decided
+        self._reaches: dict[int, list[Reach]] = {}  # by buffer
+        self._geometry: dict[int, Geometry] = {}  # by component, once pitches are decided
         self.arena_bytes = 0
         self.inherited: set[int] = set()  # buffers in memory that other layouts use too
+        self._replaced: dict[int, int] = {}  # by buffer: the one that dies where it begins, and whose place it takes
         self._slots: dict[int, int] = {}  # planes of the memory that a buffer took over
         self._special = {ZERO: 0, SINK: 0}
         self._placed: dict[int, tuple[int, int]] = {}  # of every buffer asked for after `place`: start, plane's bytes
@@ -199,7 +137,7 @@ class Layout:
         """Note that a kernel reads ``image`` around every position of ``out``."""
         reach = Reach(image.height, image.width, out.height, out.width, rows, columns, step, tied)
         for buffer in {ref.buffer for ref in image.planes if ref.buffer >= 0}:
-            self._geometry.setdefault(buffer, Geometry()).reaches.append(reach)
+            self._reaches.setdefault(buffer, []).append(reach)
 
     def use(self, step: int, buffers: set[int]) -> None:
         """Note that step number ``step`` reads or writes ``buffers``."""
@@ -218,9 +156,9 @@ class Layout:
         largest = max((self.plane_bytes(buffer) for buffer in capacities), default=0)
         top = largest + LINE
         for buffer in capacities:
-            self._window_offsets[buffer] = _round_up(top + self._bytes(self._window_lead(buffer)), LINE)
+            self._window_offsets[buffer] = round_up(top + self._bytes(self._window_lead(buffer)), LINE)
             top = self._window_offsets[buffer] + self.buffers[buffer].channels * self.plane_bytes(buffer)
-        self._scratch_bytes = max(self._scratch_bytes, _round_up(top + 64 * LINE, 4096))
+        self._scratch_bytes = max(self._scratch_bytes, round_up(top + 64 * LINE, 4096))
 
     def is_windowed(self, image: Image) -> bool:
         """Whether only some rows of ``image`` are in memory at a time."""
@@ -258,9 +196,29 @@ class Layout:
             if first <= buffer.dies < last:
                 buffer.dies = last - 1
 
+    def replace(self, buffer: int, by: int) -> None:
+        """Let the buffer ``by`` take the place of one whose last reader writes it, position by position."""
+        self._replaced[by] = buffer
+
+    def is_in_place(self, image: Image, out: Image) -> bool:
+        """Whether ``out`` takes the place of ``image``."""
+        return any(self._replaced.get(buffer) in image.buffers for buffer in out.buffers)
+
+    def first_in_place(self, buffer: int) -> int:
+        """The buffer that had the place of ``buffer`` first: itself, if it took none over from its reader."""
+        while buffer in self._replaced:
+            buffer = self._replaced[buffer]
+        return buffer
+
+    def alike(self, one: int, other: int) -> bool:
+        """Whether two buffers have the same planes and margins at the same distances."""
+        same = self._key(one) == self._key(other)
+        return same and self.buffers[one].channels == self.buffers[other].channels
+
     def decide(self) -> None:
         """Fix every pitch; no image or reach may be added afterwards."""
-        self._decide_geometry()
+        component = [self.component(index) for index in range(len(self.buffers))]
+        self._geometry = decide(self.buffers, component, self._reaches, self.lanes)
 
     def place(self, sharing: Collection[int] = ()) -> None:
         """Give every buffer its place in the arena.
@@ -273,10 +231,10 @@ class Layout:
         room = lead + largest
         self._special = {ZERO: lead, SINK: 2 * lead + largest}
         alone = [i for i in full if i not in sharing]
-        top = self._place_alike(alone, _round_up(2 * room + LINE, LINE))
+        top = self._place_alike(alone, round_up(2 * room + LINE, LINE))
         top = self._place_anywhere([i for i in full if i in sharing and self.buffers[i].born >= 0], top)
         # Tiles and taps may read beyond the last plane: a plane's worth of slack after everything.
-        self._scratch = _round_up(top + room + 64 * LINE, 4096)
+        self._scratch = round_up(top + room + 64 * LINE, 4096)
         self.arena_bytes = self._scratch + self.threads * self._scratch_bytes
         if self.arena_bytes >= 1 << 31:
             raise FlexgroupError(
@@ -302,20 +260,31 @@ class Layout:
                 self._slots[index] = fits[0][0]
             else:
                 before = self._bytes(self.geometry(index).lead) if buffer.height else 0
-                buffer.offset = _round_up(top + before, LINE)
+                buffer.offset = round_up(top + before, LINE)
                 top = buffer.offset + self._planes(index) * self.plane_bytes(index)
             alive.append(index)
         return top
 
     def _place_anywhere(self, buffers: list[int], bottom: int) -> int:
         """Images wherever there is room while they live; returns the end."""
-        tenants = [Tenant(self._extent(i), self.buffers[i].born, self.buffers[i].dies) for i in buffers]
-        starts = places(tenants)
-        for index, start in zip(buffers, starts, strict=True):
-            self.buffers[index].offset = bottom + start + self.border_bytes(index)
+        members: dict[int, list[int]] = {}
         for index in buffers:
+            members.setdefault(self.first_in_place(index), []).append(index)
+        tenants = [
+            Tenant(
+                self._extent(first),
+                min(self.buffers[index].born for index in those),
+                max(self.buffers[index].dies for index in those),
+            )
+            for first, those in members.items()
+        ]
+        starts = places(tenants)
+        for start, (first, those) in zip(starts, members.items(), strict=True):
+            for index in those:
+                self.buffers[index].offset = bottom + start + self.border_bytes(first)
+        for index in members:
             first, last = self._range(index)
-            for other in buffers:
+            for other in members:
                 at, end = self._range(other)
                 alike = at == first and self._key(other) == self._key(index)
                 if other != index and not alike and at < last and first < end:
@@ -326,7 +295,7 @@ class Layout:
         """Bytes from a plane's last row to the next plane, in cache lines; as many are kept before the first plane."""
         buffer = self.buffers[index]
         written = buffer.height * self.geometry(index).pitch * self.element_bytes
-        return _round_up(self.plane_bytes(index) - written, LINE)
+        return round_up(self.plane_bytes(index) - written, LINE)
 
     def _extent(self, index: int) -> int:
         return self.border_bytes(index) + self.buffers[index].channels * self.plane_bytes(index)
@@ -337,7 +306,7 @@ class Layout:
 
     def looks_around(self, index: int) -> bool:
         """Whether any reader of the buffer relies on zeros around its pixels."""
-        reaches = self._own_reaches.get(index, [])
+        reaches = self._reaches.get(index, [])
         return any(
             reach.rows != (0, 0)
             or reach.columns != (0, 0)
@@ -357,29 +326,6 @@ class Layout:
         geometry = self.geometry(index)
         return (buffer.footprint, buffer.height, buffer.width, geometry.pitch, geometry.lead, self.plane_bytes(index))
 
-    def _decide_geometry(self) -> None:
-        merged: dict[int, Geometry] = {}
-        self._own_reaches = {index: list(geometry.reaches) for index, geometry in self._geometry.items()}
-        for index, buffer in enumerate(self.buffers):
-            geometry = merged.setdefault(self.component(index), Geometry())
-            geometry.pitch = max(geometry.pitch, buffer.width)
-            geometry.reaches += self._geometry.get(index, Geometry()).reaches
-        for geometry in merged.values():
-            geometry.pitch = max([geometry.pitch, *(reach.pitch() for reach in geometry.reaches)])
-        for index, buffer in enumerate(self.buffers):
-            self._round_pitch(merged[self.component(index)], buffer)
-        for geometry in merged.values():
-            geometry.lead = max([0, *(reach.before(geometry.pitch) for reach in geometry.reaches)])
-        self._geometry = merged
-
-    def _round_pitch(self, geometry: Geometry, buffer: Buffer) -> None:
-        """Rows that begin on vectors are loaded whole: wanted where it takes no more vectors a plane."""
-        rounded = _round_up(geometry.pitch, self.lanes)
-        if buffer.height > 1 and buffer.width > self.lanes // 2:
-            positions, aligned = buffer.height * geometry.pitch, buffer.height * rounded
-            if _round_up(aligned, self.lanes) <= _round_up(positions, self.lanes):
-                geometry.pitch = rounded
-
     def geometry(self, buffer: int) -> Geometry:
         return self._geometry[self.component(buffer)]
 
@@ -396,7 +342,7 @@ class Layout:
         """Bytes from a plane to the next: an odd number of cache lines, so that planes spread over the cache's sets."""
         buffer = self.buffers[index]
         if not buffer.height:
-            return _round_up(self._bytes(buffer.channels), 4 * LINE)
+            return round_up(self._bytes(buffer.channels), 4 * LINE)
         geometry = self.geometry(index)
         if index in self._windows:
             beyond = max([0, *(reach.columns[1] for reach in geometry.reaches)])
@@ -406,8 +352,8 @@ class Layout:
         extent = buffer.height * geometry.pitch
         extent += buffer.slack
         after = [reach.after(geometry.pitch) for reach in geometry.reaches if reach.in_height <= buffer.height]
-        elements = max([_round_up(extent, self.lanes), extent + geometry.lead, *after])
-        lines = _round_up(self._bytes(elements), LINE) // LINE
+        elements = max([round_up(extent, self.lanes), extent + geometry.lead, *after])
+        lines = round_up(self._bytes(elements), LINE) // LINE
         return (lines | 1) * LINE
 
     def offset(self, ref: PlaneRef) -> int:
@@ -422,8 +368,4 @@ class Layout:
         return start + ref.index * plane
 
     def _bytes(self, elements: int) -> int:
-        return _round_up(elements * self.element_bytes, LINE)
-
-
-def _round_up(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple
+        return round_up(elements * self.element_bytes, LINE)

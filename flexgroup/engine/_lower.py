@@ -8,7 +8,8 @@ from typing import Any, TypeAlias
 from flexgroup._errors import FlexgroupError
 from flexgroup.engine import _lower_gates, _lower_layers, _lower_moves, _lower_resize, _lower_tokens
 from flexgroup.engine._arrange import to_image, to_vector
-from flexgroup.engine._layout import ZERO, External, Footprint, Image, Layout, PlaneRef, Vector
+from flexgroup.engine._geometry import Footprint
+from flexgroup.engine._layout import ZERO, External, Image, Layout, PlaneRef, Vector
 from flexgroup.engine._operations import (
     CopyOp,
     Operation,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from flexgroup.engine._layout import ZERO, Footprint, Image, PlaneRef, Vector
+from flexgroup.engine._geometry import Footprint
+from flexgroup.engine._layout import ZERO, Image, PlaneRef, Vector
 from flexgroup.engine._operations import CopyOp
 from flexgroup.engine._values import Crop
 from flexgroup.graph import ir

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from flexgroup.engine._layout import Footprint, Layout
+from flexgroup.engine._geometry import Footprint
+from flexgroup.engine._layout import Layout
 from flexgroup.engine._operations import (
     ConvOp,
     CopyOp,

@@ -72,17 +72,13 @@ def conv_layer(builder: StepBuilder, op: ConvOp, rows: int) -> ConvLayer:
 def _conv(builder: StepBuilder, op: ConvOp) -> Step:
     vectors = builder.layout.vectors(op.out)
     conv = conv_layer(builder, op, op.out.height)
-    kernel = kernel_of(conv, builder, conv.choice.tile)
+    tile = conv.choice.tile
     pixels = op.out.height * op.out.width
-    tiles = -(-vectors // kernel.tile)
-    channels = _channel_bands(builder, conv, tiles)
-    if len(channels) == 1:
-        cuts = [tiles * thread // builder.threads for thread in range(builder.threads + 1)]
-        shares = [(channels[0], first, last) for first, last in pairwise(cuts)]
-    else:
-        shares = [(band, 0, tiles) for band in channels]
-    last_start = (vectors - kernel.tile) * builder.layout.vector_bytes
-    packed = {band: packed_fields(builder, conv, band) for band in channels if band[0] < band[1]}
+    shares = _shares(builder, conv, -(-vectors // tile))
+    last_start = (vectors - tile) * builder.layout.vector_bytes
+    kernel = kernel_of(conv, builder, tile, last_start)
+    bands = dict.fromkeys(band for band, _, _ in shares)
+    packed = {band: packed_fields(builder, conv, band) for band in bands if band[0] < band[1]}
     place = builder.place()
     shared = place_fields(op, place, 0) | {"mask": builder.mask(op.out), "last_start": last_start}
     parts = [
@@ -104,6 +100,25 @@ def _conv(builder: StepBuilder, op: ConvOp) -> Step:
     )
 
 
+def _shares(builder: StepBuilder, conv: ConvLayer, tiles: int) -> list[tuple[tuple[int, int], int, int]]:
+    """For every thread its output channels, and its tiles, the first and the last (exclusive)."""
+    channels = _channel_bands(builder, conv, tiles)
+    if len(channels) > 1:
+        return [(band, 0, tiles) for band in channels]
+    cuts = [tiles * thread // builder.threads for thread in range(builder.threads + 1)]
+    return [(channels[0], first, last) for first, last in pairwise(cuts)]
+
+
+def writes_once(builder: StepBuilder, op: ConvOp) -> bool:
+    """Whether no two threads compute the same position of the output: the last tile may overlap the one before."""
+    conv, vectors = conv_layer(builder, op, op.out.height), builder.layout.vectors(op.out)
+    tile = conv.choice.tile
+    tiles = -(-vectors // tile)
+    return vectors % tile == 0 or any(
+        first <= tiles - 2 < tiles <= last for _, first, last in _shares(builder, conv, tiles)
+    )
+
+
 def conv_call(
     builder: StepBuilder, conv: ConvLayer, rows: tuple[int, int], place: Place
 ) -> tuple[ConvKernel, tuple[int, ...], int]:
@@ -111,7 +126,8 @@ def conv_call(
     op, layout = conv.op, builder.layout
     vectors, covered = builder.cover(op.out, rows)
     tile = min(best_tile(conv.choice.rows, vectors, builder.target), covered // layout.lanes)
-    kernel = kernel_of(conv, builder, tile)
+    last_start = (covered - tile * layout.lanes) * builder.element.bytes
+    kernel = kernel_of(conv, builder, tile, last_start)
     whole = (0, sum(map(len, conv.patterns)))
     fields, macs = builder.once(lambda: packed_fields(builder, conv, whole), "packed", id(op))
     fields = (
@@ -119,7 +135,7 @@ def conv_call(
         | place_fields(op, place, rows[0])
         | {
             "mask": builder.mask(op.out, rows[1] - rows[0]),
-            "last_start": (covered - tile * layout.lanes) * builder.element.bytes,
+            "last_start": last_start,
             "first_tile": 0,
             "last_tile": -(-vectors // tile),
         }
@@ -127,10 +143,12 @@ def conv_call(
     return kernel, tuple(kernel.signature.pack(fields)), macs * (rows[1] - rows[0]) * op.out.width
 
 
-def kernel_of(conv: ConvLayer, builder: StepBuilder, tile: int) -> ConvKernel:
-    """The kernel value of a layer's choice, with this tile."""
-    op, choice = conv.op, conv.choice
-    return ConvKernel(choice.form, choice.rows, tile, op.residual is not None, builder.element, curve=op.curve)
+def kernel_of(conv: ConvLayer, builder: StepBuilder, tile: int, last_start: int) -> ConvKernel:
+    """The kernel value of a layer's choice, with this tile, the last one at ``last_start`` bytes."""
+    op, choice, layout = conv.op, conv.choice, builder.layout
+    overlaps = last_start % (tile * layout.vector_bytes) != 0
+    in_place = overlaps and op.residual is not None and layout.is_in_place(op.residual, op.out)
+    return ConvKernel(choice.form, choice.rows, tile, op.residual is not None, builder.element, op.curve, in_place)
 
 
 def place_fields(op: ConvOp, place: Place, row: int) -> Fields:

@@ -10,6 +10,9 @@ the kernel loads the tile once from one input plane, displaced by the group's ta
 - ``dense`` is a strip whose groups are all there: the table of offsets is shared by all strips.
 
 Rows beyond the last one are stored to a scratch plane, so that any number of rows works.
+
+The residual may lie where the output goes: a position is read just before it is written. Only the last tile, where it
+overlaps the one before, would add to positions that are done: kernels `in_place` leave those as they are.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from llvmlite import ir
 
 from flexgroup.groups import cover
 from flexgroup.kernels.curves import emit_curve
-from flexgroup.kernels.emit import I64, Kernel, Signature
+from flexgroup.kernels.emit import I32, I64, Kernel, Signature
 from flexgroup.kernels.target import F32, Element, Target
 
 SIGNATURE = Signature(
@@ -58,10 +61,12 @@ class ConvKernel:
     residual: bool
     element: Element = F32
     curve: str = ""  # a name of `curves`, applied after the clamp
+    in_place: bool = False  # whether the residual lies where the output goes, and the last tile overlaps
 
     @property
     def name(self) -> str:
-        ending = ("_add" if self.residual else "") + (f"_{self.curve}" if self.curve else "")
+        residual = "_add" * self.residual + "_in_place" * self.in_place
+        ending = residual + (f"_{self.curve}" if self.curve else "")
         return f"conv_{self.element.name}_{self.form}_{self.rows}x1_t{self.tile}{ending}"
 
     @property
@@ -104,6 +109,7 @@ class _Emitter:
             start = b.mul(tiles.index, ir.Constant(I64, spec.tile * self.bytes))
             self.tile = b.select(b.icmp_signed("<", start, last_start), start, last_start)
             self.inputs = k.at(self.source, self.tile)
+            self.fresh = self._beyond(b.sub(start, self.tile)) if spec.in_place else []
             if spec.form == "ring":
                 self._ring()
             else:
@@ -183,11 +189,22 @@ class _Emitter:
             residual = k.at(k.at(self.residual, k.load_index(self.residuals, row)), self.tile)
         for t, value in enumerate(values):
             if self.residuals is not None:
-                value = b.fadd(value, k.load_vector(residual, k.size, t * self.bytes))
+                added = k.load_vector(residual, k.size, t * self.bytes)
+                value = b.fadd(value, added)
             value = k.clamp(value, self.low, self.high)
             value = emit_curve(k, self.spec.curve, value)
+            if self.fresh:
+                value = b.select(self.fresh[t], value, added)
             inside = k.load(k.at(self.mask, self.tile), k.mask, k.size, t * self.bytes)
             k.write(value, output, k.size, t * self.bytes, inside)
+
+    def _beyond(self, done: ir.Value) -> list[ir.Value]:
+        """For every vector of a tile whether its positions lie beyond the first ``done`` bytes."""
+        k, b = self.k, self.k.builder
+        first = k.spread(b.trunc(b.udiv(done, ir.Constant(I64, k.size)), I32), k.lanes)
+        kind = ir.VectorType(I32, k.lanes)
+        places = [[t * k.lanes + lane for lane in range(k.lanes)] for t in range(self.spec.tile)]
+        return [b.icmp_signed(">=", ir.Constant(kind, place), first) for place in places]
 
     def _scaled(self, index: ir.Value, size: int) -> ir.Value:
         return self.k.builder.mul(index, ir.Constant(I64, size))

@@ -111,7 +111,7 @@ def test_a_resnet_takes_half_the_memory_and_says_how_far_it_is_from_fp32(threads
     single = flexgroup.compile(model, (X,), threads=threads, sparse=sparse)
     half = flexgroup.compile(model, (X,), threads=threads, sparse=sparse, precision="fp16")
     assert (single.precision, half.precision) == ("fp32", "fp16")
-    assert half.memory.activations < 0.6 * single.memory.activations
+    assert half.memory.activations < 0.62 * single.memory.activations  # borders are as wide
     assert half.memory.constants < 0.75 * single.memory.constants
     with torch.no_grad():
         want = model(X)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from flexgroup.engine import Plan
+from flexgroup.engine import Plan, Step
 from flexgroup.kernels import (
     ConvKernel,
     CopyKernel,
@@ -56,8 +57,13 @@ class Memory:
         return kernel.element, kernel.written or kernel.element
 
 
-def run_plan(plan: Plan, *inputs: np.ndarray) -> list[np.ndarray]:
-    """Run ``plan`` on one image (inputs without batch)."""
+def run_plan(
+    plan: Plan, *inputs: np.ndarray, times: int = 1, before: Callable[[Step, Memory], None] | None = None
+) -> list[np.ndarray]:
+    """Run ``plan`` on one image (inputs without batch), ``times`` times in the same memory.
+
+    ``before`` is called before every step.
+    """
     outputs = [np.full(port.shape, np.nan, np.float32) for port in plan.outputs]
     arena = np.zeros(plan.arena_bytes, np.uint8)
     arena[plan.clear_bytes :] = 0xFF  # NaNs
@@ -77,7 +83,9 @@ def run_plan(plan: Plan, *inputs: np.ndarray) -> list[np.ndarray]:
         **twins_tokens.TWINS,
     }
     lanes = plan.target.lanes(plan.element)
-    for step in plan.steps:
+    for step in plan.steps * times:
+        if before is not None:
+            before(step, memory)
         for part in step.parts:
             if part is not None:
                 fields = dict(zip(step.kernel.signature.fields, part, strict=True))
@@ -112,7 +120,9 @@ def conv(kernel: ConvKernel, f: dict[str, int], memory: Memory, lanes: int) -> N
                 value = value + residual[first_residual + residuals[row] // size + start :][:width]
             value = activated(kernel, f, value)
             out = first_out + outputs[row] // size + start
-            target[out : out + width] = np.where(mask[start : start + width], value, 0)
+            value = np.where(mask[start : start + width], value, 0)
+            done = tile * width - start if kernel.in_place else 0
+            target[out + done : out + width] = value[done:]
 
 
 def depthwise(kernel: DepthwiseKernel, f: dict[str, int], memory: Memory, lanes: int) -> None:

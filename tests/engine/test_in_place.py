@@ -1,0 +1,152 @@
+"""Outputs in the place of what dies: the same numbers to the bit, for any bands and threads, in less memory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from flexgroup import zoo
+from flexgroup.engine import CompiledModel, Plan, Step, _compiled, plan_graph
+from flexgroup.engine._choose import Choice
+from flexgroup.gpu._launch import OPENCL
+from flexgroup.graph import Graph, from_torch, optimize
+from flexgroup.kernels import TARGETS, Target
+from tests.engine.agreement import HOST
+from tests.engine.networks import PATTERNS, Residual, examples, prune, randomise
+from tests.engine.twins import run_plan
+
+
+class Sum(nn.Module):
+    """A block of layers around which the input is carried, added or multiplied by an operation of its own or not."""
+
+    def __init__(self, body: nn.Module, form: str) -> None:
+        super().__init__()
+        self.body, self.form = body, form
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.body(x)
+        if self.form == "twice":
+            return torch.relu(y + x) + x
+        return torch.sigmoid(y) * x if self.form == "mul" else torch.relu(x + y)
+
+
+@st.composite
+def residual_networks(draw) -> tuple[nn.Module, tuple[int, int, int]]:
+    """Residual blocks of one or several convolutions, some with a shortcut that is a convolution itself."""
+    channels = draw(st.integers(2, 9))
+    shape = (3, draw(st.integers(6, 40)), draw(st.integers(6, 40)))
+    layers: list[nn.Module] = [nn.Conv2d(3, channels, 3, 1, 1)]
+    for _ in range(draw(st.integers(1, 4))):
+        kind = draw(st.sampled_from(["basic", "pointwise", "bottleneck", "depthwise"]))
+        inner = draw(st.integers(1, 9))
+        if kind == "basic":
+            out = channels + 2 * draw(st.integers(0, 2))
+            layers.append(Residual(channels, out, draw(st.integers(1, 2)), draw(st.sampled_from([1, 3]))))
+            channels = out
+            continue
+        first, last = nn.Conv2d(channels, inner, 1), nn.Conv2d(inner, channels, 1)
+        middle = nn.Conv2d(inner, inner, 3, 1, 1, groups=inner if kind == "depthwise" else 1)
+        body = (
+            nn.Conv2d(channels, channels, 1) if kind == "pointwise" else nn.Sequential(first, nn.ReLU(), middle, last)
+        )
+        layers.append(Sum(body, draw(st.sampled_from(["add", "add", "twice", "mul"]))))
+    model = nn.Sequential(*layers)
+    randomise(model, draw(st.integers(0, 1000)))
+    return model.eval(), shape
+
+
+def graph_of(model: nn.Module, shape: tuple[int, ...]) -> Graph:
+    return optimize(from_torch(model, (torch.zeros(1, *shape),)))
+
+
+def both_plans(graph: Graph, target: Target, threads: int, **options: Any) -> tuple[Plan, Plan]:
+    """The plan, and the one of which every image has a place of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_compiled, "take_places", lambda builder, operations, chains, shared: dict(shared))
+        apart = plan_graph(graph, target, threads=threads, **options)
+    return plan_graph(graph, target, threads=threads, **options), apart
+
+
+def one_thread_after_another(plan: Plan, order: list[int]) -> Plan:
+    """The same calls, but between barriers one thread does all of its own before the next begins."""
+    segments: list[list[Step]] = [[]]
+    for step in plan.steps:
+        segments[-1].append(step)
+        if step.barrier:
+            segments.append([])
+    steps = [replace(step, parts=(step.parts[t],)) for segment in segments for t in order for step in segment]
+    return replace(plan, steps=tuple(steps))
+
+
+CACHES = st.sampled_from([1024, 4096, 16384, 1 << 20])
+
+
+@settings(max_examples=examples(25), deadline=None)
+@given(residual_networks(), st.sampled_from(PATTERNS), CACHES, st.integers(1, 3))
+def test_results_are_those_of_images_with_places_of_their_own(case, pattern, cache, threads):
+    model, shape = case
+    prune(model, pattern, 0.3)
+    x = torch.randn(2, *shape)
+    plan, apart = both_plans(graph_of(model, shape), replace(HOST, cache_bytes=cache), threads)
+    wanted = CompiledModel(apart, 0.0)(x)
+    compiled = CompiledModel(plan, 0.0)
+    for _ in range(2):
+        assert torch.equal(compiled(x), wanted)
+
+
+@settings(max_examples=examples(20), deadline=None)
+@given(residual_networks(), st.sampled_from(PATTERNS), CACHES, st.integers(1, 3), st.sampled_from(sorted(TARGETS)))
+def test_threads_may_run_one_after_another_in_any_order(case, pattern, cache, threads, target):
+    model, shape = case
+    prune(model, pattern, 0.3)
+    plan, _ = both_plans(graph_of(model, shape), replace(TARGETS[target], cache_bytes=cache), threads)
+    x = torch.randn(1, *shape)
+    with torch.no_grad():
+        expected = model(x)[0].numpy()
+    orders = [list(range(threads)), list(reversed(range(threads)))]
+    first, second = (run_plan(one_thread_after_another(plan, order), x[0].numpy(), times=2)[0] for order in orders)
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_allclose(first, expected, atol=1e-4 * max(1e-3, np.abs(expected).max()))
+
+
+@pytest.mark.parametrize(("threads", "cache"), [(1, 2048), (1, 1 << 20), (2, 1 << 20), (3, 1 << 20)])
+@pytest.mark.parametrize("form", ["ring", "strip", "dense"])
+def test_a_tile_that_overlaps_leaves_what_is_done(form, threads, cache):
+    body = nn.Sequential(nn.Conv2d(6, 5, 1), nn.ReLU(), nn.Conv2d(5, 5, 3, 1, 1), nn.Conv2d(5, 6, 1))
+    model = nn.Sequential(nn.Conv2d(3, 6, 1), Sum(body, "add"), nn.Conv2d(6, 2, 1)).eval()
+    choice = Choice(form, 4, 3, 1.0, 1.0, 1, 1.0, True)
+    plan, apart = both_plans(
+        graph_of(model, (3, 35, 34)),
+        replace(HOST, cache_bytes=cache),
+        threads,
+        chooser=lambda layer, target, **options: choice,
+    )
+    assert any("_add_in_place" in step.kernel.name for step in plan.steps)
+    assert not any("_in_place" in step.kernel.name for step in apart.steps)
+    x = torch.randn(1, 3, 35, 34)
+    assert torch.equal(CompiledModel(plan, 0.0)(x), CompiledModel(apart, 0.0)(x))
+    twin = run_plan(plan, x[0].numpy())[0]
+    with torch.no_grad():
+        np.testing.assert_allclose(twin, model(x)[0].numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_resnet_needs_two_of_its_largest_images(threads):
+    graph = graph_of(zoo.build("resnet20").eval(), (3, 32, 32))
+    plan, apart = both_plans(graph, TARGETS["x86-64-avx512"], threads)
+    image = 16 * 32 * 32 * 4
+    assert plan.arena_bytes <= 2.75 * image < 3.5 * image <= apart.arena_bytes
+
+
+def test_work_items_of_a_gpu_overlap_so_nothing_takes_a_place_there():
+    graph = graph_of(zoo.build("resnet20").eval(), (3, 32, 32))
+    plan, apart = both_plans(graph, OPENCL, 1)
+    assert plan.arena_bytes == apart.arena_bytes
+    assert plan.steps == apart.steps
