@@ -77,7 +77,7 @@ def plan_graph(
     chains = find_chains(builder, lowering.operations)
     for chain in chains:
         layout.open_windows(chain.capacities(threads))
-    shared = sharing(layout, lowering.operations) if target.triple else {}
+    shared = sharing(layout, lowering.operations, chains) if target.triple else {}
     shared = take_places(builder, lowering.operations, chains, shared)
     for chain in chains:
         layout.use_together(chain.first, chain.last)

@@ -31,6 +31,7 @@ from flexgroup.kernels import FillKernel
 
 if TYPE_CHECKING:
     from flexgroup.engine._steps import StepBuilder
+    from flexgroup.engine._steps_chain import Chain
 
 _KNOWN = (ConvOp, CopyOp, DepthwiseOp, ElementwiseOp, MeanOp, PoolOp)  # they read nothing that is not there
 _MASKED = (ConvOp, DepthwiseOp, PoolOp, CopyOp)  # what they read beside pixels and borders does not matter
@@ -44,8 +45,9 @@ class Needs:
     gaps: bool
 
 
-def sharing(layout: Layout, operations: Sequence[Operation]) -> dict[int, Needs]:
+def sharing(layout: Layout, operations: Sequence[Operation], chains: Sequence[Chain]) -> dict[int, Needs]:
     """The buffers that may share memory with any other, once pitches are decided."""
+    ahead = _read_ahead(layout, chains)
     found: dict[int, Needs] = {}
     unknown: set[int] = set()
     for operation in operations:
@@ -56,10 +58,22 @@ def sharing(layout: Layout, operations: Sequence[Operation]) -> dict[int, Needs]
                 unknown.add(index)
                 continue
             before = found.get(index, Needs(layout.looks_around(index), False))
-            careless = index in written and not _writes_gaps(layout, operation)
+            careless = index in written and (index in ahead or not _writes_gaps(layout, operation))
             wanted = index not in written and not isinstance(operation, _MASKED)
             found[index] = Needs(before.borders or wanted, before.gaps or careless)
     return {index: needs for index, needs in found.items() if index not in unknown}
+
+
+def _read_ahead(layout: Layout, chains: Sequence[Chain]) -> set[int]:
+    """Whole images that are read before all of their rows are there: a thread that begins in the middle of one looks
+    at the gap before its first row, which is another thread's."""
+    if layout.threads == 1:
+        return set()
+    found: set[int] = set()
+    for chain in chains:
+        read = {buffer for rows in chain.rows for use in rows.uses for buffer in use.image.buffers}
+        found |= {buffer for rows in chain.rows for buffer in rows.out.buffers} & read
+    return found
 
 
 def _writes_gaps(layout: Layout, operation: Operation) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import combinations, cycle
 from typing import Any
 
 import numpy as np
@@ -14,10 +16,15 @@ from torch import nn
 
 from flexgroup import zoo
 from flexgroup.engine import CompiledModel, Plan, Step, _compiled, plan_graph
+from flexgroup.engine._chains import Planner
 from flexgroup.engine._choose import Choice
+from flexgroup.engine._in_place import take_places
+from flexgroup.engine._operations import Operation
+from flexgroup.engine._steps import StepBuilder
+from flexgroup.engine._steps_chain import Chain
 from flexgroup.gpu._launch import OPENCL
 from flexgroup.graph import Graph, from_torch, optimize
-from flexgroup.kernels import TARGETS, Target
+from flexgroup.kernels import TARGETS, ConvKernel, Target
 from tests.engine.agreement import HOST
 from tests.engine.networks import PATTERNS, Residual, examples, prune, randomise
 from tests.engine.twins import run_plan
@@ -39,17 +46,20 @@ class Sum(nn.Module):
 
 @st.composite
 def residual_networks(draw) -> tuple[nn.Module, tuple[int, int, int]]:
-    """Residual blocks of one or several convolutions, some with a shortcut that is a convolution itself."""
+    """Residual blocks of one or several convolutions, and pairs of convolutions without."""
     channels = draw(st.integers(2, 9))
     shape = (3, draw(st.integers(6, 40)), draw(st.integers(6, 40)))
     layers: list[nn.Module] = [nn.Conv2d(3, channels, 3, 1, 1)]
     for _ in range(draw(st.integers(1, 4))):
-        kind = draw(st.sampled_from(["basic", "pointwise", "bottleneck", "depthwise"]))
+        kind = draw(st.sampled_from(["basic", "pointwise", "bottleneck", "depthwise", "pair"]))
         inner = draw(st.integers(1, 9))
         if kind == "basic":
             out = channels + 2 * draw(st.integers(0, 2))
             layers.append(Residual(channels, out, draw(st.integers(1, 2)), draw(st.sampled_from([1, 3]))))
             channels = out
+            continue
+        if kind == "pair":
+            layers += [nn.Conv2d(channels, inner, 3, 1, 1), nn.ReLU(), nn.Conv2d(inner, channels, 1)]
             continue
         first, last = nn.Conv2d(channels, inner, 1), nn.Conv2d(inner, channels, 1)
         middle = nn.Conv2d(inner, inner, 3, 1, 1, groups=inner if kind == "depthwise" else 1)
@@ -85,6 +95,18 @@ def one_thread_after_another(plan: Plan, order: list[int]) -> Plan:
     return replace(plan, steps=tuple(steps))
 
 
+def written(step: Step, part: tuple[int, ...], plan: Plan) -> set[int]:
+    """Where in the arena a convolution's part writes, in numbers; rows beyond the last one go nowhere."""
+    f = dict(zip(step.kernel.signature.fields, part, strict=True))
+    lanes, size = plan.target.lanes(plan.element), plan.element.bytes
+    width = step.kernel.tile * lanes
+    starts = [min(tile * width, f["last_start"] // size) for tile in range(f["first_tile"], f["last_tile"])]
+    outputs = plan.constants[f["outputs"] :].view(np.int32)[: f["row_count"]]
+    residuals = plan.constants[f["residuals"] :].view(np.int32)[: f["row_count"]]
+    outputs = [output for output, residual in zip(outputs, residuals, strict=True) if output == residual]
+    return {int(output) // size + start + i for output in outputs for start in starts for i in range(width)}
+
+
 CACHES = st.sampled_from([1024, 4096, 16384, 1 << 20])
 
 
@@ -114,6 +136,110 @@ def test_threads_may_run_one_after_another_in_any_order(case, pattern, cache, th
     first, second = (run_plan(one_thread_after_another(plan, order), x[0].numpy(), times=2)[0] for order in orders)
     np.testing.assert_array_equal(first, second)
     np.testing.assert_allclose(first, expected, atol=1e-4 * max(1e-3, np.abs(expected).max()))
+
+
+@settings(max_examples=examples(30), deadline=None)
+@given(residual_networks(), st.sampled_from(["dense", "4x1"]), st.integers(2, 3), st.sampled_from(sorted(TARGETS)))
+def test_no_two_threads_write_a_position_that_is_added_to_in_place(case, pattern, threads, target):
+    model, shape = case
+    prune(model, pattern, 0.3)
+    plan, _ = both_plans(graph_of(model, shape), replace(TARGETS[target], cache_bytes=1 << 20), threads)
+    for step in plan.steps:
+        if isinstance(step.kernel, ConvKernel) and step.kernel.in_place:
+            for one, other in combinations([written(step, part, plan) for part in step.parts if part], 2):
+                assert not one & other
+
+
+def forced(cuts: Sequence[int], band: int) -> Callable[[StepBuilder, Sequence[Operation]], list[Chain]]:
+    """In place of `find_chains`: chains wherever they can be, as long as ``cuts`` say in turn."""
+
+    def find(builder: StepBuilder, operations: Sequence[Operation]) -> list[Chain]:
+        planner, chains, first = Planner(builder, operations), [], 0
+        lengths = cycle(cuts)
+        while first < len(operations):
+            last = min(first + next(lengths), len(operations))
+            windowed = planner._windowed(first, last) if last > first + 1 else None
+            if windowed is not None and planner.rows[first] is not None:
+                chains.append(Chain(first, last, tuple(operations[first:last]), windowed, band, len(chains)))
+                first = last
+            else:
+                first += 1
+        return chains
+
+    return find
+
+
+CUTS = st.lists(st.integers(1, 6), min_size=1, max_size=6)
+
+
+@settings(max_examples=examples(40), deadline=None)
+@given(residual_networks(), CUTS, st.integers(1, 12), st.integers(1, 3), st.sampled_from(sorted(TARGETS)))
+def test_any_chain_in_place_gives_what_torch_gives_whatever_thread_is_first(case, cuts, band, threads, target):
+    model, shape = case
+    x = torch.randn(1, *shape)
+    with torch.no_grad():
+        expected = model(x)[0].numpy()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_compiled, "find_chains", forced(cuts, band))
+        plan = plan_graph(graph_of(model, shape), TARGETS[target], threads=threads)
+    for order in (range(threads), reversed(range(threads))):
+        (given,) = run_plan(one_thread_after_another(plan, list(order)), x[0].numpy(), times=2)
+        np.testing.assert_allclose(given, expected, atol=1e-4 * max(1e-3, np.abs(expected).max()))
+
+
+def places_taken(model: nn.Module, shape: tuple[int, ...], cuts: Sequence[int], threads: int) -> int:
+    """How many images take the place of others, in chains as long as ``cuts`` say."""
+    found: list[int] = []
+
+    def take(builder: StepBuilder, *rest: Any) -> Any:
+        needs = take_places(builder, *rest)
+        buffers = range(len(builder.layout.buffers))
+        found.append(sum(builder.layout.first_in_place(buffer) != buffer for buffer in buffers))
+        return needs
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_compiled, "find_chains", forced(cuts, 7))
+        patch.setattr(_compiled, "take_places", take)
+        plan_graph(graph_of(model.eval(), shape), TARGETS["x86-64-avx2"], threads=threads)
+    return found[0]
+
+
+@pytest.mark.parametrize(("kernels", "threads", "taken"), [((3, 3), 1, 1), ((3, 3), 2, 0), ((1, 1), 2, 1)])
+def test_bands_take_the_place_of_a_residual_that_one_thread_reads(kernels, threads, taken):
+    layers = [nn.Conv2d(8, 8, kernel, 1, kernel // 2) for kernel in kernels]
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), Sum(nn.Sequential(*layers), "add"), nn.Conv2d(8, 2, 1))
+    assert places_taken(model, (3, 40, 34), [1, 1, 2, 1], threads) == taken
+
+
+@pytest.mark.parametrize(
+    ("kernels", "threads", "taken"), [((1, 1), 1, 1), ((3, 1), 1, 0), ((1, 3), 1, 1), ((1, 3), 2, 0)]
+)
+def test_bands_take_the_place_of_an_image_whose_rows_are_read_before(kernels, threads, taken):
+    layers = [nn.Conv2d(8, 8, kernel, 1, kernel // 2) for kernel in kernels]
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), *layers, nn.Conv2d(8, 2, 1))
+    assert places_taken(model, (3, 40, 34), [1, 1, 2, 1], threads) == taken
+
+
+def test_borders_that_only_a_later_image_of_the_place_needs_are_cleared():
+    torch.manual_seed(0)
+    first = [nn.Conv2d(3, 4, 1), nn.MaxPool2d(2), nn.Conv2d(4, 8, 1)]
+    model = nn.Sequential(*first, Sum(nn.Conv2d(8, 8, 1), "add"), nn.Conv2d(8, 4, 3, 1, 1)).eval()
+    plan, _ = both_plans(graph_of(model, (3, 28, 26)), TARGETS["x86-64-avx2"], 1)
+    x = torch.randn(1, 3, 28, 26)
+    with torch.no_grad():
+        np.testing.assert_allclose(run_plan(plan, x[0].numpy(), times=2)[0], model(x)[0].numpy(), atol=1e-5)
+
+
+def test_the_gap_before_a_threads_first_row_is_zero_before_the_other_thread_comes():
+    body = nn.Sequential(nn.Conv2d(4, 2, 1), nn.ReLU(), nn.Conv2d(2, 2, 3, 1, 1, groups=2), nn.Conv2d(2, 4, 1))
+    model = nn.Sequential(nn.Conv2d(3, 2, 3, 1, 1), Residual(2, 4, 1, 3), Sum(body, "mul"))
+    randomise(model, 0)
+    graph = graph_of(model, (3, 31, 16))
+    plan = plan_graph(graph, replace(TARGETS["x86-64-avx512"], cache_bytes=16384), threads=2)
+    x = torch.randn(1, 3, 31, 16)
+    (given,) = run_plan(one_thread_after_another(plan, [1, 0]), x[0].numpy(), times=2)
+    with torch.no_grad():
+        np.testing.assert_allclose(given, model(x)[0].numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize(("threads", "cache"), [(1, 2048), (1, 1 << 20), (2, 1 << 20), (3, 1 << 20)])
