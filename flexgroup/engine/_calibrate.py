@@ -204,7 +204,7 @@ def probe_plan(target: Target, costs: Costs) -> tuple[Plan, list[Estimate]]:
         estimates.append(estimate_step(builder, operation, steps[-1]))
     ports = [(Port(name, graph.shapes[name]),) for name in ("0", graph.outputs[0])]
     constants = builder.constants.block()
-    plan = Plan(target, F32, 1, ports[0], ports[1], tuple(steps), constants, layout.arena_bytes, layout.scratch(0))
+    plan = Plan(target, F32, 1, ports[0], ports[1], tuple(steps), constants, layout.arena_bytes, layout.clear_bytes)
     return plan, estimates
 
 

@@ -76,7 +76,7 @@ def plan_graph(
     )
     chains = find_chains(builder, lowering.operations)
     for chain in chains:
-        layout.open_windows(chain.capacities(threads))
+        layout.open_windows(chain.capacities(threads), chain.first, chain.last)
     shared = sharing(layout, lowering.operations, chains) if target.triple else {}
     shared = take_places(builder, lowering.operations, chains, shared)
     for chain in chains:
@@ -93,7 +93,7 @@ def plan_graph(
         steps,
         builder.constants.block(),
         layout.arena_bytes,
-        layout.scratch(0),
+        layout.clear_bytes,
     )
 
 

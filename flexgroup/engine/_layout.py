@@ -80,6 +80,7 @@ class Layout:
         self._reaches: dict[int, list[Reach]] = {}  # by buffer
         self._geometry: dict[int, Geometry] = {}  # by component, once pitches are decided
         self.arena_bytes = 0
+        self.clear_bytes = 0  # at the arena's beginning, that must be zero before the first image
         self.inherited: set[int] = set()  # buffers in memory that other layouts use too
         self._replaced: dict[int, int] = {}  # by buffer: the one that dies where it begins, and whose place it takes
         self._slots: dict[int, int] = {}  # planes of the memory that a buffer took over
@@ -87,8 +88,9 @@ class Layout:
         self._placed: dict[int, tuple[int, int]] = {}  # of every buffer asked for after `place`: start, plane's bytes
         self._windows: dict[int, int] = {}  # rows that a windowed buffer holds
         self._window_offsets: dict[int, int] = {}
-        self._scratch = 0  # bytes in the arena to the first thread's scratch
-        self._scratch_bytes = 0
+        self._scratches: list[Tenant] = []  # the scratch memory of every chain, all threads together
+        self._scratch_starts: list[int] = []
+        self._scratch_of: dict[int, int] = {}  # by windowed buffer
 
     def new_image(self, channels: int, height: int, width: int, footprint: Footprint | None = None) -> Image:
         """An image in a new buffer; without ``footprint`` all its pixels are written."""
@@ -147,10 +149,10 @@ class Layout:
                 buffer.born = step if buffer.born < 0 else buffer.born
                 buffer.dies = max(buffer.dies, step)
 
-    def open_windows(self, capacities: Mapping[int, int]) -> None:
-        """Let the buffers of one chain hold so many rows each, in scratch memory that every thread has for itself.
+    def open_windows(self, capacities: Mapping[int, int], first: int, last: int) -> None:
+        """Let the buffers of the chain first..last (exclusive) hold so many rows each, in scratch memory.
 
-        Chains run one after another and use the same scratch. The first plane in it takes rows beyond the last one.
+        Every thread has some for itself, while the chain runs. The first plane in it takes rows beyond the last one.
         """
         self._windows |= capacities
         largest = max((self.plane_bytes(buffer) for buffer in capacities), default=0)
@@ -158,7 +160,8 @@ class Layout:
         for buffer in capacities:
             self._window_offsets[buffer] = round_up(top + self._bytes(self._window_lead(buffer)), LINE)
             top = self._window_offsets[buffer] + self.buffers[buffer].channels * self.plane_bytes(buffer)
-        self._scratch_bytes = max(self._scratch_bytes, round_up(top + 64 * LINE, 4096))
+            self._scratch_of[buffer] = len(self._scratches)
+        self._scratches.append(Tenant(self.threads * round_up(top + 64 * LINE, 4096), first, last - 1))
 
     def is_windowed(self, image: Image) -> bool:
         """Whether only some rows of ``image`` are in memory at a time."""
@@ -168,9 +171,10 @@ class Layout:
         """Rows that the window of a windowed image holds."""
         return self._windows[image.planes[0].buffer]
 
-    def scratch(self, thread: int) -> int:
-        """Bytes from the arena's start to a thread's scratch, which the offsets of windowed planes count from."""
-        return self._scratch + thread * self._scratch_bytes
+    def scratch(self, buffer: int, thread: int) -> int:
+        """Bytes from the arena's start to a thread's scratch, which the offsets of a windowed buffer count from."""
+        number = self._scratch_of[buffer]
+        return self._scratch_starts[number] + thread * (self._scratches[number].size // self.threads)
 
     def reads_border(self, image: Image) -> bool:
         """Whether any reader of the planes' component looks left or right, and so relies on a zero border."""
@@ -229,13 +233,14 @@ class Layout:
         largest = max((self.plane_bytes(i) for i in full if self.buffers[i].height), default=0)
         lead = max((self._bytes(g.lead) for g in self._geometry.values()), default=0)
         room = lead + largest
-        self._special = {ZERO: lead, SINK: 2 * lead + largest}
         alone = [i for i in full if i not in sharing]
-        top = self._place_alike(alone, round_up(2 * room + LINE, LINE))
-        top = self._place_anywhere([i for i in full if i in sharing and self.buffers[i].born >= 0], top)
-        # Tiles and taps may read beyond the last plane: a plane's worth of slack after everything.
-        self._scratch = round_up(top + room + 64 * LINE, 4096)
-        self.arena_bytes = self._scratch + self.threads * self._scratch_bytes
+        bottom = self._place_alike(alone, round_up(room + LINE, LINE))
+        top = self._place_anywhere([i for i in full if i in sharing and self.buffers[i].born >= 0], bottom)
+        # Tiles and taps may read beyond the last plane: a plane's worth of slack, whose numbers do not matter.
+        self._special = {ZERO: lead, SINK: top + lead}
+        self.arena_bytes = round_up(top + room + 64 * LINE, 4096)
+        fresh = [self._range(i)[1] for i in full if i in sharing and self.first_in_place(i) not in self.inherited]
+        self.clear_bytes = min(round_up(max([bottom, *fresh]), 4096), self.arena_bytes)
         if self.arena_bytes >= 1 << 31:
             raise FlexgroupError(
                 f"the network's activations need {self.arena_bytes / 2**30:.1f} GiB for one image, more than the "
@@ -278,18 +283,21 @@ class Layout:
             )
             for first, those in members.items()
         ]
-        starts = places(tenants)
-        for start, (first, those) in zip(starts, members.items(), strict=True):
+        starts = places([*tenants, *self._scratches])
+        for start, (first, those) in zip(starts, members.items(), strict=False):
             for index in those:
                 self.buffers[index].offset = bottom + start + self.border_bytes(first)
-        for index in members:
-            first, last = self._range(index)
-            for other in members:
-                at, end = self._range(other)
-                alike = at == first and self._key(other) == self._key(index)
-                if other != index and not alike and at < last and first < end:
+        self._scratch_starts = [bottom + start for start in starts[len(tenants) :]]
+        ranges = {index: (*self._range(index), self._key(index)) for index in members}
+        taken = list(ranges.items())
+        for start, each in zip(self._scratch_starts, self._scratches, strict=True):
+            taken.append((-1, (start, start + each.size, ())))
+        for index, (first, last, key) in ranges.items():
+            for other, (at, end, others) in taken:
+                # Buffers that begin at the same place and are alike keep the same positions zero.
+                if other != index and at < last and first < end and (at, others) != (first, key):
                     self.inherited.add(index)
-        return bottom + extent(tenants, starts)
+        return bottom + extent([*tenants, *self._scratches], starts)
 
     def border_bytes(self, index: int) -> int:
         """Bytes from a plane's last row to the next plane, in cache lines; as many are kept before the first plane."""

@@ -38,7 +38,7 @@ class Place:
         """What kernels add the offsets of planes to, if ``row`` of ``image`` is to be their first."""
         start, buffer = 0, next((ref.buffer for ref in image.planes if ref.buffer >= 0), -1)
         if buffer in self.bases:
-            start, row = self.layout.scratch(self.thread), row - self.bases[buffer]
+            start, row = self.layout.scratch(buffer, self.thread), row - self.bases[buffer]
         return reference(ARENA, start + row * self.layout.pitch(image) * self.layout.element_bytes)
 
 

@@ -195,7 +195,7 @@ def _prepare(builder: StepBuilder, thread: int, name: str, image: Image, share: 
     Kernels that are not ``clean`` write pixels only, and leave the border between rows as it is.
     """
     layout, size = builder.layout, builder.element.bytes
-    scratch = reference(ARENA, layout.scratch(thread))
+    scratch = reference(ARENA, layout.scratch(image.planes[0].buffer, thread))
     pitch, planes = layout.pitch(image), builder.planes(image)
     calls: list[Call] = []
 

@@ -110,7 +110,7 @@ def written(step: Step, part: tuple[int, ...], plan: Plan) -> set[int]:
 CACHES = st.sampled_from([1024, 4096, 16384, 1 << 20])
 
 
-@settings(max_examples=examples(25), deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(residual_networks(), st.sampled_from(PATTERNS), CACHES, st.integers(1, 3))
 def test_results_are_those_of_images_with_places_of_their_own(case, pattern, cache, threads):
     model, shape = case
@@ -138,7 +138,7 @@ def test_threads_may_run_one_after_another_in_any_order(case, pattern, cache, th
     np.testing.assert_allclose(first, expected, atol=1e-4 * max(1e-3, np.abs(expected).max()))
 
 
-@settings(max_examples=examples(30), deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(residual_networks(), st.sampled_from(["dense", "4x1"]), st.integers(2, 3), st.sampled_from(sorted(TARGETS)))
 def test_no_two_threads_write_a_position_that_is_added_to_in_place(case, pattern, threads, target):
     model, shape = case
@@ -172,7 +172,7 @@ def forced(cuts: Sequence[int], band: int) -> Callable[[StepBuilder, Sequence[Op
 CUTS = st.lists(st.integers(1, 6), min_size=1, max_size=6)
 
 
-@settings(max_examples=examples(40), deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(residual_networks(), CUTS, st.integers(1, 12), st.integers(1, 3), st.sampled_from(sorted(TARGETS)))
 def test_any_chain_in_place_gives_what_torch_gives_whatever_thread_is_first(case, cuts, band, threads, target):
     model, shape = case
@@ -187,7 +187,7 @@ def test_any_chain_in_place_gives_what_torch_gives_whatever_thread_is_first(case
         np.testing.assert_allclose(given, expected, atol=1e-4 * max(1e-3, np.abs(expected).max()))
 
 
-def places_taken(model: nn.Module, shape: tuple[int, ...], cuts: Sequence[int], threads: int) -> int:
+def places_taken(model: nn.Module, shape: tuple[int, ...], cuts: Sequence[int], threads: int, **options: Any) -> int:
     """How many images take the place of others, in chains as long as ``cuts`` say."""
     found: list[int] = []
 
@@ -200,7 +200,7 @@ def places_taken(model: nn.Module, shape: tuple[int, ...], cuts: Sequence[int], 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_compiled, "find_chains", forced(cuts, 7))
         patch.setattr(_compiled, "take_places", take)
-        plan_graph(graph_of(model.eval(), shape), TARGETS["x86-64-avx2"], threads=threads)
+        plan_graph(graph_of(model.eval(), shape), TARGETS["x86-64-avx2"], threads=threads, **options)
     return found[0]
 
 
@@ -223,11 +223,21 @@ def test_bands_take_the_place_of_an_image_whose_rows_are_read_before(kernels, th
 def test_borders_that_only_a_later_image_of_the_place_needs_are_cleared():
     torch.manual_seed(0)
     first = [nn.Conv2d(3, 4, 1), nn.MaxPool2d(2), nn.Conv2d(4, 8, 1)]
-    model = nn.Sequential(*first, Sum(nn.Conv2d(8, 8, 1), "add"), nn.Conv2d(8, 4, 3, 1, 1)).eval()
-    plan, _ = both_plans(graph_of(model, (3, 28, 26)), TARGETS["x86-64-avx2"], 1)
+    body = nn.Sequential(nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1))
+    model = nn.Sequential(*first, Sum(body, "add"), nn.Conv2d(8, 4, 3, 1, 1)).eval()
+    plan = plan_graph(graph_of(model, (3, 28, 26)), TARGETS["x86-64-avx2"])
     x = torch.randn(1, 3, 28, 26)
     with torch.no_grad():
         np.testing.assert_allclose(run_plan(plan, x[0].numpy(), times=2)[0], model(x)[0].numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize(("tile", "threads", "taken"), [(3, 1, 1), (3, 2, 0), (2, 2, 1)])
+def test_nothing_is_added_in_place_where_the_tiles_of_two_threads_overlap(tile, threads, taken):
+    body = nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 1))
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), Sum(body, "add"), nn.Conv2d(8, 2, 1))
+    choice = Choice("strip", 8, tile, 1.0, 1.0, 1, 1.0, True)
+    size = (3, 8, 4)  # 4 vectors of 8 positions: tiles of 3 begin at vectors 0 and 1
+    assert places_taken(model, size, [1], threads, chooser=lambda layer, target, **options: choice) == taken
 
 
 def test_the_gap_before_a_threads_first_row_is_zero_before_the_other_thread_comes():
