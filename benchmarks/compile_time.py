@@ -6,6 +6,9 @@ Networks of the zoo with random weights and random aligned 4x1 groups, 95 % of t
 processes: "cold" with an empty cache, "warm" with what the first one left there, and "again" is the second call in the
 warm process. A stage's time is its own, without that of the stages within; medians are shown. What Python imports of
 flexgroup before the first call is a row of its own; torch itself is loaded before.
+
+What is measured once a machine, its rates and the constants of the cost model, is timed apart, in a process of its own
+with an empty cache; the compilations use the model's defaults.
 """
 
 from __future__ import annotations
@@ -131,6 +134,16 @@ def _watched_places() -> list[tuple[str, Any, str]]:
     ]
 
 
+def calibration() -> float:
+    """Seconds of what the first compilation on a machine measures."""
+    from flexgroup.engine._calibrate import machine_costs
+    from flexgroup.kernels import host_target
+
+    start = time.perf_counter()
+    machine_costs(host_target())
+    return time.perf_counter() - start
+
+
 def child(name: str, calls: int) -> None:
     """Compile ``calls`` times in this process, and print the seconds of each as JSON."""
     import torch
@@ -141,16 +154,31 @@ def child(name: str, calls: int) -> None:
     print(json.dumps([timed_compile(model, x) for _ in range(calls)]))
 
 
+def in_process(folder: str, costs: str, *arguments: str) -> Any:
+    """What this file prints in a new process that keeps its cache in ``folder``, and uses these costs."""
+    own = {"FLEXGROUP_CACHE": folder, "FLEXGROUP_COSTS": costs, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, __file__, *arguments]
+    output = subprocess.run(command, env={**os.environ, **own}, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return json.loads(output.splitlines()[-1])
+
+
+def once_a_machine(rounds: int) -> float:
+    """Median seconds of `calibration`."""
+    seconds = []
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            seconds.append(in_process(folder, "measured", "--calibrate"))
+    return float(np.median(seconds))
+
+
 def measure(name: str, rounds: int) -> dict[str, dict[str, float]]:
     """Median seconds by run and stage, with the "total", and the compiled network's "image"."""
     found: dict[str, list[dict[str, float]]] = {run: [] for run in RUNS}
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as folder:
-            environment = {**os.environ, "FLEXGROUP_CACHE": folder, "OMP_NUM_THREADS": "1"}
             for runs in (RUNS[:1], RUNS[1:]):
-                command = [sys.executable, __file__, "--child", name, "--calls", str(len(runs))]
-                output = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
-                for run, (seconds, image) in zip(runs, json.loads(output.splitlines()[-1]), strict=True):
+                timed = in_process(folder, "default", "--child", name, "--calls", str(len(runs)))
+                for run, (seconds, image) in zip(runs, timed, strict=True):
                     found[run].append({**seconds, "total": sum(seconds.values()), "image": image})
     return {
         run: {stage: float(np.median([one[stage] for one in several])) for stage in several[0]}
@@ -182,12 +210,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the results to this JSON file")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--calls", type=int, default=1, help=argparse.SUPPRESS)
+    parser.add_argument("--calibrate", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.calibrate:
+        print(calibration())
+        return
     if options.child:
         child(options.child, options.calls)
         return
     results = {name: measure(name, options.rounds) for name in options.models.split(",")}
     show(results)
+    once = once_a_machine(options.rounds)
+    print(f"once a machine, not counted above: {once:.2f} s")
     if options.out:
         from flexgroup.report import this_machine
 
@@ -195,6 +229,7 @@ def main() -> None:
             "command": f"python benchmarks/compile_time.py --models {options.models} --rounds {options.rounds}",
             "machine": asdict(this_machine()),
             "seconds": results,
+            "once a machine": once,
         }
         options.out.write_text(json.dumps(document, indent=1) + "\n")
 

@@ -68,7 +68,8 @@ class Layout:
     """Buffers, the components they form, and after `place` their addresses.
 
     Buffers that one kernel reads and writes position by position belong to one component and share a pitch. Memory is
-    reused between buffers with the same planes and footprint only, so that borders, zeroed once, stay zero.
+    reused between buffers with the same planes and footprint, whose borders, zeroed once, stay zero; images whose
+    borders somebody clears, and the scratch memory of chains, take any that is free.
     """
 
     def __init__(self, lanes: int, element_bytes: int, threads: int = 1) -> None:
