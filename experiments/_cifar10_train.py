@@ -114,7 +114,7 @@ def train(
         "name": name,
         "kind": "dense" if isinstance(run, Dense) else "pruned",
         "network": f"resnet{6 * run.blocks + 2}, width {run.width}" if isinstance(run, Dense) else "resnet20",
-        "recipe": recipe.name,
+        "recipe": "from random weights" if isinstance(run, Dense) else recipe.name,
         "epochs": recipe.dense_epochs if isinstance(run, Dense) else recipe.epochs,
         "seed": run.seed,
         "accuracy": {},
