@@ -107,6 +107,7 @@ def joined_processes(device: torch.device) -> Iterator[None]:
     torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield
+        torch.distributed.barrier()  # a process that leaves while others still talk to it may be aborted by gloo
     finally:
         torch.distributed.destroy_process_group()
 

@@ -84,6 +84,7 @@ def main() -> None:
     for kind in sys.argv[2:] or KINDS:
         train(kind, Path(sys.argv[1]))
     if torch.distributed.is_initialized():
+        torch.distributed.barrier()
         torch.distributed.destroy_process_group()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,8 @@ from flexgroup.pruning._distributed import from_first_rank, mean_over_ranks, sha
 
 PROGRAM = Path(__file__).with_name("distributed_training.py")
 KINDS = ("whole", "accumulated", "resumed", "sharded")
+# Torch's own threads abort a process once in some dozen launches; that is not what is tested here.
+ABORTED, ATTEMPTS = "terminate called without an active exception", 3
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +33,13 @@ def ended(tmp_path_factory) -> Path:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     for name, launcher, kinds in (("one", [], ["whole"]), ("two", torchrun, KINDS)):
-        (folder / name).mkdir()
         command = [sys.executable, *launcher, str(PROGRAM), str(folder / name), *kinds]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        for _ in range(ATTEMPTS):
+            shutil.rmtree(folder / name, ignore_errors=True)
+            (folder / name).mkdir()
+            done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+            if ABORTED not in done.stderr:
+                break
         assert done.returncode == 0, done.stderr
     return folder
 
