@@ -68,7 +68,7 @@ def _pictures(results: Sequence[Result], recipe: str) -> list[tuple[str, str, by
     if any(one.sparsity == FEATURED for one in grouped):
         title = f"All group shapes at {100 * FEATURED:g} %"
         made.append(("shapes", title, shapes_plot(results, recipe, FEATURED)))
-    if grouped:
+    if len({one.sparsity for one in grouped}) > 1:  # one is no line to draw
         made.append(("sparsity", "Error against sparsity", sparsity_plot(results, recipe)))
     if any(one.ms is not None for one in grouped):
         made.append(("latency", "Error against measured latency", latency_plot(results, recipe)))
