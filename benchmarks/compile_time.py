@@ -26,7 +26,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _networks import with_random_groups
 
+SPARSITY = 0.95
 RUNS = ("cold", "warm", "again")
 STAGES = (
     "imports",
@@ -70,24 +72,6 @@ class Stopwatch:
                 self._open.pop()
 
         return timed
-
-
-def network(name: str) -> tuple[Any, Any]:
-    """A network of the zoo in which 95 % of the 4x1 groups are zero, and an input."""
-    import torch
-
-    from flexgroup import zoo
-
-    generator = torch.Generator().manual_seed(0)
-    torch.manual_seed(0)
-    model = zoo.build(name).eval()
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.ndim > 1 and weight[0].numel() > 9:  # not the depthwise ones
-                matrix = weight.flatten(1)
-                kept = torch.rand(-(-len(matrix) // 4), matrix.shape[1], generator=generator) < 0.05
-                weight.mul_(kept.repeat_interleave(4, 0)[: len(matrix)].reshape(weight.shape))
-    return model, torch.randn(1, *zoo.input_shape(name), generator=generator)
 
 
 def timed_compile(model: Any, x: Any) -> tuple[dict[str, float], float]:
@@ -150,7 +134,7 @@ def child(name: str, calls: int) -> None:
     import torch.export
 
     torch.set_num_threads(1)
-    model, x = network(name)
+    model, x = with_random_groups(name, SPARSITY)
     print(json.dumps([timed_compile(model, x) for _ in range(calls)]))
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _networks import with_random_groups
 
 from flexgroup.engine import Plan, Program, measured_machine, plan_graph
 from flexgroup.engine._calibrate import machine_costs
@@ -33,20 +34,8 @@ FORCED = (("dense", 4), ("strip", 2), ("strip", 4), ("strip", 8), ("ring", 1), (
 
 def graph_of(name: str, sparsity: float) -> Graph:
     """A network in which this share of the 4x1 groups is zero."""
-    import torch
-
-    from flexgroup import zoo
-
-    generator = torch.Generator().manual_seed(0)
-    torch.manual_seed(0)
-    model = zoo.build(name).eval()
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.ndim > 1 and weight[0].numel() > 9:  # not the depthwise ones
-                matrix = weight.flatten(1)
-                kept = torch.rand(-(-len(matrix) // 4), matrix.shape[1], generator=generator) >= sparsity
-                weight.mul_(kept.repeat_interleave(4, 0)[: len(matrix)].reshape(weight.shape))
-    return optimize(from_torch(model, (torch.randn(1, *zoo.input_shape(name)),)))
+    model, x = with_random_groups(name, sparsity)
+    return optimize(from_torch(model, (x,)))
 
 
 def best_seconds(plans: dict[str, Plan], rounds: int) -> dict[str, np.ndarray[Any, Any]]:

@@ -28,13 +28,11 @@ MARK = "image"
 def exported(name: str, sparsity: float, path: Path) -> int:
     """Write the network to ``path``; returns the bytes of our arena."""
     import torch
-    from compile_time import network
+    from _networks import with_random_groups
 
     import flexgroup
-    from flexgroup import zoo
 
-    torch.manual_seed(0)
-    model, x = network(name) if sparsity else (zoo.build(name).eval(), torch.randn(1, *zoo.input_shape(name)))
+    model, x = with_random_groups(name, sparsity)
     torch.onnx.export(model, (x,), str(path), opset_version=17, dynamo=False, verbose=False)
     return flexgroup.compile(model, (x,)).memory.activations
 
