@@ -147,7 +147,7 @@ def train(
         temperature=recipe.temperature,
         pruner=pruner,
         seed=run.seed,
-        normalise=_normaliser(splits.data, _device()),
+        normalise=splits.data.normalise,
         augment=crop_and_flip,
         checkpoints=folder / "checkpoints",
         checkpoint_every=100,
@@ -159,12 +159,17 @@ def train(
         record["measured_sparsity"] = pruner.sparsity
         record["layers"] = {name: int(mask.sum()) for name, mask in pruner.masks.items()}
     record["curve"] = [round(epoch.validation_accuracy, 2) for epoch in history.epochs]
-    record["accuracy"] |= {"validation": history.accuracy, "test": accuracy(model, *splits.data.test())}
+    data = splits.data
+    test = accuracy(model, data.test_images, data.test_labels, normalise=data.normalise)
+    record["accuracy"] |= {"validation": history.accuracy, "test": test}
     record["seconds"] = round(sum(epoch.seconds for epoch in history.epochs), 1)
     record["versions"] = {"flexgroup": flexgroup.__version__, "torch": torch.__version__}
     record["versions"] |= {"python": platform.python_version()}
     record["machine"] = asdict(this_machine())
-    record["command"] = "python experiments/cifar10.py run --data cifar10:DATA --weights resnet20.safetensors"
+    record["command"] = (
+        "python experiments/cifar10.py run --data cifar10:DATA --weights resnet20.safetensors "
+        f"--epochs {recipe.epochs} --dense-epochs {recipe.dense_epochs}{'' if recipe.gradual else ' --one-shot'}"
+    )
     save_weights(model.cpu(), folder / "model.safetensors", {"format": "pt", "run": name})
     write_atomically(results / f"{name}.json", (json.dumps(record, indent=2, allow_nan=False) + "\n").encode())
     say(f"{name}: {record['accuracy']['test']:.2f} % of the test images, {time.perf_counter() - began:.0f} s")
@@ -210,17 +215,6 @@ def one_shot(run: Pruned, model: nn.Module, splits: Splits) -> dict[str, Any]:
 
 def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _normaliser(data: ImageData, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """As `ImageData.normalise`, on the device of the pixels."""
-    mean = (torch.tensor(data.mean) * data.scale).view(-1, 1, 1).to(device)
-    scale = 1.0 / (torch.tensor(data.std) * data.scale).view(-1, 1, 1).to(device)
-
-    def normalise(pixels: Tensor) -> Tensor:
-        return (pixels.to(torch.float32) - mean.to(pixels.device)) * scale.to(pixels.device)
-
-    return normalise
 
 
 def check_weights(weights: Path) -> None:

@@ -225,6 +225,12 @@ def test_cifar_pixels_are_normalised_by_channel(pixel, channel):
     assert int(images[0, channel, 0, 0]) == pixel
 
 
+def test_pixels_are_normalised_where_they_are():
+    data = load_data("digits")
+    there = data.normalise(data.train_images[:2].to("meta"))  # as on a GPU: nothing of another device may meet it
+    assert (there.device.type, there.dtype, there.shape) == ("meta", torch.float32, (2, 1, 8, 8))
+
+
 def test_images_of_another_type_are_refused():
     images, labels = torch.zeros(1, 3, 2, 2), torch.zeros(1, dtype=torch.int64)
     with pytest.raises(FlexgroupError, match=r"training images are torch.float32 \(1, 3, 2, 2\); need uint8"):
