@@ -35,21 +35,27 @@ WeightsOption = Annotated[Path, typer.Option("--weights", help="The pretrained R
 OutOption = Annotated[Path, typer.Option("--out", help="Folder of the results.")]
 WorkOption = Annotated[Path, typer.Option("--work", help="Folder of weights and checkpoints.")]
 SeedsOption = Annotated[int, typer.Option("--seeds", help="Seeds at 95 %.")]
-MatchOption = Annotated[str, typer.Option("--match", help="Only runs whose name matches this pattern.")]
+MatchOption = Annotated[
+    list[str] | None, typer.Option("--match", help="Only runs whose name matches this pattern; repeat to set their order.")
+]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 console = Console()
 
 
-def _matching(seeds: int, match: str) -> list[Run]:
-    runs = [run for run in all_runs(seeds) if fnmatch(run.name, match)]
-    if not runs:
-        raise FlexgroupError(f"--match {match!r} matches no run; see: python experiments/cifar10.py list")
-    return runs
+def _matching(seeds: int, patterns: list[str] | None) -> list[Run]:
+    """The runs that match, in the order of the patterns."""
+    chosen: list[Run] = []
+    for pattern in patterns or ["*"]:
+        runs = [run for run in all_runs(seeds) if fnmatch(run.name, pattern)]
+        if not runs:
+            raise FlexgroupError(f"--match {pattern!r} matches no run; see: python experiments/cifar10.py list")
+        chosen += runs
+    return list(dict.fromkeys(chosen))
 
 
 @app.command("list")
-def list_runs(seeds: SeedsOption = 3, match: MatchOption = "*", out: OutOption = OUT) -> None:
+def list_runs(seeds: SeedsOption = 3, match: MatchOption = None, out: OutOption = OUT) -> None:
     """Print the names of all runs, and which are done."""
     for run in _matching(seeds, match):
         done = (out / "runs" / f"{run.name}.json").is_file()
@@ -62,7 +68,7 @@ def run(
     weights: WeightsOption,
     workers: Annotated[int, typer.Option("--workers", help="Trainings side by side, one thread each.")] = 2,
     seeds: SeedsOption = 3,
-    match: MatchOption = "*",
+    match: MatchOption = None,
     epochs: Annotated[int, typer.Option("--epochs", help="Of pruning and training.")] = EPOCHS,
     dense_epochs: Annotated[int, typer.Option("--dense-epochs", help="Of small dense networks.")] = DENSE_EPOCHS,
     gradual: Annotated[bool, typer.Option("--gradual/--one-shot", help="Prune while training, or before it.")] = True,
