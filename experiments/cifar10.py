@@ -36,7 +36,8 @@ OutOption = Annotated[Path, typer.Option("--out", help="Folder of the results.")
 WorkOption = Annotated[Path, typer.Option("--work", help="Folder of weights and checkpoints.")]
 SeedsOption = Annotated[int, typer.Option("--seeds", help="Seeds at 95 %.")]
 MatchOption = Annotated[
-    list[str] | None, typer.Option("--match", help="Only runs whose name matches this pattern; repeat to set their order.")
+    list[str] | None,
+    typer.Option("--match", help="Only runs whose name matches this pattern; repeat to set their order."),
 ]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
