@@ -22,7 +22,7 @@ from _networks import with_random_groups
 
 from flexgroup.engine import Plan, Program, measured_machine, plan_graph
 from flexgroup.engine._calibrate import machine_costs
-from flexgroup.engine._choose import Choice, Layer, best_tile, choose
+from flexgroup.engine._choose import Choice, Layer, choose, tile_of
 from flexgroup.engine._predict import step_seconds
 from flexgroup.graph import Graph, from_torch, optimize
 from flexgroup.kernels import Target, host_target
@@ -69,7 +69,7 @@ def forced(form: str, rows: int) -> Any:
     def chooser(layer: Layer, target: Target, *, sparse: bool, heights: tuple[int, ...]) -> Choice:
         if rows not in heights:
             return choose(layer, target, sparse=sparse, heights=heights)
-        return Choice(form, rows, best_tile(rows, layer.vectors, target), 0.0, 0.0, 0, 1.0, sparse)
+        return Choice(form, rows, tile_of(layer, form, rows, target), 0.0, 0.0, 0, 1.0, sparse)
 
     return chooser
 

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from flexgroup import Groups, select
 from flexgroup.engine import Plan, Program, Step, plan_graph
-from flexgroup.engine._choose import Choice, Chooser, Layer, best_tile
+from flexgroup.engine._choose import Choice, Chooser, Layer, tile_of
 from flexgroup.engine._plan import ARENA, Constants, reference
 from flexgroup.graph import Conv2d, Graph, Node
 from flexgroup.kernels import F32, PeakKernel, Target, host_target
@@ -77,7 +77,7 @@ def fixed(form: str, rows: int) -> Chooser:
     """A chooser that always takes one kernel form."""
 
     def choose(layer: Layer, target: Target, *, sparse: bool, heights: tuple[int, ...]) -> Choice:
-        tile = best_tile(rows, layer.vectors, target)
+        tile = tile_of(layer, form, rows, target)
         return Choice(form, rows, tile, 0.0, 0.0, 0, 1.0, sparse)
 
     return choose

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from flexgroup._errors import FlexgroupError
 from flexgroup.engine._cache import content_key, source_digest
-from flexgroup.engine._choose import Choice, Layer, best_tile
+from flexgroup.engine._choose import Choice, Layer, tile_of
 from flexgroup.engine._costs import Costs, default_costs
 from flexgroup.engine._estimate import Estimate, estimate_step
 from flexgroup.engine._kept import kept
@@ -83,6 +83,8 @@ PROBES = (
     _conv(128, "strip", 4, 0.1, 3, 2),  # 14 x 14
     _conv(256, "strip", 4, 0.05),
     _conv(128, "ring", 4, 0.2),
+    _conv(256, "channels", 32),
+    _conv(128, "channels", 16),
     _conv(128, "strip", 4, 0.05, 3),
     Probe("depthwise", 128, 3),
     _conv(256, "strip", 8, 0.1),
@@ -95,6 +97,7 @@ PROBES = (
     _conv(256, "ring", 4, 0.2),
     _conv(512, "strip", 4, 0.05, 3),
     _conv(384, "dense", 4),
+    _conv(256, "channels", 48),
     _conv(256, "strip", 4, 0.2),
     _conv(256, "strip", 4, 0.2, 3),
     _conv(512, "ring", 1, 0.05),
@@ -190,7 +193,7 @@ def probe_plan(target: Target, costs: Costs) -> tuple[Plan, list[Estimate]]:
 
     def chooser(layer: Layer, target: Target, *, sparse: bool, heights: tuple[int, ...]) -> Choice:
         form, rows = forms[layer.pattern.shape, int(layer.pattern.sum())]
-        return Choice(form, rows, best_tile(rows, layer.vectors, target), 0.0, 0.0, 0, 1.0, sparse)
+        return Choice(form, rows, tile_of(layer, form, rows, target), 0.0, 0.0, 0, 1.0, sparse)
 
     layout = Layout(target.lanes(F32), F32.bytes)
     lowering = Lowering(graph, layout, has_depthwise=True)

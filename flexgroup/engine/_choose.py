@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from flexgroup.engine._costs import LINE, Costs
-from flexgroup.engine._work import ConvWork
-from flexgroup.kernels.conv import ConvKernel, group_starts, largest_tile
+from flexgroup.engine._work import ChannelsWork, ConvWork, Work
+from flexgroup.kernels.channels import most_vectors, tile_for
+from flexgroup.kernels.conv import group_starts, largest_tile
 from flexgroup.kernels.target import F32, Element, Target
 
 HEIGHTS = (1, 2, 4, 8)
@@ -22,18 +23,27 @@ FIRST_LEVEL = 36 << 10  # bytes of a tile's inputs that stay in the first-level 
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """What the choice depends on: non-zeros (M x K), vectors a plane, and whether taps differ in position."""
+    """What the choice depends on: non-zeros (M x K), the image of a call, and whether taps differ in position."""
 
     pattern: npt.NDArray[np.bool_]
-    vectors: int
+    rows: int  # of the output that a call computes
+    width: int  # pixels of a row
+    pitch: int  # positions from a row to the next
+    lanes: int
     displaced: bool
     planes: int = 1  # distinct input planes
     element: Element = F32
+    blocks: int = 1  # of a block-diagonal matrix, which is always run as groups
     counted: dict[tuple[str, int], int] = field(default_factory=dict, repr=False)
+
+    @property
+    def vectors(self) -> int:
+        """Vectors that cover all positions."""
+        return -(-self.rows * self.pitch // self.lanes)
 
     def groups(self, form: str, rows: int) -> int:
         """How many groups of this height cover the non-zeros; counted once."""
-        if form == "dense":
+        if form in ("dense", "channels"):
             height, width = self.pattern.shape
             return int(-(-height // rows) * width)
         if (form, rows) not in self.counted:
@@ -74,17 +84,13 @@ class Choice:
     @property
     def reason(self) -> str:
         """One sentence for `explain`."""
-        if self.form == "dense":
+        if self.form in ("dense", "channels"):
             return (
                 "too few zeros, or zeros too scattered, to be faster than dense" if self.zeros else "no zeros to skip"
             )
         speedup = self.dense_slots / max(self.slots, 1e-9)
         groups = f"{self.groups} groups of {self.rows}x1, {self.fill:.0%} full"
         return f"{groups}: predicted {speedup:.1f}x faster than dense"
-
-    def kernel(self, residual: bool, element: Element) -> ConvKernel:
-        """The kernel value of this choice."""
-        return ConvKernel(self.form, self.rows, self.tile, residual, element)
 
 
 def choose(
@@ -95,6 +101,7 @@ def choose(
     ``sparse=False`` disregards zeros: the baseline that a speed-up is measured against.
     """
     dense = [_candidate("dense", rows, layer, target, costs) for rows in heights]
+    dense += [_candidate("channels", rows, layer, target, costs) for rows in channel_rows(layer, target)]
     candidates = list(dense)
     for rows in heights if sparse else ():
         for form in ("strip", "ring") if rows > 1 else ("ring",):
@@ -106,14 +113,36 @@ def choose(
 
 
 def _candidate(form: str, rows: int, layer: Layer, target: Target, costs: Costs) -> Candidate:
-    work = conv_work(layer, form, rows, best_tile(rows, layer.vectors, target), target)
-    return Candidate(work.slots(costs), form, rows, work.tile, work.groups)
+    tile = tile_of(layer, form, rows, target)
+    work = conv_work(layer, form, rows, tile, target)
+    return Candidate(work.slots(costs), form, rows, tile, layer.groups(form, rows))
 
 
-def conv_work(layer: Layer, form: str, rows: int, tile: int, target: Target) -> ConvWork:
+def tile_of(layer: Layer, form: str, rows: int, target: Target) -> int:
+    """The best tile of a form: vectors of positions, or, with channels in lanes, positions."""
+    if form == "channels":
+        return tile_for(layer.width, layer.pitch - layer.width, target, layer.element)
+    return best_tile(rows, layer.vectors, target)
+
+
+def channel_rows(layer: Layer, target: Target) -> tuple[int, ...]:
+    """Rows that a strip with channels in lanes can have; none where the target or the image is not made for it."""
+    tile = tile_of(layer, "channels", 0, target)
+    if not tile or layer.blocks > 1:
+        return ()
+    return tuple(vectors * layer.lanes for vectors in range(1, most_vectors(tile, target) + 1))
+
+
+def conv_work(layer: Layer, form: str, rows: int, tile: int, target: Target) -> Work:
     """What a kernel of this form does for a layer."""
     groups, height = layer.groups(form, rows), layer.pattern.shape[0]
     strips = -(-height // rows)
+    if form == "channels":
+        lines = rows * layer.element.bytes / LINE
+        strip = lines * layer.pattern.shape[1]
+        tiles = layer.rows * layer.width // tile
+        near = strip * LINE < 0.75 * target.cache_bytes
+        return ChannelsWork(groups, rows, rows // layer.lanes, tile, tiles, strips, lines, near)
     missed = 0.0
     if layer.planes * tile * target.lanes(layer.element) * layer.element.bytes > FIRST_LEVEL:
         # Of the groups of a strip that read one plane, the first brings it to the first-level cache.

@@ -23,9 +23,11 @@ class Costs:
     displaced_load: float = 2.0  # one displaced by a tap, which mostly crosses a cache line
     missed_load: float = 3.5  # more for one that misses the first-level cache
     weight: float = 1.0  # a weight that is loaded to all lanes
+    position: float = 1.3  # a position that is loaded to all lanes, where channels lie in lanes
     group: float = 1.0  # a group, beside its loads and multiply-adds
     row: float = 9.0  # an inner loop's exit, most of it a mispredicted branch
     store: float = 3.0  # bias, clamp, mask and store of one vector
+    turn: float = 7.0  # the same for a channel of a tile that is transposed to planes
     stream: float = 8.0  # 64 bytes of weights, for the first tile
     stream_again: float = 2.0  # for the tiles after it, where weights stay in the second-level cache
     stream_only: float = 8.0  # 64 bytes of weights that are used only once

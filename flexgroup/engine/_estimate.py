@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from flexgroup.engine._choose import best_tile, conv_work
+from flexgroup.engine._choose import conv_work, tile_of
 from flexgroup.engine._costs import LINE, Costs
 from flexgroup.engine._layout import Image
 from flexgroup.engine._operations import ConvOp, CopyOp, DepthwiseOp, Operation, PoolOp
@@ -55,9 +55,10 @@ def _work(builder: StepBuilder, operation: Operation, rows: int, conv: ConvLayer
     if isinstance(operation, ConvOp):
         conv = conv or conv_layer(builder, operation, rows)
         choice, layer = conv.choice, conv.layer
-        vectors, tile = layout.vectors(replace(operation.out, height=rows)), choice.tile
-        if vectors != layer.vectors:
-            layer, tile = replace(layer, vectors=vectors), best_tile(choice.rows, vectors, builder.target)
+        tile = choice.tile
+        if rows != layer.rows:
+            layer = replace(layer, rows=rows)
+            tile = tile_of(layer, choice.form, choice.rows, builder.target)
         return conv_work(layer, choice.form, choice.rows, tile, builder.target)
     if isinstance(operation, DepthwiseOp):
         return depthwise_work(builder, operation, rows)

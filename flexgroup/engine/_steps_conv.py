@@ -13,6 +13,7 @@ import numpy.typing as npt
 from flexgroup.engine._choose import HEIGHTS, Choice, Layer, best_tile
 from flexgroup.engine._operations import ConvOp
 from flexgroup.engine._plan import Step, number
+from flexgroup.kernels.channels import ChannelsKernel
 from flexgroup.kernels.conv import ConvKernel, PackedRows, pack
 
 if TYPE_CHECKING:
@@ -38,17 +39,18 @@ class ConvLayer:
         return sum(matrix.size for matrix in self.op.matrices)
 
 
-def layer_of(builder: StepBuilder, op: ConvOp, vectors: int) -> Layer:
-    """What the choice of a kernel for ``op`` depends on, when a call covers ``vectors``; patterns are found once."""
+def layer_of(builder: StepBuilder, op: ConvOp, rows: int) -> Layer:
+    """What the choice of a kernel for ``op`` depends on, when a call computes so many rows; patterns are found once."""
 
     def make() -> Layer:
         patterns = [matrix != 0 if builder.sparse else np.ones(matrix.shape, np.bool_) for matrix in op.matrices]
         displaced = len({(tap.row, tap.column) for tap in op.taps[0]}) > 1
         pattern = np.concatenate(patterns) if len(patterns) > 1 else patterns[0]
         planes = len({tap.plane for group in op.taps for tap in group})
-        return Layer(pattern, 0, displaced, planes, builder.element)
+        pitch, lanes, blocks = builder.layout.pitch(op.out), builder.layout.lanes, len(op.matrices)
+        return Layer(pattern, 0, op.out.width, pitch, lanes, displaced, planes, builder.element, blocks)
 
-    return replace(builder.once(make, "layer", id(op)), vectors=vectors)
+    return replace(builder.once(make, "layer", id(op)), rows=rows)
 
 
 def conv_layer(builder: StepBuilder, op: ConvOp, rows: int) -> ConvLayer:
@@ -56,7 +58,7 @@ def conv_layer(builder: StepBuilder, op: ConvOp, rows: int) -> ConvLayer:
 
     A grouped convolution is a block-diagonal matrix, always run as groups.
     """
-    layer = layer_of(builder, op, builder.layout.vectors(replace(op.out, height=rows)))
+    layer = layer_of(builder, op, rows)
     count = len(op.matrices)
     patterns = tuple(np.split(layer.pattern, count)) if count > 1 else (layer.pattern,)
     if count == 1:
@@ -70,17 +72,14 @@ def conv_layer(builder: StepBuilder, op: ConvOp, rows: int) -> ConvLayer:
 
 
 def _conv(builder: StepBuilder, op: ConvOp) -> Step:
-    vectors = builder.layout.vectors(op.out)
     conv = conv_layer(builder, op, op.out.height)
-    tile = conv.choice.tile
     pixels = op.out.height * op.out.width
-    shares = _shares(builder, conv, -(-vectors // tile))
-    last_start = (vectors - tile) * builder.layout.vector_bytes
-    kernel = kernel_of(conv, builder, tile, last_start)
+    kernel, tiles, cut = _cut(builder, conv, (0, op.out.height))
+    shares = _shares(builder, conv, tiles)
     bands = dict.fromkeys(band for band, _, _ in shares)
     packed = {band: packed_fields(builder, conv, band) for band in bands if band[0] < band[1]}
     place = builder.place()
-    shared = place_fields(op, place, 0) | {"mask": builder.mask(op.out), "last_start": last_start}
+    shared = place_fields(op, place, 0) | cut
     parts = [
         tuple(kernel.signature.pack(packed[band][0] | shared | {"first_tile": first, "last_tile": last}))
         if band in packed and first < last
@@ -112,6 +111,8 @@ def _shares(builder: StepBuilder, conv: ConvLayer, tiles: int) -> list[tuple[tup
 def writes_once(builder: StepBuilder, op: ConvOp) -> bool:
     """Whether no two threads compute the same position of the output: the last tile may overlap the one before."""
     conv, vectors = conv_layer(builder, op, op.out.height), builder.layout.vectors(op.out)
+    if conv.choice.form == "channels":
+        return True
     tile = conv.choice.tile
     tiles = -(-vectors // tile)
     return vectors % tile == 0 or any(
@@ -121,34 +122,33 @@ def writes_once(builder: StepBuilder, op: ConvOp) -> bool:
 
 def conv_call(
     builder: StepBuilder, conv: ConvLayer, rows: tuple[int, int], place: Place
-) -> tuple[ConvKernel, tuple[int, ...], int]:
+) -> tuple[ConvKernel | ChannelsKernel, tuple[int, ...], int]:
     """The kernel and arguments that compute ``rows`` of the output in one band, and its multiply-accumulates."""
-    op, layout = conv.op, builder.layout
-    vectors, covered = builder.cover(op.out, rows)
-    tile = min(best_tile(conv.choice.rows, vectors, builder.target), covered // layout.lanes)
-    last_start = (covered - tile * layout.lanes) * builder.element.bytes
-    kernel = kernel_of(conv, builder, tile, last_start)
+    op = conv.op
+    kernel, tiles, cut = _cut(builder, conv, rows)
     whole = (0, sum(map(len, conv.patterns)))
     fields, macs = builder.once(lambda: packed_fields(builder, conv, whole), "packed", id(op))
-    fields = (
-        fields
-        | place_fields(op, place, rows[0])
-        | {
-            "mask": builder.mask(op.out, rows[1] - rows[0]),
-            "last_start": last_start,
-            "first_tile": 0,
-            "last_tile": -(-vectors // tile),
-        }
-    )
+    fields = fields | place_fields(op, place, rows[0]) | cut | {"first_tile": 0, "last_tile": tiles}
     return kernel, tuple(kernel.signature.pack(fields)), macs * (rows[1] - rows[0]) * op.out.width
 
 
-def kernel_of(conv: ConvLayer, builder: StepBuilder, tile: int, last_start: int) -> ConvKernel:
-    """The kernel value of a layer's choice, with this tile, the last one at ``last_start`` bytes."""
-    op, choice, layout = conv.op, conv.choice, builder.layout
+def _cut(
+    builder: StepBuilder, conv: ConvLayer, rows: tuple[int, int]
+) -> tuple[ConvKernel | ChannelsKernel, int, Fields]:
+    """The kernel for ``rows`` of the output, into how many tiles it cuts them, and the fields that say so."""
+    op, choice, layout, element = conv.op, conv.choice, builder.layout, builder.element
+    adds, count = op.residual is not None, rows[1] - rows[0]
+    if choice.form == "channels":
+        tiles, gap = op.out.width // choice.tile, layout.pitch(op.out) - op.out.width
+        channels = ChannelsKernel(choice.rows // layout.lanes, choice.tile, gap, adds, element, op.curve)
+        return channels, count * tiles, {"row_tiles": tiles, "image_row": layout.pitch(op.out) * element.bytes}
+    vectors, covered = builder.cover(op.out, rows)
+    tile = min(best_tile(choice.rows, vectors, builder.target), covered // layout.lanes)
+    last_start = (covered - tile * layout.lanes) * element.bytes
     overlaps = last_start % (tile * layout.vector_bytes) != 0
     in_place = overlaps and op.residual is not None and layout.is_in_place(op.residual, op.out)
-    return ConvKernel(choice.form, choice.rows, tile, op.residual is not None, builder.element, op.curve, in_place)
+    kernel = ConvKernel(choice.form, choice.rows, tile, adds, element, op.curve, in_place)
+    return kernel, -(-vectors // tile), {"mask": builder.mask(op.out, count), "last_start": last_start}
 
 
 def place_fields(op: ConvOp, place: Place, row: int) -> Fields:
@@ -165,17 +165,23 @@ def _channel_bands(builder: StepBuilder, conv: ConvLayer, tiles: int) -> list[tu
     patterns, choice = conv.patterns, conv.choice
     height = sum(len(pattern) for pattern in patterns)
     strips = -(-height // choice.rows)
-    balanced_tiles = -(-tiles // builder.threads) <= 1.15 * tiles / builder.threads
+    balanced_tiles = _is_balanced(tiles, builder.threads)
+    if choice.form == "channels" and _is_balanced(strips, builder.threads):
+        balanced_tiles = False  # a thread reads its own weights only
     if builder.threads == 1 or len(patterns) > 1 or balanced_tiles or strips < builder.threads:
         return [(0, height)]
     (pattern,) = patterns
-    work = np.ones(height) if choice.form == "dense" else pattern.sum(axis=1) + 1.0
+    work = np.ones(height) if choice.form in ("dense", "channels") else pattern.sum(axis=1) + 1.0
     done = np.cumsum(np.add.reduceat(work, np.arange(0, height, choice.rows)))
     cuts = [0]
     for thread in range(1, builder.threads):
         cut = int(np.searchsorted(done, done[-1] * thread / builder.threads)) + 1
         cuts.append(max(cuts[-1], min(cut * choice.rows, height)))
     return list(zip(cuts, [*cuts[1:], height], strict=True))
+
+
+def _is_balanced(items: int, threads: int) -> bool:
+    return -(-items // threads) <= 1.15 * items / threads
 
 
 def packed_fields(builder: StepBuilder, conv: ConvLayer, band: tuple[int, int]) -> tuple[Fields, int]:
@@ -185,7 +191,13 @@ def packed_fields(builder: StepBuilder, conv: ConvLayer, band: tuple[int, int]) 
     packs: list[PackedRows] = []
     offsets: list[npt.NDArray[np.int64]] = []
     for matrix, pattern, taps in zip(op.matrices, conv.patterns, op.taps, strict=True):
-        packed = pack(matrix, pattern, choice.form, choice.rows, band if len(op.matrices) == 1 else None)
+        packed = pack(
+            matrix,
+            pattern,
+            "dense" if choice.form == "channels" else choice.form,
+            choice.rows,
+            band if len(op.matrices) == 1 else None,
+        )
         addresses = np.array([builder.tap(tap, pitch) for tap in taps], dtype=np.int64)
         packs.append(packed)
         offsets.append(addresses[packed.columns])
@@ -203,7 +215,6 @@ def packed_fields(builder: StepBuilder, conv: ConvLayer, band: tuple[int, int]) 
         residuals = own + [own[-1]] * sink
     weights = np.concatenate([packed.weights for packed in packs])
     fields = {
-        "ends": builder.constants.add(np.concatenate(ends)),
         "offsets": builder.table(np.concatenate(offsets)),
         "weights": builder.numbers(weights),
         "bias": builder.numbers(bias),
@@ -214,6 +225,8 @@ def packed_fields(builder: StepBuilder, conv: ConvLayer, band: tuple[int, int]) 
         "low": number(op.clamp.low),
         "high": number(op.clamp.high),
     }
+    if choice.form != "channels":
+        fields["ends"] = builder.constants.add(np.concatenate(ends))
     return fields, int(weights.size)
 
 

@@ -48,6 +48,31 @@ class ConvWork:
 
 
 @dataclass(frozen=True)
+class ChannelsWork:
+    """``groups`` columns of ``strips`` strips of ``rows`` channels, ``vectors``, on ``tiles`` of ``tile`` positions.
+
+    A column's weights are ``lines`` cache lines; those of a strip stay in the second-level cache if they are ``near``.
+    """
+
+    groups: int
+    rows: int
+    vectors: int
+    tile: int
+    tiles: int
+    strips: int
+    lines: float
+    near: bool
+
+    def slots(self, costs: Costs) -> float:
+        loads = costs.position * self.tile + costs.aligned_load * self.vectors
+        group = max(self.vectors * self.tile, loads) + costs.group
+        each = self.groups * group + self.strips * (costs.row + self.rows * costs.turn)
+        again = costs.stream_again if self.near else costs.stream
+        lines = self.groups * self.lines
+        return self.tiles * each + lines * (costs.stream + (self.tiles - 1) * again)
+
+
+@dataclass(frozen=True)
 class WindowWork:
     """Depthwise windows of ``entries`` on ``vectors`` of each of ``planes``."""
 

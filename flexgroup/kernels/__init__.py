@@ -11,6 +11,7 @@ from typing import Protocol
 from llvmlite import ir
 
 from flexgroup.kernels.attention import AttentionKernel
+from flexgroup.kernels.channels import ChannelsKernel
 from flexgroup.kernels.conv import ConvKernel
 from flexgroup.kernels.copy import CopyKernel
 from flexgroup.kernels.depthwise import DepthwiseKernel
@@ -60,6 +61,7 @@ __all__ = [
     "F32",
     "TARGETS",
     "AttentionKernel",
+    "ChannelsKernel",
     "ConvKernel",
     "CopyKernel",
     "DepthwiseKernel",

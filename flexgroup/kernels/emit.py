@@ -182,6 +182,15 @@ class Kernel(Code):
         """Store ``value``, a number or a vector, as `stored` makes it."""
         self.store(self.stored(value, inside), pointer, align, byte_offset)
 
+    def write_first(self, value: ir.Value, pointer: ir.Value, count: int) -> None:
+        """Store the first ``count`` lanes of the vector ``value``, and nothing else: as two pieces that may overlap."""
+        value = self.stored(value)
+        width = 1 << count.bit_length() - 1
+        for start in dict.fromkeys((0, count - width)):
+            lanes = ir.Constant(ir.VectorType(I32, width), list(range(start, start + width)))
+            piece = self.builder.shuffle_vector(value, ir.Constant(value.type, ir.Undefined), lanes)
+            self.store(piece, pointer, self.size, start * self.size)
+
     def stored(self, value: ir.Value, inside: ir.Value | None = None) -> ir.Value:
         """``value``, rounded to what memory holds, and zero where the mask ``inside`` is."""
         b = self.builder

@@ -9,6 +9,7 @@ import numpy as np
 
 from flexgroup.engine import Plan, Step
 from flexgroup.kernels import (
+    ChannelsKernel,
     ConvKernel,
     CopyKernel,
     DepthwiseKernel,
@@ -72,6 +73,7 @@ def run_plan(
     regions += [array.reshape(-1).view(np.uint8) for array in outputs]
     memory = Memory(regions, plan.element)
     twins = {
+        ChannelsKernel: channels,
         ConvKernel: conv,
         DepthwiseKernel: depthwise,
         FillKernel: fill,
@@ -123,6 +125,32 @@ def conv(kernel: ConvKernel, f: dict[str, int], memory: Memory, lanes: int) -> N
             value = np.where(mask[start : start + width], value, 0)
             done = tile * width - start if kernel.in_place else 0
             target[out + done : out + width] = value[done:]
+
+
+def channels(kernel: ChannelsKernel, f: dict[str, int], memory: Memory, lanes: int) -> None:
+    """Strip by strip, and in it tile by tile; zeros follow the last tile of a row."""
+    rows, tile, size = kernel.vectors * lanes, kernel.tile, memory.size
+    (source, first_in), (target, first_out) = memory.base(f["source"]), memory.base(f["target"])
+    residual, first_residual = memory.base(f["residual"])
+    offsets = memory.view(f["offsets"], np.int32)[: f["columns"]] // size
+    outputs, residuals = memory.view(f["outputs"], np.int32) // size, memory.view(f["residuals"], np.int32) // size
+    weights, bias = memory.read(f["weights"]), memory.read(f["bias"])
+    for strip in range(f["row_count"] // rows):
+        matrix = weights[strip * rows * f["columns"] :][: rows * f["columns"]].reshape(f["columns"], rows)
+        for index in range(f["first_tile"], f["last_tile"]):
+            row, across = divmod(index, f["row_tiles"])
+            start = row * f["image_row"] // size + across * tile
+            x = np.stack([source[first_in + start + offset :][:tile] for offset in offsets]).astype(np.float32)
+            sums = matrix.astype(np.float32).T @ x
+            for i in range(rows):
+                plane = strip * rows + i
+                value = sums[i] + bias[plane]
+                if kernel.residual:
+                    value = value + residual[first_residual + residuals[plane] + start :][:tile]
+                out = first_out + outputs[plane] + start
+                target[out : out + tile] = activated(kernel, f, value)
+                if across == f["row_tiles"] - 1:
+                    target[out + tile : out + tile + kernel.gap] = 0
 
 
 def depthwise(kernel: DepthwiseKernel, f: dict[str, int], memory: Memory, lanes: int) -> None:
