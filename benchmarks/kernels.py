@@ -1,4 +1,4 @@
-"""GFLOP/s of the ring, strip and dense kernels on cache-resident shapes, beside the FMA peak of the same run.
+"""GFLOP/s of all forms of convolution on cache-resident shapes, beside the FMA peak of the same run.
 
     python benchmarks/kernels.py [--out results/kernels.json] [--rounds 15]
 
@@ -25,6 +25,7 @@ from flexgroup.engine._choose import Choice, Chooser, Layer, tile_of
 from flexgroup.engine._plan import ARENA, Constants, reference
 from flexgroup.graph import Conv2d, Graph, Node
 from flexgroup.kernels import F32, PeakKernel, Target, host_target
+from flexgroup.kernels.channels import tile_for
 from flexgroup.report import this_machine
 
 SHAPES = {  # name: (out channels, in channels, image size, kernel size)
@@ -33,6 +34,8 @@ SHAPES = {  # name: (out channels, in channels, image size, kernel size)
     "1024x512x14x14": (512, 1024, 14, 1),
     "64x64x56x56 3x3": (64, 64, 56, 3),
     "256x256x14x14 3x3": (256, 256, 14, 3),
+    "2048x512x7x7": (512, 2048, 7, 1),
+    "512x512x7x7 3x3": (512, 512, 7, 3),
 }
 SPARSITIES = (0.8, 0.9, 0.95)
 HEIGHTS = (2, 4, 8)
@@ -63,10 +66,12 @@ class Result:
     of_peak: float
 
 
-def cases() -> Iterator[Case]:
+def cases(target: Target) -> Iterator[Case]:
     """All cases, those to be compared next to each other."""
-    for shape in SHAPES:
+    for shape, (_, _, size, _) in SHAPES.items():
         yield Case(shape, 0.0, "dense", 4)
+        if tile_for(size, 0, target, F32):
+            yield Case(shape, 0.0, "channels", 2 * target.lanes(F32))
         for sparsity in SPARSITIES:
             for rows in HEIGHTS:
                 yield Case(shape, sparsity, "strip", rows)
@@ -115,7 +120,7 @@ def peak_program(target: Target) -> Program:
 def measure(rounds: int, target: Target) -> tuple[list[Result], float]:
     """All results, and the median peak in GFLOP/s."""
     peak = peak_program(target)
-    programs = {case: program(case, target) for case in track(list(cases()), "compiling")}
+    programs = {case: program(case, target) for case in track(list(cases(target)), "compiling")}
     seconds: dict[Case, list[float]] = {case: [] for case in programs}
     rates: list[float] = []
     for _ in track(range(rounds), "measuring"):
@@ -145,12 +150,13 @@ def show(results: list[Result], peak: float, target: Target) -> None:
     table.add_column("shape", no_wrap=True)
     table.add_column("zeros", justify="right")
     columns = [f"{form} {rows}x1" for rows in HEIGHTS for form in ("strip", "ring")]
-    for column in ["dense 4x1", *columns]:
+    dense = list(dict.fromkeys(f"{r.form} {r.group}" for r in results if not r.sparsity))
+    for column in [*dense, *columns]:
         table.add_column(column, justify="right")
     found = {(r.shape, r.sparsity, f"{r.form} {r.group}"): r for r in results}
     for shape in SHAPES:
         for sparsity in (0.0, *SPARSITIES):
-            cells = [found.get((shape, sparsity, column)) for column in ["dense 4x1", *columns]]
+            cells = [found.get((shape, sparsity, column)) for column in [*dense, *columns]]
             table.add_row(shape, f"{sparsity:.0%}", *(f"{r.gflops:.0f} ({r.of_peak:.0%})" if r else "" for r in cells))
     Console().print(table)
 

@@ -24,7 +24,7 @@ from typing import Any
 
 from _peers._cases import Case, make_case
 from _peers._engine import Engine
-from _peers._others import QUIET
+from _peers._others import FAR, QUIET
 from _peers._registry import OURS, PEERS
 from _peers._rounds import Cell, Outcome, Plan, cells_of, measure
 from _peers._tables import Failure, Row, show_network, show_verdicts, verdicts, wide_console
@@ -112,6 +112,7 @@ def main() -> None:
     failures: list[Failure] = []
     versions: dict[str, str] = {}
     others: dict[str, float] = {}
+    barriers: dict[str, list[float]] = {}
     for network in options.networks.split(","):
         plan = Plan(options.cache.resolve(), options.rounds, options.seconds, partial(tell, progress, network))
         plan.say("building")
@@ -119,14 +120,21 @@ def main() -> None:
         measured, missing = rows_of(result.outcomes)
         rows, failures, versions = rows + measured, failures + missing, versions | result.versions
         others[network] = result.others
+        barriers[network] = [round(1e9 * seconds) for seconds in result.barriers]
         show_network(console, network, measured, missing)
         if result.others > QUIET:
             console.print(f"other programs used {result.others:.2f} cores meanwhile: measure again on a quiet machine")
+        if max(result.barriers) > FAR:
+            console.print(
+                f"two threads took {1e9 * max(result.barriers):.0f} ns to wait for each other: their cores shared no "
+                "cache meanwhile, which costs every engine most of what a second thread gains"
+            )
         if options.out:  # after every network: an interrupted run keeps what it has
             document = {
                 "command": shlex.join(["python", "benchmarks/peers.py", *sys.argv[1:]]),
                 "machine": machine_with(versions),
                 "cores_used_by_other_programs": others,
+                "nanoseconds_of_a_barrier_of_two_threads": barriers,
                 "options": {engine.name: engine.options for engine in engines},
                 "rows": [asdict(row) for row in rows],
                 "not_measured": [asdict(failure) for failure in failures],

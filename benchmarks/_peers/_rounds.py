@@ -15,7 +15,7 @@ import numpy.typing as npt
 from _peers._cases import Case
 from _peers._engine import Engine
 from _peers._install import python_of
-from _peers._others import Others
+from _peers._others import Others, barrier_seconds
 from _peers._process import Process, WorkerError
 
 
@@ -48,6 +48,7 @@ class Measured:
     outcomes: dict[Cell, Outcome]
     versions: dict[str, str]
     others: float
+    barriers: list[float]  # seconds that two threads take to wait for each other, before every round
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,9 @@ def measure(cells: Sequence[Cell], plan: Plan) -> Measured:
                 given = workers[place].ask("load", key=cell.key, threads=cell.threads, **files)
                 outcomes[cell].difference = _difference(cell.case, given)
         others = Others(worker.number for worker in workers.values())
+        barriers = []
         for number in range(plan.rounds):
+            barriers.append(barrier_seconds())
             plan.say(f"round {number + 1} of {plan.rounds}")
             _round(outcomes, workers, plan, backwards=number % 2 == 1)
         busy = others.cores()
@@ -95,7 +98,7 @@ def measure(cells: Sequence[Cell], plan: Plan) -> Measured:
             with _noting(outcomes[cell]):
                 given = workers[cell.engine.key, cell.threads].ask("output", key=cell.key)
                 outcomes[cell].difference = max(outcomes[cell].difference, _difference(cell.case, given))
-    return Measured(outcomes, versions, busy)
+    return Measured(outcomes, versions, busy, barriers)
 
 
 def _round(

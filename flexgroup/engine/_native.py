@@ -13,7 +13,7 @@ import numpy.typing as npt
 from flexgroup._errors import FlexgroupError
 from flexgroup.engine._objects import load
 from flexgroup.engine._plan import Plan
-from flexgroup.engine._runner import JOB, MAX_REGIONS
+from flexgroup.engine._runner import BARRIER_FIELDS, JOB, MAX_REGIONS
 from flexgroup.engine._workers import Workers, address, aligned, symbol
 from flexgroup.kernels import F32
 from flexgroup.kernels.stamp import StampKernel
@@ -45,7 +45,8 @@ class Program:
         # Small ctypes arrays: writing their entries on every call is several times quicker than numpy's.
         self._bases = (ctypes.c_int64 * regions)(address(self._constants), address(self._arena))
         self._strides = (ctypes.c_int64 * regions)(0, 0, *(port.elements * F32.bytes for port in ports))
-        self._barrier = np.zeros(16, dtype=np.int64)
+        # On a page of its own: what else lay on its cache lines would be fetched anew after every step.
+        self._barrier = aligned(BARRIER_FIELDS * 8).view(np.int64)
         fields = {
             "bases": ctypes.addressof(self._bases),
             "base_count": regions,

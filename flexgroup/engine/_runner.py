@@ -24,7 +24,7 @@ JOB = Signature(
         "first",  # steps first..last are run
         "last",
         "threads",
-        "barrier",  # i64[16]: arrivals at [0], generation at [8] (cache lines of their own)
+        "barrier",  # i64[512]: arrivals at [0], generation at [32]; a page, so that nothing else shares their lines
         "yield",  # int sched_yield(void)
         "clock",  # int clock_gettime(int, struct timespec*), or 0
         "ticks",  # i64[2 * (steps + 1)]: (seconds, nanoseconds) before the first step and after each
@@ -47,6 +47,7 @@ POOL = Signature(
 )
 
 MAX_REGIONS = 64
+BARRIER_FIELDS, GENERATION = 512, 32  # far enough from the arrivals for lines that are fetched in pairs
 SPINS_BEFORE_YIELD = 2000
 
 I64_POINTER = I64.as_pointer()
@@ -115,7 +116,7 @@ def _wait_for_all(k: Code, barrier: ir.Value, threads: ir.Value) -> None:
     """A central barrier: the last thread to arrive starts the next generation, the others wait for it."""
     b = k.builder
     one, zero = ir.Constant(I64, 1), ir.Constant(I64, 0)
-    generation = b.gep(barrier, [ir.Constant(I64, 8)])
+    generation = b.gep(barrier, [ir.Constant(I64, GENERATION)])
     before = b.load_atomic(generation, "acquire", 8)
     arrived = b.add(b.atomic_rmw("add", barrier, one, "acq_rel"), one)
     with b.if_else(b.icmp_signed("==", arrived, threads)) as (last, others):

@@ -29,7 +29,7 @@ class Workers:
 
     def _hire(self) -> None:
         self._process = os.getpid()
-        self._pool = np.zeros(len(POOL.fields), dtype=np.int64)
+        self._pool = aligned(4096)[: 8 * len(POOL.fields)].view(np.int64)
         self._lock = np.zeros(128, dtype=np.uint8)
         self._wake = np.zeros(128, dtype=np.uint8)
         self._library.pthread_mutex_init(ctypes.c_void_p(address(self._lock)), None)
