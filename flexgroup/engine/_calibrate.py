@@ -25,6 +25,7 @@ from flexgroup.engine._layout import Layout
 from flexgroup.engine._lower import Lowering
 from flexgroup.engine._machine import measured_machine
 from flexgroup.engine._native import Program
+from flexgroup.engine._others import Others
 from flexgroup.engine._plan import Plan, Port
 from flexgroup.engine._predict import slot_seconds
 from flexgroup.engine._steps import StepBuilder
@@ -36,6 +37,8 @@ ROUNDS = 250
 LARGEST_FACTOR = 4.0  # between a fitted constant and the default
 PRIOR = 0.02  # the weight of the defaults, beside the steps': it decides what no step tells
 WORST_ERROR = 0.4  # of the logarithms, root mean square: a fit that is worse is none
+MOST_OTHERS = 0.2  # cores: what is measured beside more than that is measured again once the machine is quiet
+QUIET_LOAD = 0.5  # processes that wanted to run in the last minute, this one among them
 BRIEF = 3e-6  # seconds: steps that take less count less
 
 _Rate = npt.NDArray[np.float64]
@@ -124,7 +127,29 @@ def _measured_costs() -> Costs:
     target, machine = host_target(), measured_machine()
     sources = source_digest("engine", "groups", "kernels")
     key = None if sources is None else content_key([sources, repr(target), repr(machine)])
-    return kept("costs", key, lambda: measure_costs(target), Costs)
+    return kept("costs", key, lambda: _calibrated(target), Calibration, _is_good).costs
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The constants, and how many cores other programs used while they were measured."""
+
+    costs: Costs
+    others: float
+
+
+def _calibrated(target: Target) -> Calibration:
+    others = Others()
+    return Calibration(measure_costs(target), others.cores())
+
+
+def _is_good(found: Calibration) -> bool:
+    """Whether the machine was quiet when it was measured, or is not now either, so that it is no use to do it again."""
+    try:
+        load = os.getloadavg()[0]
+    except OSError:  # this system does not tell
+        return True
+    return found.others <= MOST_OTHERS or load > QUIET_LOAD
 
 
 def measure_costs(target: Target) -> Costs:

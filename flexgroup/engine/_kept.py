@@ -21,10 +21,16 @@ T = TypeVar("T")
 GRAPH, PLAN = "graph", "plan"
 
 
-def kept(kind: str, key: str | None, make: Callable[[], T], expected: type[T]) -> T:
+def kept(
+    kind: str,
+    key: str | None,
+    make: Callable[[], T],
+    expected: type[T],
+    good: Callable[[T], bool] = lambda _: True,
+) -> T:
     """What ``make`` gives: read from the cache if it holds an entry of this kind and key, else made and kept there.
 
-    Nothing is looked up or kept without a ``key``.
+    An entry that is no longer ``good`` is made anew. Nothing is looked up or kept without a ``key``.
     """
     cache = this_cache()
     if key is None or cache.folder is None:
@@ -36,7 +42,7 @@ def kept(kind: str, key: str | None, make: Callable[[], T], expected: type[T]) -
         except ValueError:
             cache.discard(kind, key)
         else:
-            if isinstance(found, expected):
+            if isinstance(found, expected) and good(found):
                 return found
     value = make()
     with contextlib.suppress(TypeError, ValueError):  # nothing that can be written, or too much of it

@@ -89,3 +89,18 @@ def my_nets(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     yield "my_nets_for_cli"
     sys.modules.pop("my_nets_for_cli", None)
+
+
+@pytest.fixture
+def common(digits_weights, tmp_path):
+    """Arguments of a valid run into ``tmp_path / "run"``."""
+    return [
+        *("prune", "--model", "digits_net", "--weights", digits_weights, "--data", "digits", "--threads", 1),
+        *("--out", tmp_path / "run"),
+    ]
+
+
+@pytest.fixture
+def training(common):
+    """Arguments of a run with two epochs of training, in one precision."""
+    return [*common, "--sparsity", 0.8, "--epochs", 2, "--batch-size", 128, "--precision", "fp32"]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
 from flexgroup import FlexgroupError
-from flexgroup.engine import _calibrate, plan_graph, predicted_seconds
+from flexgroup.engine import _calibrate, _others, plan_graph, predicted_seconds
 from flexgroup.engine._calibrate import LARGEST_FACTOR, fitted, machine_costs, probe_plan
 from flexgroup.engine._costs import Costs, default_costs
 from flexgroup.engine._machine import Level, Machine
@@ -58,6 +61,73 @@ def test_other_targets_and_a_wish_get_the_usual_constants(monkeypatch):
     monkeypatch.setenv("FLEXGROUP_COSTS", "cheap")
     with pytest.raises(FlexgroupError, match="FLEXGROUP_COSTS='cheap'; set it to default, or to measured"):
         machine_costs(HOST)
+
+
+@pytest.fixture
+def measurements(monkeypatch, tmp_path):
+    """A machine that others use as the test says, and the number of times that it was measured."""
+    state = {"others": 0.0, "load": 0.1, "count": 0}
+
+    class Others:
+        def cores(self) -> float:
+            return state["others"]
+
+    def measure(target):
+        state["count"] += 1
+        return replace(USUAL, row=float(state["count"]))
+
+    monkeypatch.setenv("FLEXGROUP_CACHE", str(tmp_path))
+    monkeypatch.setattr(_calibrate, "source_digest", lambda *_: "as they are")
+    monkeypatch.setattr(_calibrate, "measured_machine", lambda: None)
+    monkeypatch.setattr(_calibrate, "Others", Others)
+    monkeypatch.setattr(_calibrate, "measure_costs", measure)
+    monkeypatch.setattr("os.getloadavg", lambda: (state["load"], 0.0, 0.0))
+    return state
+
+
+def in_a_new_process() -> Costs:
+    _calibrate._measured_costs.cache_clear()
+    try:
+        return _calibrate._measured_costs()
+    finally:
+        _calibrate._measured_costs.cache_clear()
+
+
+def test_a_quiet_machine_is_measured_once(measurements):
+    assert in_a_new_process() == in_a_new_process() == replace(USUAL, row=1.0)
+    measurements["load"] = 5.0
+    assert in_a_new_process().row == 1.0
+
+
+def test_a_busy_machine_is_measured_again_once_it_is_quiet(measurements):
+    measurements |= {"others": 1.5, "load": 3.0}
+    assert in_a_new_process().row == in_a_new_process().row == 1.0  # it is no use to measure as long as it is busy
+    measurements["load"] = 0.2
+    measurements["others"] = 0.0
+    assert in_a_new_process().row == in_a_new_process().row == 2.0
+
+
+def test_what_the_system_does_not_tell_makes_nothing_busy(measurements, monkeypatch, tmp_path):
+    def untold():
+        raise OSError
+
+    measurements["others"] = 1.5
+    monkeypatch.setattr("os.getloadavg", untold)
+    assert in_a_new_process().row == in_a_new_process().row == 1.0
+    monkeypatch.setattr(_others, "STAT", tmp_path / "absent")
+    assert _others.Others().cores() == 0.0
+
+
+@pytest.mark.skipif(not _others.STAT.exists(), reason="this system does not tell how busy it is")
+def test_a_busy_process_is_seen():
+    others = _others.Others()
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        time.sleep(0.6)
+        assert others.cores() > 0.1
+    finally:
+        busy.kill()
+        busy.wait()
 
 
 def test_a_plan_takes_the_sum_of_its_steps_at_the_peak_of_the_machine():
