@@ -18,6 +18,7 @@ HEIGHTS = (1, 2, 4, 8)
 DEFAULT_COSTS = Costs()
 
 OFFSET = 4  # bytes of a group's entry in a table
+FEWEST_SUMS = 12  # multiply-adds that have to run side by side, or they wait for each other
 FIRST_LEVEL = 36 << 10  # bytes of a tile's inputs that stay in the first-level cache
 
 
@@ -152,6 +153,7 @@ def conv_work(layer: Layer, form: str, rows: int, tile: int, target: Target) -> 
         groups,
         rows,
         tile,
+        tail_of(tile, layer.vectors, target),
         -(-layer.vectors // tile),
         height,
         height if form == "ring" else strips,
@@ -164,5 +166,19 @@ def conv_work(layer: Layer, form: str, rows: int, tile: int, target: Target) -> 
 
 def best_tile(rows: int, vectors: int, target: Target) -> int:
     """The tile that covers ``vectors`` with the least work; the larger of two equals."""
+
+    def work(tile: int) -> int:
+        tail = tail_of(tile, vectors, target)
+        sizes = [tile] * (-(-vectors // tile) - bool(tail)) + [tail] * bool(tail)
+        return sum(max(size * rows, FEWEST_SUMS) + rows + 2 for size in sizes)
+
     largest = min(largest_tile(rows, target), max(1, vectors))
-    return min(range(1, largest + 1), key=lambda tile: (-(-vectors // tile) * (tile * rows + rows + 2), -tile))
+    return min(range(1, largest + 1), key=lambda tile: (work(tile), -tile))
+
+
+def tail_of(tile: int, vectors: int, target: Target) -> int:
+    """Vectors of the last of the tiles that cover ``vectors``, if it is smaller; 0 where all have the same size.
+
+    Kernels for GPUs have one size: there the last tile overlaps the one before.
+    """
+    return vectors % tile if target.triple else 0

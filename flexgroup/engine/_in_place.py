@@ -1,8 +1,8 @@
 """Which outputs take the place of what dies as they are written: one image less lives at a residual addition.
 
 Kernels read a position of the residual just before they write that position of the output, in the same thread. So the
-output may lie where the residual is, if nobody reads the residual afterwards, if no position is computed twice (but
-where one thread's last tile overlaps, `ConvKernel.in_place`), and if both have the same planes at the same distances.
+output may lie where the residual is, if nobody reads the residual afterwards, and if both have the same planes at the
+same distances. No position is computed twice but where the last tile of a band overlaps (`ConvKernel.in_place`).
 In a chain the output may lie where any image was whose rows are all read before they are written.
 """
 
@@ -15,7 +15,6 @@ from flexgroup.engine._layout import Image, Layout, PlaneRef, Vector
 from flexgroup.engine._operations import ConvOp, ElementwiseOp, Operation
 from flexgroup.engine._rows import Rows
 from flexgroup.engine._sharing import Needs
-from flexgroup.engine._steps_conv import writes_once
 
 if TYPE_CHECKING:
     from flexgroup.engine._steps import StepBuilder
@@ -35,8 +34,8 @@ def take_places(
         pair
         for index, operation in enumerate(operations)
         if index not in chained
-        for pair in _candidates(layout, operation)
-        if _may(builder, operation, index, pair[0])
+        for pair in _candidates(layout, operation)  # of whole images every position is one thread's
+        if layout.buffers[pair[0]].dies == index
     ]
     pairs += [pair for chain in chains for pair in _candidates_in(chain, layout)]
     gone: set[int] = set()
@@ -82,13 +81,6 @@ def _whole(layout: Layout, value: Image | Vector | None) -> int | None:
     buffer = layout.buffers[index]
     same = (value.height, value.width) == (buffer.height, buffer.width)
     return index if same and value.planes == tuple(PlaneRef(index, i) for i in range(buffer.channels)) else None
-
-
-def _may(builder: StepBuilder, operation: Operation, index: int, residual: int) -> bool:
-    """Whether a step on whole images is the last to read ``residual``, and every position is one thread's."""
-    if builder.layout.buffers[residual].dies != index:
-        return False
-    return builder.threads == 1 or not isinstance(operation, ConvOp) or writes_once(builder, operation)
 
 
 def _candidates_in(chain: Chain, layout: Layout) -> list[tuple[int, int]]:

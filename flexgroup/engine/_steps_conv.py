@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from flexgroup.engine._choose import HEIGHTS, Choice, Layer, best_tile
+from flexgroup.engine._choose import HEIGHTS, Choice, Layer, best_tile, tail_of
 from flexgroup.engine._operations import ConvOp
 from flexgroup.engine._plan import Step, number
 from flexgroup.kernels.channels import ChannelsKernel
@@ -108,18 +108,6 @@ def _shares(builder: StepBuilder, conv: ConvLayer, tiles: int) -> list[tuple[tup
     return [(channels[0], first, last) for first, last in pairwise(cuts)]
 
 
-def writes_once(builder: StepBuilder, op: ConvOp) -> bool:
-    """Whether no two threads compute the same position of the output: the last tile may overlap the one before."""
-    conv, vectors = conv_layer(builder, op, op.out.height), builder.layout.vectors(op.out)
-    if conv.choice.form == "channels":
-        return True
-    tile = conv.choice.tile
-    tiles = -(-vectors // tile)
-    return vectors % tile == 0 or any(
-        first <= tiles - 2 < tiles <= last for _, first, last in _shares(builder, conv, tiles)
-    )
-
-
 def conv_call(
     builder: StepBuilder, conv: ConvLayer, rows: tuple[int, int], place: Place
 ) -> tuple[ConvKernel | ChannelsKernel, tuple[int, ...], int]:
@@ -144,11 +132,12 @@ def _cut(
         return channels, count * tiles, {"row_tiles": tiles, "image_row": layout.pitch(op.out) * element.bytes}
     vectors, covered = builder.cover(op.out, rows)
     tile = min(best_tile(choice.rows, vectors, builder.target), covered // layout.lanes)
-    last_start = (covered - tile * layout.lanes) * element.bytes
-    overlaps = last_start % (tile * layout.vector_bytes) != 0
+    tiles, tail = -(-vectors // tile), tail_of(tile, vectors, builder.target)
+    last_start = (covered - (tail or tile) * layout.lanes) * element.bytes
+    overlaps = last_start != (tiles - 1) * tile * layout.vector_bytes
     in_place = overlaps and op.residual is not None and layout.is_in_place(op.residual, op.out)
-    kernel = ConvKernel(choice.form, choice.rows, tile, adds, element, op.curve, in_place)
-    return kernel, -(-vectors // tile), {"mask": builder.mask(op.out, count), "last_start": last_start}
+    kernel = ConvKernel(choice.form, choice.rows, tile, adds, element, op.curve, in_place, tail)
+    return kernel, tiles, {"mask": builder.mask(op.out, count), "last_start": last_start}
 
 
 def place_fields(op: ConvOp, place: Place, row: int) -> Fields:

@@ -23,6 +23,7 @@ class Work(Protocol):
 class ConvWork:
     """Groups of ``rows`` weights on ``tiles`` tiles of ``tile`` vectors, for ``height`` rows in ``loops`` loops.
 
+    The last tile has ``tail`` vectors, unless that is 0.
     ``missed`` is the share of loads that miss the first-level cache, ``lines`` the cache lines of weights and offsets,
     which stay in the second-level cache from tile to tile if they are ``near``.
     """
@@ -30,6 +31,7 @@ class ConvWork:
     groups: int
     rows: int
     tile: int
+    tail: int
     tiles: int
     height: int
     loops: int
@@ -41,10 +43,15 @@ class ConvWork:
     def slots(self, costs: Costs) -> float:
         load = costs.displaced_load if self.displaced else costs.aligned_load
         load += costs.missed_load * self.missed
-        group = max(self.rows * self.tile, load * self.tile + costs.weight * self.rows) + costs.group
-        each = self.groups * group + self.height * self.tile * costs.store + self.loops * costs.row
+
+        def each(tile: int) -> float:
+            group = max(self.rows * tile, load * tile + costs.weight * self.rows) + costs.group
+            return self.groups * group + self.height * tile * costs.store + self.loops * costs.row
+
+        tails = int(self.tail > 0)
+        computed = (self.tiles - tails) * each(self.tile) + tails * each(self.tail)
         again = costs.stream_again if self.near else costs.stream
-        return self.tiles * each + self.lines * (costs.stream + (self.tiles - 1) * again)
+        return computed + self.lines * (costs.stream + (self.tiles - 1) * again)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ the kernel loads the tile once from one input plane, displaced by the group's ta
 - ``strip`` takes groups on the grid: all groups of a strip, then its rows are stored together.
 - ``dense`` is a strip whose groups are all there: the table of offsets is shared by all strips.
 
+Where tiles do not divide an image, the last one is smaller (`tail`), or overlaps the one before.
+
 Rows beyond the last one are stored to a scratch plane, so that any number of rows works.
 
 The residual may lie where the output goes: a position is read just before it is written. Only the last tile, where it
@@ -44,7 +46,7 @@ SIGNATURE = Signature(
         "columns",  # dense: groups a strip
         "first_tile",
         "last_tile",
-        "last_start",  # bytes to the last tile, which overlaps the one before where tiles do not divide
+        "last_start",  # bytes to the last tile, which may overlap the one before
         "low",
         "high",
     )
@@ -62,12 +64,14 @@ class ConvKernel:
     element: Element = F32
     curve: str = ""  # a name of `curves`, applied after the clamp
     in_place: bool = False  # whether the residual lies where the output goes, and the last tile overlaps
+    tail: int = 0  # vectors of the last tile, if it has fewer than the others
 
     @property
     def name(self) -> str:
         residual = "_add" * self.residual + "_in_place" * self.in_place
         ending = residual + (f"_{self.curve}" if self.curve else "")
-        return f"conv_{self.element.name}_{self.form}_{self.rows}x1_t{self.tile}{ending}"
+        tile = f"{self.tile}_{self.tail}" if self.tail else f"{self.tile}"
+        return f"conv_{self.element.name}_{self.form}_{self.rows}x1_t{tile}{ending}"
 
     @property
     def signature(self) -> Signature:
@@ -104,20 +108,35 @@ class _Emitter:
     def emit(self) -> None:
         k, spec = self.k, self.spec
         b = k.builder
-        last_start = k.arg("last_start")
-        with k.loop(k.arg("first_tile"), k.arg("last_tile")) as tiles:
-            start = b.mul(tiles.index, ir.Constant(I64, spec.tile * self.bytes))
-            self.tile = b.select(b.icmp_signed("<", start, last_start), start, last_start)
-            self.inputs = k.at(self.source, self.tile)
-            self.fresh = self._beyond(b.sub(start, self.tile)) if spec.in_place else []
-            if spec.form == "ring":
-                self._ring()
+        first, last, last_start = k.arg("first_tile"), k.arg("last_tile"), k.arg("last_start")
+        size = ir.Constant(I64, spec.tile * self.bytes)
+        stop = last
+        if spec.tail:
+            whole = b.udiv(b.add(last_start, ir.Constant(I64, spec.tile * self.bytes - 1)), size)
+            stop = b.select(b.icmp_signed("<", last, whole), last, whole)
+        with k.loop(first, stop) as tiles:
+            start = b.mul(tiles.index, size)
+            if spec.tail:
+                self._tile(start, start, spec.tile)
             else:
-                self._strips()
+                self._tile(start, b.select(b.icmp_signed("<", start, last_start), start, last_start), spec.tile)
+        if spec.tail:
+            with k.loop(b.select(b.icmp_signed("<", first, whole), whole, first), last) as tails:
+                self._tile(b.mul(tails.index, size), last_start, spec.tail)
         b.ret_void()
 
+    def _tile(self, due: ir.Value, start: ir.Value, vectors: int) -> None:
+        """The tile at ``start`` bytes, which overlaps the one before if it was ``due`` later."""
+        self.tile, self.vectors = start, vectors
+        self.inputs = self.k.at(self.source, start)
+        self.fresh = self._beyond(self.k.builder.sub(due, start)) if self.spec.in_place and start is not due else []
+        if self.spec.form == "ring":
+            self._ring()
+        else:
+            self._strips()
+
     def _ring(self) -> None:
-        k, rows, tile = self.k, self.spec.rows, self.spec.tile
+        k, rows, tile = self.k, self.spec.rows, self.vectors
         b = k.builder
         ring = [vector for row in range(rows) for vector in self._biases(ir.Constant(I64, row))]
         with k.loop(0, self.row_count, rows, [ir.Constant(I64, 0), *ring]) as strips:
@@ -138,7 +157,7 @@ class _Emitter:
             strips.next = [group, *accumulators]
 
     def _strips(self) -> None:
-        k, rows, tile = self.k, self.spec.rows, self.spec.tile
+        k, rows, tile = self.k, self.spec.rows, self.vectors
         b = k.builder
         zero = ir.Constant(I64, 0)
         with k.loop(0, self.row_count, rows, [zero, zero]) as strips:
@@ -156,11 +175,11 @@ class _Emitter:
 
     def _biases(self, row: ir.Value) -> list[ir.Value]:
         k = self.k
-        return [k.load_splat(self.bias, self._scaled(row, k.size))] * self.spec.tile
+        return [k.load_splat(self.bias, self._scaled(row, k.size))] * self.vectors
 
     def _multiply(self, group: ir.Value, column: ir.Value, accumulators: list[ir.Value]) -> list[ir.Value]:
         """One group: ``accumulators[i][t] += weight[i] * plane[t]``."""
-        k, rows, tile = self.k, self.spec.rows, self.spec.tile
+        k, rows, tile = self.k, self.spec.rows, self.vectors
         size = k.size
         plane = k.at(self.inputs, k.load_index(self.offsets, column))
         weights = k.at(self.weights, self._scaled(group, rows * size))
@@ -203,7 +222,7 @@ class _Emitter:
         k, b = self.k, self.k.builder
         first = k.spread(b.trunc(b.udiv(done, ir.Constant(I64, k.size)), I32), k.lanes)
         kind = ir.VectorType(I32, k.lanes)
-        places = [[t * k.lanes + lane for lane in range(k.lanes)] for t in range(self.spec.tile)]
+        places = [[t * k.lanes + lane for lane in range(k.lanes)] for t in range(self.vectors)]
         return [b.icmp_signed(">=", ir.Constant(kind, place), first) for place in places]
 
     def _scaled(self, index: ir.Value, size: int) -> ir.Value:

@@ -122,7 +122,7 @@ def test_what_other_programs_use_is_told_apart_from_our_own_work(
         monkeypatch.setattr("time.monotonic", lambda: clock)
         monkeypatch.setattr("time.process_time", lambda: ours)
 
-    monkeypatch.setattr("_peers._others.STAT", stat)
+    monkeypatch.setattr("flexgroup.engine._others.STAT", stat)
     at(clock=10.0, ours=1.0, everybody=100.0)
     others = Others([])
     at(clock=12.0, ours=2.0, everybody=104.0)

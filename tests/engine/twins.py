@@ -96,7 +96,7 @@ def run_plan(
 
 
 def conv(kernel: ConvKernel, f: dict[str, int], memory: Memory, lanes: int) -> None:
-    width, rows = kernel.tile * lanes, kernel.rows
+    rows = kernel.rows
     (source, first_in), (target, first_out) = memory.base(f["source"]), memory.base(f["target"])
     residual, first_residual = memory.base(f["residual"])
     size, bias = memory.size, memory.read(f["bias"])
@@ -105,7 +105,9 @@ def conv(kernel: ConvKernel, f: dict[str, int], memory: Memory, lanes: int) -> N
     weights, mask = memory.read(f["weights"]), memory.view(f["mask"], memory.integer)
     loops = f["row_count"] if kernel.form == "ring" else f["row_count"] // rows
     for tile in range(f["first_tile"], f["last_tile"]):
-        start = min(tile * width, f["last_start"] // size)
+        due = tile * kernel.tile * lanes
+        is_tail = kernel.tail and due >= f["last_start"] // size
+        start, width = min(due, f["last_start"] // size), (kernel.tail if is_tail else kernel.tile) * lanes
         sums = np.zeros((f["row_count"] + rows, width), np.float32)
         group = 0
         for loop in range(loops):
@@ -123,7 +125,7 @@ def conv(kernel: ConvKernel, f: dict[str, int], memory: Memory, lanes: int) -> N
             value = activated(kernel, f, value)
             out = first_out + outputs[row] // size + start
             value = np.where(mask[start : start + width], value, 0)
-            done = tile * width - start if kernel.in_place else 0
+            done = due - start if kernel.in_place else 0
             target[out + done : out + width] = value[done:]
 
 
