@@ -34,7 +34,7 @@ from flexgroup.kernels import F32, Target, host_target
 
 VARIABLE = "FLEXGROUP_COSTS"
 ROUNDS = 250
-LARGEST_FACTOR = 4.0  # between a fitted constant and the default
+LARGEST_FACTOR = 8.0  # between a fitted constant and the default
 PRIOR = 0.02  # the weight of the defaults, beside the steps': it decides what no step tells
 WORST_ERROR = 0.4  # of the logarithms, root mean square: a fit that is worse is none
 MOST_OTHERS = 0.2  # cores: what is measured beside more than that is measured again once the machine is quiet
@@ -73,6 +73,8 @@ PROBES = (
     _conv(24, "strip", 4, 0.2),
     _conv(64, "strip", 2, 0.1),
     _conv(64, "strip", 4, 0.2, 3),
+    _conv(48, "strip", 2, 0.1, 3),
+    _conv(64, "dense", 2, 1.0, 3),
     Probe("pool", 64, 3, 2),  # 28 x 28
     _conv(64, "ring", 4, 0.1, 3),
     _conv(96, "strip", 4, 0.2),
@@ -82,6 +84,8 @@ PROBES = (
     _conv(192, "strip", 2, 0.2),  # all inputs of a tile come from the second-level cache
     _conv(256, "strip", 4, 0.2),
     _conv(64, "ring", 2, 0.2),
+    _conv(48, "strip", 2, 0.2, 3),
+    _conv(64, "ring", 1, 0.1, 3),
     _conv(64, "dense", 4, 1.0, 3),
     _conv(128, "strip", 4, 0.1, 3, 2),  # 14 x 14
     _conv(256, "strip", 4, 0.05),

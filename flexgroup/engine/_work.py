@@ -19,6 +19,11 @@ class Work(Protocol):
     def slots(self, costs: Costs) -> float: ...
 
 
+def _overlapped(one: float, other: float) -> float:
+    """The time of two things that run side by side: somewhat more than the longer one, if both are long."""
+    return float((one**3 + other**3) ** (1 / 3))
+
+
 @dataclass(frozen=True)
 class ConvWork:
     """Groups of ``rows`` weights on ``tiles`` tiles of ``tile`` vectors, for ``height`` rows in ``loops`` loops.
@@ -45,7 +50,8 @@ class ConvWork:
         load += costs.missed_load * self.missed
 
         def each(tile: int) -> float:
-            group = max(self.rows * tile, load * tile + costs.weight * self.rows) + costs.group
+            # The more of the loads' slots are taken, the more multiply-adds wait for one.
+            group = _overlapped(self.rows * tile, load * tile + costs.weight * self.rows) + costs.group
             return self.groups * group + self.height * tile * costs.store + self.loops * costs.row
 
         tails = int(self.tail > 0)

@@ -164,15 +164,28 @@ class _Emitter:
             rows.next = totals[1:]
 
     def _strided(self, read: ir.Value, write: ir.Value) -> None:
+        """Row by row; what the windows of two output rows have in common stays in registers, if it fits."""
         k, spec = self.k, self.spec
-        b = k.builder
+        b, width = k.builder, spec.width
+        shared = max(0, spec.height - spec.stride[0])
+        if shared * width + len(self.factors) + 4 > k.target.vector_registers:
+            shared = 0
+
+        def columns(top: ir.Value, y: int) -> list[ir.Value]:
+            return self._columns(k.at(top, b.mul(self.source_row, ir.Constant(I64, y))))
+
         step = b.mul(self.source_row, ir.Constant(I64, spec.stride[0]))
-        with k.loop(0, k.arg("rows")) as rows:
+        above = [column for y in range(shared) for column in columns(read, y)]
+        with k.loop(0, k.arg("rows"), 1, above) as rows:
             top = k.at(read, b.mul(rows.index, step))
+            window = [*rows.values]
+            for y in range(shared, spec.height):
+                window += columns(top, y)
             total = self.start
             for y in range(spec.height):
-                total = self._add_row(total, self._columns(k.at(top, b.mul(self.source_row, ir.Constant(I64, y)))), y)
+                total = self._add_row(total, window[y * width : (y + 1) * width], y)
             self._store(total, k.at(write, b.mul(rows.index, self.target_row)), 0)
+            rows.next = window[len(window) - shared * width :]
 
     def _positions(self, read: ir.Value, write: ir.Value) -> None:
         k, spec = self.k, self.spec
