@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -207,6 +209,19 @@ def compile(
     return compiled
 
 
+@contextlib.contextmanager
+def _collector_at_rest() -> Iterator[None]:
+    """Python's collector of cycles waits: it would go through all of torch's objects again and again."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@_collector_at_rest()
 def _compile(
     model: Any, example: Any, target: Target, *, threads: int, sparse: bool, element: Element, keep: bool
 ) -> tuple[CompiledModel, Keys]:

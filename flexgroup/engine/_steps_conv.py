@@ -54,10 +54,14 @@ def layer_of(builder: StepBuilder, op: ConvOp, rows: int) -> Layer:
 
 
 def conv_layer(builder: StepBuilder, op: ConvOp, rows: int) -> ConvLayer:
-    """``op`` with the best kernel for calls that compute so many rows of the output.
+    """``op`` with the best kernel for calls that compute so many rows of the output; chosen once.
 
     A grouped convolution is a block-diagonal matrix, always run as groups.
     """
+    return builder.once(lambda: _conv_layer(builder, op, rows), "conv", id(op), rows)
+
+
+def _conv_layer(builder: StepBuilder, op: ConvOp, rows: int) -> ConvLayer:
     layer = layer_of(builder, op, rows)
     count = len(op.matrices)
     patterns = tuple(np.split(layer.pattern, count)) if count > 1 else (layer.pattern,)

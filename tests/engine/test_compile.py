@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 
@@ -246,6 +247,20 @@ def test_modes_weights_and_random_numbers_are_left_as_they_were():
     assert model.training
     assert not model.bn1.training
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_garbage_collector_is_left_as_it_was_whether_it_compiles_or_not(enabled):
+    was_enabled = gc.isenabled()
+    (gc.enable if enabled else gc.disable)()
+    try:
+        flexgroup.compile(nn.Conv2d(3, 4, 1).eval(), (torch.randn(1, 3, 8, 8),)).close()
+        assert gc.isenabled() == enabled
+        with pytest.raises(FlexgroupError):
+            flexgroup.compile(nn.GRU(3, 4).eval(), (torch.randn(1, 3, 3),))
+        assert gc.isenabled() == enabled
+    finally:
+        (gc.enable if was_enabled else gc.disable)()
 
 
 def test_calls_that_do_not_fit_say_what_was_expected():
