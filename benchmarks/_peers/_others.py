@@ -19,9 +19,9 @@ __all__ = ["FAR", "QUIET", "Others", "barrier_seconds"]
 
 QUIET = 0.05
 """Cores that others may use without a warning."""
-IMAGES = 20
 FAR = 200e-9
 """Seconds for two threads to wait for each other, from which on their cores share no cache."""
+IMAGES = 20
 
 
 def barrier_seconds(steps: int = 500) -> float:

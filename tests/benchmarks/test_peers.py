@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import toy_engines
 from _peers._cases import ALIGNED, UNALIGNED, make_case, prune_at_random
 from _peers._mnn import blocks_of_output_channels
 from _peers._onnx import write_onnx
-from _peers._others import Others
+from _peers._others import Others, barrier_seconds
 from _peers._process import Process, WorkerError
 from _peers._rounds import Plan, cells_of, measure
 from _peers._tables import Row, verdicts
@@ -127,3 +128,9 @@ def test_what_other_programs_use_is_told_apart_from_our_own_work(
     others = Others([])
     at(clock=12.0, ours=2.0, everybody=104.0)
     assert others.cores() == pytest.approx(1.5)
+
+
+def test_two_threads_wait_for_each_other_and_are_gone_afterwards():
+    before = threading.active_count()
+    assert 0 < barrier_seconds(steps=20) < 1
+    assert threading.active_count() == before

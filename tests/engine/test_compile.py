@@ -215,6 +215,14 @@ def test_a_forked_process_can_run_the_network():
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
+def test_threads_wait_on_memory_that_nothing_else_shares():
+    compiled = flexgroup.compile(nn.Conv2d(3, 4, 1).eval(), (torch.randn(1, 3, 8, 8),), threads=2)
+    program = compiled._program
+    assert program._barrier.ctypes.data % 4096 == 0
+    assert program._barrier.nbytes == 4096
+    assert program._workers._pool.ctypes.data % 4096 == 0
+
+
 def test_closing_waits_for_the_call_that_is_running():
     conv = nn.Conv2d(3, 8, 3)
     x = np.zeros((200, 3, 32, 32), np.float32)
