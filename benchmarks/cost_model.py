@@ -22,14 +22,14 @@ from _networks import with_random_groups
 
 from flexgroup.engine import Plan, Program, measured_machine, plan_graph
 from flexgroup.engine._calibrate import machine_costs
-from flexgroup.engine._choose import Choice, Layer, choose, tile_of
+from flexgroup.engine._choose import Choice, Layer, channel_rows, choose, tile_of
 from flexgroup.engine._predict import step_seconds
 from flexgroup.graph import Graph, from_torch, optimize
 from flexgroup.kernels import Target, host_target
 from flexgroup.report import this_machine
 
 SPARSITIES = (0.0, 0.8, 0.95)
-FORCED = (("dense", 4), ("strip", 2), ("strip", 4), ("strip", 8), ("ring", 1), ("ring", 4))
+FORCED = (("dense", 4), ("channels", 2), ("strip", 2), ("strip", 4), ("strip", 8), ("ring", 1), ("ring", 4))
 
 
 def graph_of(name: str, sparsity: float) -> Graph:
@@ -64,12 +64,13 @@ def by_layer(plan: Plan, seconds: Any) -> dict[str, float]:
 
 
 def forced(form: str, rows: int) -> Any:
-    """A chooser that takes one kernel form for every layer."""
+    """A chooser that takes one kernel form for every layer that can have it; ``rows`` of channels are vectors."""
 
     def chooser(layer: Layer, target: Target, *, sparse: bool, heights: tuple[int, ...]) -> Choice:
-        if rows not in heights:
+        height = rows * layer.lanes if form == "channels" else rows
+        if height not in (channel_rows(layer, target) if form == "channels" else heights):
             return choose(layer, target, sparse=sparse, heights=heights)
-        return Choice(form, rows, tile_of(layer, form, rows, target), 0.0, 0.0, 0, 1.0, sparse)
+        return Choice(form, height, tile_of(layer, form, height, target), 0.0, 0.0, 0, 1.0, sparse)
 
     return chooser
 

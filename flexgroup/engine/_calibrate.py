@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from flexgroup._errors import FlexgroupError
 from flexgroup.engine._cache import content_key, source_digest
-from flexgroup.engine._choose import Choice, Layer, tile_of
+from flexgroup.engine._choose import Choice, Layer, channel_rows, tile_of
 from flexgroup.engine._costs import Costs, default_costs
 from flexgroup.engine._estimate import Estimate, estimate_step
 from flexgroup.engine._kept import kept
@@ -222,6 +222,8 @@ def probe_plan(target: Target, costs: Costs) -> tuple[Plan, list[Estimate]]:
 
     def chooser(layer: Layer, target: Target, *, sparse: bool, heights: tuple[int, ...]) -> Choice:
         form, rows = forms[layer.pattern.shape, int(layer.pattern.sum())]
+        if form == "channels" and rows not in channel_rows(layer, target):
+            form, rows = "dense", 4
         return Choice(form, rows, tile_of(layer, form, rows, target), 0.0, 0.0, 0, 1.0, sparse)
 
     layout = Layout(target.lanes(F32), F32.bytes)

@@ -97,6 +97,8 @@ def with_conversions(costs: Costs, element: Element) -> Costs:
         aligned_load=costs.aligned_load + CONVERSION,
         displaced_load=costs.displaced_load + CONVERSION,
         weight=costs.weight + CONVERSION,
+        position=costs.position + CONVERSION,
+        turn=costs.turn + CONVERSION,
         store=costs.store + CONVERSION,
         window=costs.window + CONVERSION / 2,
         window_strided=costs.window_strided + CONVERSION / 2,

@@ -135,7 +135,8 @@ def _cut(
         channels = ChannelsKernel(choice.rows // layout.lanes, choice.tile, gap, adds, element, op.curve)
         return channels, count * tiles, {"row_tiles": tiles, "image_row": layout.pitch(op.out) * element.bytes}
     vectors, covered = builder.cover(op.out, rows)
-    tile = min(best_tile(choice.rows, vectors, builder.target), covered // layout.lanes)
+    tile = choice.tile if count == conv.layer.rows else best_tile(choice.rows, vectors, builder.target)
+    tile = min(tile, covered // layout.lanes)
     tiles, tail = -(-vectors // tile), tail_of(tile, vectors, builder.target)
     last_start = (covered - (tail or tile) * layout.lanes) * element.bytes
     overlaps = last_start != (tiles - 1) * tile * layout.vector_bytes

@@ -15,7 +15,7 @@ from flexgroup.engine import _calibrate, _others, plan_graph, predicted_seconds
 from flexgroup.engine._calibrate import LARGEST_FACTOR, fitted, machine_costs, probe_plan
 from flexgroup.engine._costs import Costs, default_costs
 from flexgroup.engine._machine import Level, Machine
-from flexgroup.kernels import TARGETS, host_target
+from flexgroup.kernels import F32, TARGETS, ChannelsKernel, host_target
 
 HOST = host_target()
 USUAL = default_costs(HOST)
@@ -29,6 +29,15 @@ def estimates():
 
 def slots(estimates, costs: Costs) -> np.ndarray:
     return np.array([each.slots(costs) for each in estimates])
+
+
+@pytest.mark.parametrize("target", sorted(TARGETS))
+def test_every_target_can_run_what_is_measured(target):
+    plan, found = probe_plan(TARGETS[target], default_costs(TARGETS[target]))
+    assert len(plan.steps) == len(found)
+    assert all(each.slots(USUAL) > 0 for each in found)
+    wide = TARGETS[target].lanes(F32) >= 16
+    assert any(isinstance(step.kernel, ChannelsKernel) for step in plan.steps) == wide
 
 
 def test_constants_are_found_from_the_times_they_lead_to(estimates):

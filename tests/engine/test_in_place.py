@@ -237,11 +237,20 @@ def test_borders_that_only_a_later_image_of_the_place_needs_are_cleared():
 
 @pytest.mark.parametrize(("tile", "threads", "taken"), [(3, 1, 1), (3, 2, 1), (2, 2, 1)])
 def test_the_tiles_of_two_threads_never_overlap(tile, threads, taken):
+    """After three vectors comes a tile of the one that is left, which another thread may have."""
     body = nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 1))
     model = nn.Sequential(nn.Conv2d(3, 8, 1), Sum(body, "add"), nn.Conv2d(8, 2, 1))
     choice = Choice("strip", 8, tile, 1.0, 1.0, 1, 1.0, True)
-    size = (3, 8, 4)  # 4 vectors of 8 positions: after a tile of 3 comes one of 1
-    assert places_taken(model, size, [1], threads, chooser=lambda layer, target, **options: choice) == taken
+    size = (3, 8, 4)  # 4 vectors of 8 positions
+    options = {"threads": threads, "chooser": lambda layer, target, **options: choice}
+    assert places_taken(model, size, [1], **options) == taken
+    plan = plan_graph(graph_of(model.eval(), size), TARGETS["x86-64-avx2"], **options)
+    steps = [step for step in plan.steps if isinstance(step.kernel, ConvKernel) and step.kernel.residual]
+    assert {(step.kernel.tile, step.kernel.tail) for step in steps} == {(tile, 4 % tile)}
+    for step in steps:
+        parts = [written(step, part, plan) for part in step.parts if part]
+        assert len(parts) == threads
+        assert sum(map(len, parts)) == len(set.union(*parts))
 
 
 def test_the_gap_before_a_threads_first_row_is_zero_before_the_other_thread_comes():
