@@ -52,9 +52,10 @@ def compared(results: Sequence[Result], recipe: str) -> list[Result]:
 
 
 def front_sentence(results: Sequence[Result], recipe: str) -> str | None:
-    """Which networks are on the front; None where nothing was timed."""
-    front = front_of(places(compared(results, recipe), measure_of(results)))
-    if not front:
+    """Which networks are on the front; None where no pruned network was timed."""
+    found = places(compared(results, recipe), measure_of(results))
+    front = front_of(found)
+    if all(place.role is None for place in found):
         return None
     free = sum((place.role or "").startswith("unaligned") for place in front)
     return (

@@ -99,11 +99,10 @@ def _against(runs: Sequence[Result], sparsity: float, other: str, measure: str) 
     if not found:
         return None
     better, mean = sum(gap < 0 for gap in found.values()), sum(found.values()) / len(found)
-    best, worst = min(found, key=lambda shape: found[shape]), max(found, key=lambda shape: found[shape])
-    return (
-        f"{other} ones: less error in {better} of {len(found)} shapes, {mean:+.2f} points in the mean "
-        f"({best} {found[best]:+.2f}, {worst} {found[worst]:+.2f})"
-    )
+    ends = dict.fromkeys(choose(found, key=lambda shape: found[shape]) for choose in (min, max))
+    shapes = f"{len(found)} shape{'s' if len(found) > 1 else ''}"
+    listed = ", ".join(f"{shape} {found[shape]:+.2f}" for shape in ends)
+    return f"{other} ones: less error in {better} of {shapes}, {mean:+.2f} points in the mean ({listed})"
 
 
 def _training(runs: Sequence[Result], measure: str) -> list[str]:

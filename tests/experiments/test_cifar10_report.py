@@ -108,7 +108,7 @@ def test_findings_say_who_wins_and_by_how_much(write) -> None:
 def test_findings_do_not_hide_a_defeat(write) -> None:
     runs = [pruned("4x1", "aligned", 0.9, accuracy={"test": 85.0}), pruned("4x1", "rows", 0.9, accuracy={"test": 84.0})]
     (found, _) = findings(read_results(write(runs) / "runs"), "gradual")
-    assert "less error in 0 of 1 shapes, +1.00 points" in found
+    assert "less error in 0 of 1 shape, +1.00 points in the mean (4x1 +1.00)" in found
 
 
 def test_the_front_is_what_nothing_beats() -> None:
