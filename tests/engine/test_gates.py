@@ -187,3 +187,10 @@ def test_results_do_not_depend_on_the_number_of_threads():
     net = Net(lambda s, x: F.interpolate(F.gelu(x), scale_factor=2.3, mode="bilinear"))
     one, *others = (flexgroup.compile(net, (x[:1],), threads=threads)(x) for threads in (1, 2, 3))
     assert all(torch.equal(one, other) for other in others)
+
+
+def test_channels_that_are_shuffled_in_an_image_of_one_pixel_are_shuffled():
+    """The image is a vector by then: a vector whose numbers change places is not the vector it was."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 4, 1), Shuffled(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 21)]
+    twins_agree(nn.Sequential(*layers).eval(), (3, 1, 1), "dense", 1.0, target=HOST, threads=1)
