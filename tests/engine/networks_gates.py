@@ -51,7 +51,8 @@ class Resized(nn.Module):
         self.factor, self.mode, self.align = factor, mode, align if mode == "bilinear" else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = F.interpolate(x, scale_factor=self.factor, mode=self.mode, align_corners=self.align)
+        factor = self.factor if self.factor * min(x.shape[2:]) >= 1 else 1.0
+        y = F.interpolate(x, scale_factor=factor, mode=self.mode, align_corners=self.align)
         y = F.interpolate(self.conv(y), size=x.shape[2:], mode=self.mode, align_corners=self.align)
         return torch.cat([x, y], 1)
 
