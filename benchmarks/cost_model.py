@@ -22,7 +22,7 @@ from _networks import with_random_groups
 
 from flexgroup.engine import Plan, Program, measured_machine, plan_graph
 from flexgroup.engine._calibrate import machine_costs
-from flexgroup.engine._choose import Choice, Layer, channel_rows, choose, tile_of
+from flexgroup.engine._choose import Choice, Chooser, Layer, channel_rows, choose, tile_of
 from flexgroup.engine._costs import Costs
 from flexgroup.engine._predict import step_seconds
 from flexgroup.graph import Graph, from_torch, optimize
@@ -64,7 +64,7 @@ def by_layer(plan: Plan, seconds: Any) -> dict[str, float]:
     return sums
 
 
-def chosen(costs: Costs) -> Any:
+def chosen(costs: Costs) -> Chooser:
     """The model's chooser for this machine, whatever the plan's target says of its caches."""
 
     def chooser(layer: Layer, target: Target, *, sparse: bool, heights: tuple[int, ...]) -> Choice:
@@ -73,7 +73,7 @@ def chosen(costs: Costs) -> Any:
     return chooser
 
 
-def forced(form: str, rows: int, otherwise: Any) -> Any:
+def forced(form: str, rows: int, otherwise: Chooser) -> Chooser:
     """A chooser that takes one kernel form for every layer that can have it; ``rows`` of channels are vectors."""
 
     def chooser(layer: Layer, target: Target, *, sparse: bool, heights: tuple[int, ...]) -> Choice:

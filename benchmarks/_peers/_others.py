@@ -11,11 +11,8 @@ import time
 import numpy as np
 
 from flexgroup.engine import Plan, Program, Step
-from flexgroup.engine._others import Others
 from flexgroup.engine._plan import ARENA, Constants, reference
 from flexgroup.kernels import F32, FillKernel, host_target
-
-__all__ = ["FAR", "QUIET", "Others", "barrier_seconds"]
 
 QUIET = 0.05
 """Cores that others may use without a warning."""

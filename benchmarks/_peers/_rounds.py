@@ -15,8 +15,9 @@ import numpy.typing as npt
 from _peers._cases import Case
 from _peers._engine import Engine
 from _peers._install import python_of
-from _peers._others import Others, barrier_seconds
+from _peers._others import barrier_seconds
 from _peers._process import Process, WorkerError
+from flexgroup.engine._others import Others
 
 
 @dataclass(frozen=True)

@@ -238,7 +238,7 @@ def to_vector(lowering: Lowering, name: str, seen: View) -> Vector:
     """A value of one axis as adjacent numbers."""
     vector = seen.source
     count = size_of(seen.axes[0])
-    if isinstance(vector, Vector) and seen.start == (0, 0) and count == vector.features and len(seen.axes[0]) == 1:
+    if isinstance(vector, Vector) and seen.start == (0, 0) and in_order(seen.axes, 1, vector.features):
         return vector
     out = lowering.layout.new_vector(count)
     rows, columns = seen.axes[0][:1], seen.axes[0][1:]

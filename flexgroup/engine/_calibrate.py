@@ -149,11 +149,12 @@ def _calibrated(target: Target) -> Calibration:
 
 def _is_good(found: Calibration) -> bool:
     """Whether the machine was quiet when it was measured, or is not now either, so that it is no use to do it again."""
+    if found.others <= MOST_OTHERS:
+        return True
     try:
-        load = os.getloadavg()[0]
+        return os.getloadavg()[0] > QUIET_LOAD
     except OSError:  # this system does not tell
         return True
-    return found.others <= MOST_OTHERS or load > QUIET_LOAD
 
 
 def measure_costs(target: Target) -> Costs:

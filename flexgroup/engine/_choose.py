@@ -15,11 +15,13 @@ from flexgroup.kernels.conv import group_starts, largest_tile
 from flexgroup.kernels.target import F32, Element, Target
 
 HEIGHTS = (1, 2, 4, 8)
+DENSE_FORMS = ("dense", "channels")  # that skip no zeros
 DEFAULT_COSTS = Costs()
 
 OFFSET = 4  # bytes of a group's entry in a table
 FEWEST_SUMS = 12  # multiply-adds that have to run side by side, or they wait for each other
 FIRST_LEVEL = 36 << 10  # bytes of a tile's inputs that stay in the first-level cache
+STRIP_OF_CACHE = 0.75  # of the second-level cache, that the weights of a strip with channels in lanes may take
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +46,7 @@ class Layer:
 
     def groups(self, form: str, rows: int) -> int:
         """How many groups of this height cover the non-zeros; counted once."""
-        if form in ("dense", "channels"):
+        if form in DENSE_FORMS:
             height, width = self.pattern.shape
             return int(-(-height // rows) * width)
         if (form, rows) not in self.counted:
@@ -85,7 +87,7 @@ class Choice:
     @property
     def reason(self) -> str:
         """One sentence for `explain`."""
-        if self.form in ("dense", "channels"):
+        if self.form in DENSE_FORMS:
             return (
                 "too few zeros, or zeros too scattered, to be faster than dense" if self.zeros else "no zeros to skip"
             )
@@ -142,7 +144,7 @@ def conv_work(layer: Layer, form: str, rows: int, tile: int, target: Target) -> 
         lines = rows * layer.element.bytes / LINE
         strip = lines * layer.pattern.shape[1]
         tiles = layer.rows * layer.width // tile
-        near = strip * LINE < 0.75 * target.cache_bytes
+        near = strip * LINE < STRIP_OF_CACHE * target.cache_bytes
         return ChannelsWork(groups, rows, rows // layer.lanes, tile, tiles, strips, lines, near)
     missed = 0.0
     if layer.planes * tile * target.lanes(layer.element) * layer.element.bytes > FIRST_LEVEL:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from flexgroup.engine._choose import HEIGHTS, Choice, Layer, best_tile, tail_of
+from flexgroup.engine._choose import DENSE_FORMS, HEIGHTS, Choice, Layer, best_tile, tail_of
 from flexgroup.engine._operations import ConvOp
 from flexgroup.engine._plan import Step, number
 from flexgroup.kernels.channels import ChannelsKernel
@@ -165,7 +165,7 @@ def _channel_bands(builder: StepBuilder, conv: ConvLayer, tiles: int) -> list[tu
     if builder.threads == 1 or len(patterns) > 1 or balanced_tiles or strips < builder.threads:
         return [(0, height)]
     (pattern,) = patterns
-    work = np.ones(height) if choice.form in ("dense", "channels") else pattern.sum(axis=1) + 1.0
+    work = np.ones(height) if choice.form in DENSE_FORMS else pattern.sum(axis=1) + 1.0
     done = np.cumsum(np.add.reduceat(work, np.arange(0, height, choice.rows)))
     cuts = [0]
     for thread in range(1, builder.threads):
@@ -181,17 +181,11 @@ def _is_balanced(items: int, threads: int) -> bool:
 def packed_fields(builder: StepBuilder, conv: ConvLayer, band: tuple[int, int]) -> tuple[Fields, int]:
     """The arguments for the output channels ``band`` that do not depend on rows, and the MACs a position."""
     op, choice = conv.op, conv.choice
-    pitch = builder.layout.pitch(op.out)
+    form, pitch = "dense" if choice.form in DENSE_FORMS else choice.form, builder.layout.pitch(op.out)
     packs: list[PackedRows] = []
     offsets: list[npt.NDArray[np.int64]] = []
     for matrix, pattern, taps in zip(op.matrices, conv.patterns, op.taps, strict=True):
-        packed = pack(
-            matrix,
-            pattern,
-            "dense" if choice.form == "channels" else choice.form,
-            choice.rows,
-            band if len(op.matrices) == 1 else None,
-        )
+        packed = pack(matrix, pattern, form, choice.rows, band if len(op.matrices) == 1 else None)
         addresses = np.array([builder.tap(tap, pitch) for tap in taps], dtype=np.int64)
         packs.append(packed)
         offsets.append(addresses[packed.columns])

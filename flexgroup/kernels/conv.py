@@ -110,19 +110,17 @@ class _Emitter:
         b = k.builder
         first, last, last_start = k.arg("first_tile"), k.arg("last_tile"), k.arg("last_start")
         size = ir.Constant(I64, spec.tile * self.bytes)
-        stop = last
         if spec.tail:
             whole = b.udiv(b.add(last_start, ir.Constant(I64, spec.tile * self.bytes - 1)), size)
-            stop = b.select(b.icmp_signed("<", last, whole), last, whole)
-        with k.loop(first, stop) as tiles:
-            start = b.mul(tiles.index, size)
-            if spec.tail:
+            with k.loop(first, b.select(b.icmp_signed("<", last, whole), last, whole)) as tiles:
+                start = b.mul(tiles.index, size)
                 self._tile(start, start, spec.tile)
-            else:
-                self._tile(start, b.select(b.icmp_signed("<", start, last_start), start, last_start), spec.tile)
-        if spec.tail:
             with k.loop(b.select(b.icmp_signed("<", first, whole), whole, first), last) as tails:
                 self._tile(b.mul(tails.index, size), last_start, spec.tail)
+        else:
+            with k.loop(first, last) as tiles:
+                due = b.mul(tiles.index, size)
+                self._tile(due, b.select(b.icmp_signed("<", due, last_start), due, last_start), spec.tile)
         b.ret_void()
 
     def _tile(self, due: ir.Value, start: ir.Value, vectors: int) -> None:

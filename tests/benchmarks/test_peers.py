@@ -15,12 +15,13 @@ import toy_engines
 from _peers._cases import ALIGNED, UNALIGNED, make_case, prune_at_random
 from _peers._mnn import blocks_of_output_channels
 from _peers._onnx import write_onnx
-from _peers._others import Others, barrier_seconds
+from _peers._others import barrier_seconds
 from _peers._process import Process, WorkerError
 from _peers._rounds import Plan, cells_of, measure
 from _peers._tables import Row, verdicts
 from torch import nn
 
+from flexgroup.engine._others import Others
 from flexgroup.zoo import build
 from flexgroup.zoo._same_conv import SameConv2d
 

@@ -12,15 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from flexgroup.engine import CompiledModel, Plan, _compiled, plan_graph
+from flexgroup.engine import CompiledModel, Plan, plan_graph
 from flexgroup.engine._choose import Choice, Layer, channel_rows, choose, tile_of
 from flexgroup.kernels import F16_IN_F32, F32, TARGETS, ChannelsKernel, Target
 from flexgroup.kernels import channels as family
 from flexgroup.kernels.channels import most_vectors, tile_for
 from tests.engine.agreement import HOST
 from tests.engine.networks import examples
-from tests.engine.test_in_place import CACHES, CUTS, both_plans, forced, graph_of, residual_networks
-from tests.engine.twins import run_plan
+from tests.engine.test_in_place import CACHES, CUTS, both_plans, gives_what_torch_gives, graph_of, residual_networks
 from tests.kernels.test_half import assembly, inner_loop
 
 AVX512 = TARGETS["x86-64-avx512"]
@@ -74,15 +73,7 @@ def test_results_are_torchs_for_any_cache_and_threads(case, cache, threads, vect
 @settings(max_examples=examples(15), deadline=None)
 @given(residual_networks(), CUTS, st.integers(1, 12), st.integers(1, 3), st.sampled_from(sorted(TARGETS)))
 def test_the_twins_agree_in_any_chain_on_any_target(case, cuts, band, threads, target):
-    model, shape = case
-    x = torch.randn(1, *shape)
-    with torch.no_grad():
-        expected = model(x)[0].numpy()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_compiled, "find_chains", forced(cuts, band))
-        plan = plan_graph(graph_of(model, shape), TARGETS[target], threads=threads, chooser=channels_where_possible(2))
-    (given,) = run_plan(plan, x[0].numpy(), times=2)
-    np.testing.assert_allclose(given, expected, atol=1e-4 * max(1e-3, np.abs(expected).max()))
+    gives_what_torch_gives(*case, cuts, band, TARGETS[target], threads, chooser=channels_where_possible(2))
 
 
 @pytest.mark.parametrize("element", [F32, F16_IN_F32], ids=lambda element: element.name)

@@ -173,22 +173,34 @@ def forced(cuts: Sequence[int], band: int) -> Callable[[StepBuilder, Sequence[Op
     return find
 
 
+def gives_what_torch_gives(
+    model: nn.Module,
+    shape: tuple[int, ...],
+    cuts: Sequence[int],
+    band: int,
+    target: Target,
+    threads: int,
+    **options: Any,
+) -> None:
+    """In chains as long as ``cuts`` say, whatever thread is first between barriers."""
+    x = torch.randn(1, *shape)
+    with torch.no_grad():
+        expected = model(x)[0].numpy()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_compiled, "find_chains", forced(cuts, band))
+        plan = plan_graph(graph_of(model, shape), target, threads=threads, **options)
+    for order in (range(threads), reversed(range(threads))):
+        (given,) = run_plan(one_thread_after_another(plan, list(order)), x[0].numpy(), times=2)
+        np.testing.assert_allclose(given, expected, atol=1e-4 * max(1e-3, np.abs(expected).max()))
+
+
 CUTS = st.lists(st.integers(1, 6), min_size=1, max_size=6)
 
 
 @settings(max_examples=examples(20), deadline=None)
 @given(residual_networks(), CUTS, st.integers(1, 12), st.integers(1, 3), st.sampled_from(sorted(TARGETS)))
 def test_any_chain_in_place_gives_what_torch_gives_whatever_thread_is_first(case, cuts, band, threads, target):
-    model, shape = case
-    x = torch.randn(1, *shape)
-    with torch.no_grad():
-        expected = model(x)[0].numpy()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_compiled, "find_chains", forced(cuts, band))
-        plan = plan_graph(graph_of(model, shape), TARGETS[target], threads=threads)
-    for order in (range(threads), reversed(range(threads))):
-        (given,) = run_plan(one_thread_after_another(plan, list(order)), x[0].numpy(), times=2)
-        np.testing.assert_allclose(given, expected, atol=1e-4 * max(1e-3, np.abs(expected).max()))
+    gives_what_torch_gives(*case, cuts, band, TARGETS[target], threads)
 
 
 def places_taken(model: nn.Module, shape: tuple[int, ...], cuts: Sequence[int], threads: int, **options: Any) -> int:
