@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -58,3 +59,12 @@ def make_pruner() -> Callable[..., Pruner]:
         return Pruner(model, Groups("4x1", "rows"), 0.75, schedule=Cubic(0, end, 2), **options)  # type: ignore[arg-type]
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def no_accelerator_left_behind():
+    """Trainers leave Accelerate's process-wide state, which other tests in the same process would find."""
+    yield
+    state = sys.modules.get("accelerate.state")
+    if state is not None:
+        state.AcceleratorState._reset_state(True)
