@@ -5,8 +5,39 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import hypothesis
 import pytest
+import torch
+
+
+class TorchRandom:
+    """torch's generator, as Hypothesis seeds it: a failing example fails again."""
+
+    def seed(self, seed: Any) -> None:
+        torch.manual_seed(seed)
+
+    def getstate(self) -> Any:
+        return torch.random.get_rng_state()
+
+    def setstate(self, state: Any) -> None:
+        torch.random.set_rng_state(state)
+
+
+TORCH_RANDOM = TorchRandom()  # Hypothesis holds it by a weak reference
+hypothesis.register_random(TORCH_RANDOM)
+
+# The same examples in every run, so that a failure is the change's; others and more of them by FLEXGROUP_EXAMPLES=50.
+hypothesis.settings.register_profile("same", derandomize=True, database=None)
+hypothesis.settings.register_profile("more", print_blob=True)
+hypothesis.settings.load_profile("more" if "FLEXGROUP_EXAMPLES" in os.environ else "same")
+
+
+@pytest.fixture(autouse=True)
+def _own_random_numbers() -> None:
+    """A test draws the same numbers alone, beside others, and in any order."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session", autouse=True)

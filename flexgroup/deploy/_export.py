@@ -13,8 +13,8 @@ from flexgroup.deploy._folder import check_folder, write_files
 from flexgroup.deploy._header import header
 from flexgroup.deploy._object import compile_object
 from flexgroup.engine import CompiledModel, Plan, plan_graph
-from flexgroup.engine._compiled import difference
-from flexgroup.engine._precision import TOLERANCES, advice, element_for, precision_of
+from flexgroup.engine._agreement import agrees, difference, tolerance_of
+from flexgroup.engine._precision import advice, element_for
 from flexgroup.kernels import F32, host_target, target_named
 
 if TYPE_CHECKING:
@@ -117,10 +117,9 @@ def _check(plan: Plan, model: torch.nn.Module, example: tuple[torch.Tensor, ...]
         error = difference(model, compiled, example)
     finally:
         compiled.close()
-    tolerance = TOLERANCES[precision_of(plan.element)]
-    if not error <= tolerance:
+    if not agrees(error, None, model, example, plan.element):
         raise FlexgroupError(
             f"the network compiled for {wanted.name} differs from torch by {error:.2e} of the largest output on the "
-            f"example, more than {tolerance:g}; nothing was written; {advice(plan.element)}"
+            f"example, more than {tolerance_of(plan.element):g}; nothing was written; {advice(plan.element)}"
         )
     return error

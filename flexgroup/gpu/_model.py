@@ -8,8 +8,8 @@ import numpy as np
 
 from flexgroup._errors import FlexgroupError
 from flexgroup.engine import Explanation, Plan, Profile, plan_graph
+from flexgroup.engine._agreement import agrees, difference, tolerance_of
 from flexgroup.engine._calls import first_image, input_arrays, results_like
-from flexgroup.engine._compiled import TOLERANCE, difference
 from flexgroup.engine._explain import explain_plan
 from flexgroup.engine._profile import profile_rows
 from flexgroup.gpu._device import Device, find_device
@@ -62,7 +62,7 @@ def compile(
     *,
     device: Device | str | None = None,
     sparse: bool = True,
-    tolerance: float = TOLERANCE,
+    tolerance: float | None = None,
 ) -> GpuModel:
     """Compile ``model`` for an OpenCL device, using the zeros in its weights.
 
@@ -85,10 +85,11 @@ def compile(
     graph = optimize(from_torch(model, example))
     compiled = GpuModel(plan_graph(graph, OPENCL, threads=1, sparse=sparse), device)
     compiled.error = difference(model, compiled, example)
-    if not compiled.error <= tolerance:
+    if not agrees(compiled.error, tolerance, model, example):
         compiled.close()
         raise FlexgroupError(
             f"the network on {device.name} differs from torch by {compiled.error:.2e} of the largest output on the "
-            f"example, more than tolerance={tolerance:g}; please report this with the model and the device"
+            f"example, more than tolerance={tolerance_of() if tolerance is None else tolerance:g}; please report this "
+            "with the model and the device"
         )
     return compiled

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import nn
 
 import flexgroup
 from flexgroup.engine import plan_graph
+from flexgroup.engine._agreement import agrees, difference
 from flexgroup.graph import from_torch, optimize
 from flexgroup.kernels import Target, host_target
 from tests.engine.networks import prune
@@ -18,13 +21,12 @@ NAMES = ["x86-64-avx512", "x86-64-avx2", "x86-64"]
 RUNNABLE = NAMES[NAMES.index(HOST.name) :] if HOST.name in NAMES else ["host"]
 
 
-def agree(model: nn.Module, compiled: flexgroup.CompiledModel, x: torch.Tensor) -> None:
-    with torch.no_grad():
-        expected = model(x)
+def agree(model: nn.Module, compiled: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> None:
     given = compiled(x)
-    assert given.shape == expected.shape
-    scale = max(float(expected.abs().max()), 1e-3)
-    assert float((given - expected).abs().max()) <= 1e-4 * scale
+    with torch.no_grad():
+        assert given.shape == model(x).shape
+    error = difference(model, lambda *_: given, (x,))
+    assert agrees(error, None, model, (x,)), error
 
 
 def agrees_run_after_run(
@@ -52,7 +54,4 @@ def twins_agree(
     prune(model, pattern, keep)
     x = torch.randn(1, *shape)
     plan = plan_graph(optimize(from_torch(model, (x,))), target, threads=threads)
-    with torch.no_grad():
-        expected = model(x)[0].numpy()
-    (given,) = run_plan(plan, x[0].numpy())
-    np.testing.assert_allclose(given, expected, atol=1e-4 * max(1e-3, np.abs(expected).max()))
+    agree(model, lambda *inputs: torch.from_numpy(np.stack([run_plan(plan, one.numpy())[0] for one in inputs[0]])), x)

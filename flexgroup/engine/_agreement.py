@@ -1,0 +1,109 @@
+"""Whether a compiled network computes what torch does: their difference on the example, and what of it is rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from flexgroup._errors import FlexgroupError
+from flexgroup.engine._precision import TOLERANCES, precision_of
+from flexgroup.kernels import F32, Element
+
+if TYPE_CHECKING:
+    import torch
+
+TRIALS = 4
+ROUNDINGS = 16.0  # how often what one rounding of inputs and weights changes is tolerated
+BITS = {2: 11, 4: 24}  # of the significand, by the bytes of a number
+
+
+def difference(model: Any, compiled: Callable[..., Any], example: tuple[Any, ...]) -> float:
+    """Largest absolute difference to ``model`` in torch on the example, over torch's largest absolute output.
+
+    The compiled network runs on noise first: whatever one image leaves behind in its memory must not reach the next.
+
+    Raises `FlexgroupError` for models that return anything but tensors.
+    """
+    import torch
+
+    wanted = _results(model, example)
+    generator = torch.Generator().manual_seed(0)  # of its own: the caller's random numbers stay as they were
+    with torch.no_grad():
+        compiled(*(torch.randn(value.shape, generator=generator) for value in example))
+        return _largest_change(wanted, compiled(*example))
+
+
+def agrees(error: float, tolerance: float | None, model: Any, example: tuple[Any, ...], element: Element = F32) -> bool:
+    """Whether ``error``, a `difference`, is within ``tolerance``, by default that of `TOLERANCES`.
+
+    By default, what rounding alone can make of this example is no error either. Where large numbers cancel, or an
+    activation cuts off all but a small rest, the largest output is small beside the numbers that it was added from, and
+    torch's own last bits are a large part of it: an error of `ROUNDINGS` times `rounding` may be seen there.
+    """
+    if tolerance is not None:
+        return error <= tolerance
+    return error <= tolerance_of(element) or error <= ROUNDINGS * rounding(model, example, element)
+
+
+def tolerance_of(element: Element = F32) -> float:
+    """What a difference may be by default, as a share of the largest output."""
+    return TOLERANCES[precision_of(element)]
+
+
+def rounding(model: Any, example: tuple[Any, ...], element: Element = F32) -> float:
+    """How far torch's results move, over its largest absolute output, when inputs and weights change in their last bit.
+
+    The largest of `TRIALS` random changes.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(1)
+    last_bit = 2.0 ** (1 - BITS[element.bytes])
+
+    def moved(value: torch.Tensor) -> torch.Tensor:
+        if not value.is_floating_point():
+            return value
+        noise = torch.rand(value.shape, generator=generator).to(value) * 2 - 1
+        return value.detach() * (1 + last_bit * noise)
+
+    named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    wanted = _results(model, example)
+    worst = 0.0
+    for _ in range(TRIALS):
+        state = {name: moved(value) for name, value in named.items()}
+        inputs = tuple(moved(value) for value in example)
+        worst = max(worst, _largest_change(wanted, _results(model, inputs, state)))
+    return worst
+
+
+def _results(model: Any, example: tuple[Any, ...], state: dict[str, Any] | None = None) -> list[torch.Tensor]:
+    """What torch computes in evaluation mode, with ``state`` for parameters and buffers; the model stays as it was."""
+    import torch
+
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            given = model(*example) if state is None else torch.func.functional_call(model, state, example)
+    finally:
+        for module, flag in training.items():
+            module.training = flag
+    results = [given] if isinstance(given, torch.Tensor) else given
+    if not isinstance(results, list | tuple) or not all(isinstance(result, torch.Tensor) for result in results):
+        raise FlexgroupError(
+            f"{type(model).__name__} returns a {type(given).__name__}; wrap it in a module that returns a tensor "
+            "or a tuple of tensors"
+        )
+    return list(results)
+
+
+def _largest_change(wanted: list[torch.Tensor], given: Any) -> float:
+    """Largest absolute difference of any result, over the largest absolute number that was wanted of it."""
+    import torch
+
+    worst = 0.0
+    for want, have in zip(wanted, [given] if isinstance(given, torch.Tensor) else given, strict=True):
+        scale = max(float(want.abs().max()), 1e-30)
+        change = float((want - have.reshape(want.shape)).abs().max()) / scale
+        worst = change if change != change else max(worst, change)
+    return worst
