@@ -129,6 +129,8 @@ class _Emitter:
             plane = k.at(inputs, k.load_index(self.offsets, loop.index))
             here = k.at(weights, k.builder.mul(loop.index, strip))
             factors = [k.load_vector(here, size, i * k.width) for i in range(spec.vectors)]
+            for i in range(spec.vectors):
+                k.prefetch(here, i * k.width)
             loop.next = list(loop.values)
             for t in range(spec.tile):
                 x = k.load_splat(plane, t * size)

@@ -181,6 +181,7 @@ class _Emitter:
         size = k.size
         plane = k.at(self.inputs, k.load_index(self.offsets, column))
         weights = k.at(self.weights, self._scaled(group, rows * size))
+        k.prefetch(weights)  # a large layer's come from memory, and every page is a stranger to the processor's own
         sums = list(accumulators)
         # Whichever is fewer stays in registers for the whole group: its weights or its activations.
         if rows <= tile:

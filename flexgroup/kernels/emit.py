@@ -13,6 +13,7 @@ from flexgroup.kernels.target import Element, Target
 
 I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 POINTER = I8.as_pointer()
+AHEAD = 4096  # bytes between a stream's reads and its prefetches: what memory needs for one line, at a line a dozen cycles
 
 BASE_SHIFT = 40  # a reference is (base << BASE_SHIFT) | byte offset
 
@@ -224,6 +225,17 @@ class Kernel(Code):
     def store(self, value: ir.Value, pointer: ir.Value, align: int, byte_offset: ir.Value | int = 0) -> None:
         address = self.builder.bitcast(self.at(pointer, byte_offset), value.type.as_pointer())
         self.builder.store(value, address, align=align)
+
+    def prefetch(self, pointer: ir.Value, byte_offset: ir.Value | int = 0) -> None:
+        """Ask for a cache line `AHEAD` bytes beyond ``pointer``, of a stream that is read once: it may not exist."""
+        module, name = self.function.module, "llvm.prefetch.p0"
+        declared = module.globals.get(name)
+        if declared is None:
+            kind = ir.FunctionType(ir.VoidType(), [POINTER, I32, I32, I32])
+            declared = ir.Function(module, kind, name)
+        read, near, data = (ir.Constant(I32, value) for value in (0, 3, 1))
+        address = self.at(self.at(pointer, byte_offset), AHEAD)
+        self.builder.call(declared, [address, read, near, data])
 
     def load_index(self, table: ir.Value, index: ir.Value) -> ir.Value:
         """Entry ``index`` of a table of 32-bit integers, widened to 64 bits."""

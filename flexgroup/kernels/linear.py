@@ -70,6 +70,7 @@ class LinearKernel:
                         factor = k.load_splat(x, b.mul(column, ir.Constant(I64, size)))
                         entries = k.at(block, b.mul(column, column_bytes))
                         for t in range(tile):
+                            k.prefetch(entries, t * width)
                             row = k.load_vector(entries, width, t * width)
                             sums[u * tile + t] = k.fma(factor, row, sums[u * tile + t])
                     rounds.next = sums
