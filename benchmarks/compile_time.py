@@ -141,6 +141,8 @@ def child(name: str, calls: int) -> None:
 def in_process(folder: str, costs: str, *arguments: str) -> Any:
     """What this file prints in a new process that keeps its cache in ``folder``, and uses these costs."""
     own = {"FLEXGROUP_CACHE": folder, "FLEXGROUP_COSTS": costs, "OMP_NUM_THREADS": "1"}
+    # As on a user's machine, where imported modules are compiled to bytecode once.
+    own["PYTHONDONTWRITEBYTECODE"] = ""
     command = [sys.executable, __file__, *arguments]
     output = subprocess.run(command, env={**os.environ, **own}, check=True, stdout=subprocess.PIPE, text=True).stdout
     return json.loads(output.splitlines()[-1])

@@ -183,7 +183,9 @@ def _plain(budget: str) -> str:
 
 def _pruner(run: Pruned, recipe: Recipe, model: nn.Module, splits: Splits) -> Pruner:
     steps = training_steps(len(splits.labels), recipe.batch_size, recipe.epochs)
-    schedule = Cubic(0, round(recipe.share * steps), recipe.every) if recipe.gradual else OneShot()
+    # 2:4 keeps half of every four weights, in no other share: there is nothing gradual about it.
+    gradual = recipe.gradual and run.groups != "2:4"
+    schedule = Cubic(0, round(recipe.share * steps), recipe.every) if gradual else OneShot()
     return Pruner(model, run.spec, run.sparsity, budget=run.budget, schedule=schedule, regrowth="none")
 
 

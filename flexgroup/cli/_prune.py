@@ -52,6 +52,14 @@ def prune(
         ),
     ] = "",
     rounds: Annotated[int, typer.Option("--rounds", help="Of the iterative schedule.")] = 5,
+    rewind: Annotated[
+        str | None,
+        typer.Option(
+            "--rewind",
+            help="After each round of iterative go back to the weights and learning rate of this epoch (1, 0.5); "
+            "lr: to the first learning rate only.",
+        ),
+    ] = None,
     regrowth: Annotated[
         str,
         typer.Option("--regrowth", help="What pruned weights do in training: memory, none or straight-through."),
@@ -166,6 +174,7 @@ def prune(
             shrink=shrink,
             permute=permute,
             refit=refit,
+            rewind=rewind,
         )
         record = run_prune(
             config,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from flexgroup.pruning import Schedule
     from flexgroup.pruning._settings import Settings
 
+LR = "lr"  # --rewind: the learning rate alone
 SCHEDULES = ("constant", "cubic", "iterative", "oneshot")
 CHOOSING_SHARE = 0.6  # of the steps; the rest trains the final pattern
 CHOICES = 40
@@ -65,6 +66,7 @@ class PruneConfig:
     shrink: float = 0.0
     permute: bool = False
     refit: int = 0
+    rewind: str | None = None
 
     def __post_init__(self) -> None:
         from flexgroup.groups import Groups
@@ -88,6 +90,14 @@ class PruneConfig:
                 f"--refit fits what is pruned at once, and --schedule {self.schedule} prunes later; use oneshot"
             )
 
+        if self.rewind is not None and self.schedule != "iterative":
+            raise FlexgroupError(
+                f"--rewind goes back after each round of --schedule iterative, and the schedule is {self.schedule}; "
+                f"give that schedule, or leave --rewind out"
+            )
+        if self.rewind not in (None, LR) and not 0 <= _number(self.rewind) < float("inf"):
+            raise FlexgroupError(f"--rewind {self.rewind!r} is neither an epoch, such as 1 or 0.5, nor {LR}")
+
     def make_groups(self) -> Groups:
         from flexgroup.groups import Groups
 
@@ -95,19 +105,36 @@ class PruneConfig:
 
     def make_schedule(self, images: int) -> Schedule:
         """When to prune, in a training on so many images."""
-        from flexgroup.pruning import Constant, Cubic, Iterative, OneShot, training_steps
+        from flexgroup.pruning import Constant, Cubic, OneShot, training_steps
 
         if self.schedule == "oneshot":
             return OneShot()
+        if self.schedule == "iterative":
+            return self._iterative(images)
         end = max(1, round(CHOOSING_SHARE * training_steps(images, self.batch_size, self.epochs)))
         every = max(1, end // CHOICES)
-        if self.schedule == "iterative":
-            if end < self.rounds:
-                raise FlexgroupError(f"--rounds {self.rounds} are more than the {end} steps to prune in; train longer")
-            return Iterative(self.rounds, every=end // self.rounds)
         if self.schedule == "constant":  # not before the first step: criteria may need its gradients
             return Constant(begin=every, end=max(end, every + 1), every=every)
         return Cubic(begin=0, end=end, every=every)
+
+    def _iterative(self, images: int) -> Schedule:
+        """Rounds over the share of the steps to choose in; with rewinding, as long as what follows the last one."""
+        from flexgroup.pruning import Iterative, training_steps
+
+        steps = training_steps(images, self.batch_size, self.epochs)
+        if self.rewind is None:
+            end = max(1, round(CHOOSING_SHARE * steps))
+            if end < self.rounds:
+                raise FlexgroupError(f"--rounds {self.rounds} are more than the {end} steps to prune in; train longer")
+            return Iterative(self.rounds, every=end // self.rounds)
+        back = 0 if self.rewind == LR else round(_number(self.rewind) * steps / self.epochs)
+        every = steps // (self.rounds + 1)
+        if back >= every:
+            raise FlexgroupError(
+                f"--rewind {self.rewind} goes back to step {back}, but {self.rounds} rounds in {steps} steps prune "
+                f"first at step {every}; train longer, use fewer --rounds, or go back further"
+            )
+        return Iterative(self.rounds, every=every, rewind=None if self.rewind == LR else back)
 
     def training(self) -> Settings:
         """The arguments of `flexgroup.finetune` that are here."""
@@ -127,6 +154,7 @@ class PruneConfig:
             precision=self.precision,
             distill=self.distill,
             temperature=self.temperature,
+            rewind_lr=self.rewind == LR,
             seed=self.seed,
         )
 
@@ -139,6 +167,14 @@ class PruneConfig:
                     f"--resume: the run in {file.parent} has {name} {saved.get(name)!r}, now it is {now.get(name)!r}; "
                     f"give the same options, or another --out"
                 )
+
+
+def _number(text: str | None) -> float:
+    """The number that ``text`` says, or -1."""
+    try:
+        return float(text or "")
+    except ValueError:
+        return -1.0
 
 
 def parse_options(texts: list[str] | None, option: str) -> dict[str, Any]:

@@ -13,7 +13,9 @@ from flexgroup.kernels.target import Element, Target
 
 I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 POINTER = I8.as_pointer()
-AHEAD = 4096  # bytes between a stream's reads and its prefetches: what memory needs for one line, at a line a dozen cycles
+AHEAD = (
+    4096  # bytes between a stream's reads and its prefetches: what memory needs for one line, at a line a dozen cycles
+)
 
 BASE_SHIFT = 40  # a reference is (base << BASE_SHIFT) | byte offset
 

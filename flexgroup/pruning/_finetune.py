@@ -52,6 +52,7 @@ def finetune(
     distill: float = 0.0,
     temperature: float = 4.0,
     pruner: Pruner | None = None,
+    rewind_lr: bool = False,
     seed: int = 0,
     normalise: Normalise | None = None,
     augment: Augment | None = None,
@@ -90,7 +91,9 @@ def finetune(
         teacher, distill, temperature: ``distill`` is the share of the loss that compares with the teacher's logits
             (`training_loss`); the teacher is not changed.
         pruner: made on this model; every step is one of its steps, except those that fp16 leaves out. It is
-            not finalized here. Without one, the zeros of a pruned model would fill up again.
+            not finalized here. Without one, the zeros of a pruned model would fill up again. Where its schedule rewinds
+            the weights, the learning rate goes back with them.
+        rewind_lr: the learning rate alone goes back after each choice of an `Iterative` schedule, to the highest.
         augment: ``augment(images, generator)`` changes each batch, `crop_and_flip` for example.
         checkpoints: a folder to keep the last two checkpoints in, one an epoch and every ``checkpoint_every`` steps.
             With ``resume=True`` the training goes on from the newest one that is whole, to the weights that it would
@@ -124,6 +127,7 @@ def finetune(
         precision=precision,
         distill=distill,
         temperature=temperature,
+        rewind_lr=rewind_lr,
         seed=seed,
     )
     device, steps = device_of(model), training_steps(len(images), batch_size, epochs)
@@ -185,9 +189,28 @@ def check_training(
     check_precision(settings.precision, device)
     check_teacher(teacher, settings.distill, settings.temperature, device)
     check_schedule(pruner, steps, settings.epochs)
-    rate = find_rate(settings.lr_schedule, steps, settings.lr_options, settings.warm_up)
+    places = lr_places(pruner, steps, settings.rewind_lr)
+    falling = find_rate(settings.lr_schedule, max(places) + 1, settings.lr_options, settings.warm_up)
     wanted = (settings.lr, settings.momentum, settings.weight_decay, settings.optimizer_options)
-    return rate, make_optimizer(model.parameters(), settings.optimizer, *wanted)
+    optimizer = make_optimizer(model.parameters(), settings.optimizer, *wanted)
+    return lambda step: falling(places[step]), optimizer
+
+
+def lr_places(pruner: Pruner | None, steps: int, rewind_lr: bool) -> Sequence[int]:
+    """For each of ``steps`` training steps, the step at which the learning rate is: earlier ones after rewinding.
+
+    Raises `FlexgroupError` if it is to be rewound by a pruner that has no schedule which could.
+    """
+    schedule = None if pruner is None else pruner.schedule
+    position = getattr(schedule, "position", None)
+    if rewind_lr and position is None:
+        raise FlexgroupError(
+            f"rewind_lr=True goes back after each choice of an Iterative schedule, and there is "
+            f"{'no pruner' if schedule is None else repr(schedule)}; use one, or leave rewind_lr out"
+        )
+    if pruner is None or position is None or not (rewind_lr or getattr(schedule, "rewind", None) is not None):
+        return range(steps)
+    return [position(pruner.steps + step) for step in range(steps)]
 
 
 def check_schedule(pruner: Pruner | None, steps: int, epochs: int) -> None:

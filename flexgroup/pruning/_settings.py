@@ -37,6 +37,7 @@ class Settings:
     precision: str = "fp32"
     distill: float = 0.0
     temperature: float = 4.0
+    rewind_lr: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:

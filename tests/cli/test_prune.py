@@ -104,8 +104,10 @@ def test_criteria_that_average_are_gathered_from_images_before_one_shot(flexgrou
     [
         ["--schedule", "constant", "--regrowth", "straight-through", "--shrink", 0.001, "--criterion", "taylor"],
         ["--schedule", "iterative", "--rounds", 2, "--regrowth", "none"],
+        ["--schedule", "iterative", "--rounds", 2, "--regrowth", "none", "--rewind", "0.2"],
+        ["--schedule", "iterative", "--rounds", 2, "--rewind", "lr"],
     ],
-    ids=["constant", "iterative"],
+    ids=["constant", "iterative", "weights rewound", "learning rate rewound"],
 )
 def test_schedules_and_regrowths_reach_the_sparsity(flexgroup, common, tmp_path, options):
     document = flexgroup(*common, "--sparsity", 0.8, "--epochs", 1, "--precision", "fp32", *options, "--json").document
@@ -154,6 +156,15 @@ def test_an_existing_run_needs_force(flexgroup, common, tmp_path):
         (
             ["--epochs", "1", "--schedule", "iterative", "--rounds", "999"],
             "--rounds 999 are more than the 6 steps to prune in; train longer",
+        ),
+        (["--rewind", "1"], "--rewind goes back after each round of --schedule iterative, and the schedule is oneshot"),
+        (
+            ["--epochs", "1", "--schedule", "iterative", "--rewind", "soon"],
+            "--rewind 'soon' is neither an epoch, such as 1 or 0.5, nor lr",
+        ),
+        (
+            ["--epochs", "1", "--schedule", "iterative", "--rounds", "2", "--rewind", "0.9"],
+            "--rewind 0.9 goes back to step 9, but 2 rounds in 10 steps prune first at step 3",
         ),
         (["--regrowth", "magic"], "regrowth='magic' is not known; use one of 'memory', 'none', 'straight-through'"),
         (["--regrowth", "none", "--shrink", "0.1"], "shrink=0.1 has nothing to shrink"),

@@ -7,9 +7,10 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from flexgroup import FlexgroupError, Groups, Pruner
-from flexgroup.pruning import Iterative
+from flexgroup import FlexgroupError, Groups, Pruner, finetune
+from flexgroup.pruning import Iterative, OneShot
 
 GROUPS = Groups("2x1", "rows")
 
@@ -75,3 +76,46 @@ def test_weights_of_another_model_are_not_rewound_to(make_net, train) -> None:
     with pytest.raises(FlexgroupError, match=r"the weights to rewind to are of another model: 'stem.bias' differs"):
         pruner.load_state_dict(state)
     assert pruner.steps == 1
+
+
+def learning_rates(model: nn.Module, images: torch.Tensor, **options) -> list[float]:
+    """Of every step of a training of twelve steps."""
+    rates: list[float] = []
+    labels = torch.arange(len(images)) % 4
+    hook = register_optimizer_step_pre_hook(
+        lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"])
+    )
+    try:
+        finetune(
+            model, images, labels, images, labels,
+            epochs=4, batch_size=len(images) // 3, lr=1.0, lr_schedule="linear", warm_up=0.0, **options,
+        )  # fmt: skip
+    finally:
+        hook.remove()
+    return rates
+
+
+def test_finetune_drives_the_learning_rate_as_from_the_step_that_weights_went_back_to(make_net, images) -> None:
+    model = make_net()
+    pruner = Pruner(model, GROUPS, 0.75, schedule=Iterative(2, every=4, rewind=1), regrowth="none")
+    falling = [0.8, 0.6, 0.4, 0.2]
+    assert learning_rates(model, images, pruner=pruner) == pytest.approx([1.0, *falling[:3], *falling, *falling])
+
+
+def test_finetune_rewinds_the_learning_rate_alone_if_asked_to(make_net, images) -> None:
+    def rates(**options) -> list[float]:
+        model = make_net()
+        pruner = Pruner(model, GROUPS, 0.75, schedule=Iterative(2, every=4))
+        return learning_rates(model, images, pruner=pruner, **options)
+
+    assert rates(rewind_lr=True) == pytest.approx([1.0, 0.75, 0.5, 0.25] * 3)
+    assert rates() == pytest.approx([1 - i / 12 for i in range(12)])
+
+
+def test_a_learning_rate_cannot_go_back_without_rounds(make_net, images) -> None:
+    model = make_net()
+    pruner = Pruner(model, GROUPS, 0.75, schedule=OneShot())
+    with pytest.raises(FlexgroupError, match=r"rewind_lr=True goes back after each choice .* there is OneShot\(at=0\)"):
+        learning_rates(model, images, pruner=pruner, rewind_lr=True)
+    with pytest.raises(FlexgroupError, match="there is no pruner; use one, or leave rewind_lr out"):
+        learning_rates(make_net(), images, rewind_lr=True)
