@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from flexgroup.engine._arrange import by_plane, side_by_side
 from flexgroup.engine._layout import Image
-from flexgroup.engine._operations import ConvOp, DepthwiseOp, ElementwiseOp, LinearOp, MeanOp, PoolOp
+from flexgroup.engine._operations import ConvOp, DepthwiseOp, ElementwiseOp, LinearOp, MeanOp, PoolOp, Tap
 from flexgroup.graph import ir
 from flexgroup.kernels.depthwise import handles
 from flexgroup.kernels.sparse_linear import MARGIN
@@ -25,6 +26,8 @@ def _conv(lowering: Lowering, node: ir.Node, op: ir.Conv2d) -> Value:
         form = "linear" if op.stride == (1, 1) else "rows"
         if handles(kernel, op.stride, op.dilation, form):
             return _depthwise(lowering, node, op)
+    if node.output in lowering.added:
+        return _sum_of_convs(lowering, lowering.added[node.output], node)
     residual = lowering.image(node.inputs[1]) if len(node.inputs) > 1 else None
     out = lowering.new_output(node)
     taps, reads = lowering.window(node.inputs[0], out, kernel, op.stride, op.dilation, op.padding)
@@ -38,6 +41,55 @@ def _conv(lowering: Lowering, node: ir.Node, op: ir.Conv2d) -> Value:
     )
     lowering.append(ConvOp(node.name, tuple(matrices), group_taps, op.bias, op.clamp, reads, out, residual, op.curve))
     return out
+
+
+def _sum_of_convs(lowering: Lowering, before: ir.Node, node: ir.Node) -> Value:
+    """Two convolutions that are added are one, of the planes of both: nothing is stored between them."""
+    out = lowering.new_output(node)
+    matrices: list[ir.Array] = []
+    columns: list[Tap] = []
+    reads: list[Image] = []
+    for each in (before, node):
+        op: Any = each.op
+        taps, images = lowering.window(each.inputs[0], out, op.weight.shape[2:], op.stride, op.dilation, op.padding)
+        matrices.append(op.weight.reshape(len(op.weight), -1))
+        columns += [tap for channel in taps for tap in channel]
+        reads += images
+    parts = tuple((each.name, matrix.shape[1]) for each, matrix in zip((before, node), matrices, strict=True))
+    last: Any = node.op
+    bias = last.bias + before.op.bias  # type: ignore[union-attr]
+    lowering.append(
+        ConvOp(
+            f"{before.name} + {node.name}",
+            (np.concatenate(matrices, axis=1),),
+            (tuple(columns),),
+            bias,
+            last.clamp,
+            tuple(dict.fromkeys(reads)),
+            out,
+            None,
+            last.curve,
+            parts,
+        )
+    )
+    return out
+
+
+def added_convolutions(graph: ir.Graph) -> dict[str, ir.Node]:
+    """By a convolution's output, the convolution that only it reads, as what is added to it: of a shortcut, mostly."""
+    producers = graph.producers()
+    uses = Counter([name for node in graph.nodes for name in node.inputs] + list(graph.outputs))
+    found: dict[str, ir.Node] = {}
+    for node in graph.nodes:
+        if not isinstance(node.op, ir.Conv2d) or len(node.inputs) < 2:
+            continue
+        before = producers.get(node.inputs[1])
+        if before is None or not isinstance(before.op, ir.Conv2d) or len(before.inputs) > 1:
+            continue
+        is_plain = before.op.clamp == ir.IDENTITY and not before.op.curve and uses[before.output] == 1
+        if is_plain and node.op.groups == before.op.groups == 1:
+            found[node.output] = before
+    return found
 
 
 def _depthwise(lowering: Lowering, node: ir.Node, op: ir.Conv2d) -> Value:

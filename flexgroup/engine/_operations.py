@@ -30,7 +30,10 @@ class Tap:
 
 @dataclass(frozen=True, eq=False)
 class ConvOp:
-    """``curve(clamp(matrix @ taps + bias + residual))``; one (matrix, taps) pair for every convolution group."""
+    """``curve(clamp(matrix @ taps + bias + residual))``; one (matrix, taps) pair for every convolution group.
+
+    ``parts`` is for sums of layers that are one matrix: their names, each with the columns that are its own.
+    """
 
     name: str
     matrices: tuple[Array, ...]
@@ -41,6 +44,7 @@ class ConvOp:
     out: Image
     residual: Image | None
     curve: str = ""
+    parts: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -41,6 +41,7 @@ class Step:
     barrier: bool = True  # whether all threads wait for each other after it
     slots: float = 0.0  # the cost model's estimate, in vector multiply-adds of one core at its peak (0: none was made)
     chain: int = -1  # the chain of layers that this step is one band of, if any
+    shares: tuple[tuple[str, float], ...] = ()  # of its weights, by layer, where it adds several layers up
 
 
 @dataclass(frozen=True)

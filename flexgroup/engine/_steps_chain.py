@@ -95,6 +95,7 @@ def chain_steps(builder: StepBuilder, chain: Chain) -> list[Step]:
     steps: list[Step] = []
     totals = _totals(chain, layers)
     reasons = {name: reason for name, (_, _, reason) in totals.items()}
+    shares = {conv.op.name: conv.shares for conv in layers.values()}
     for calls in zip_longest(*threads):
         by_kernel: dict[KernelSpec, list[Call | None]] = {}
         for thread, call in enumerate(calls):
@@ -118,6 +119,7 @@ def chain_steps(builder: StepBuilder, chain: Chain) -> list[Step]:
                     barrier=False,
                     slots=sum(call.slots for call in done),
                     chain=chain.number,
+                    shares=shares.get(name, ()),
                 )
             )
     return steps

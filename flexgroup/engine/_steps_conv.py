@@ -38,6 +38,16 @@ class ConvLayer:
     def dense_macs(self) -> int:
         return sum(matrix.size for matrix in self.op.matrices)
 
+    @property
+    def shares(self) -> tuple[tuple[str, float], ...]:
+        """What share of the non-zero weights is each layer's, if this is a sum of layers."""
+        shares, first = [], 0
+        for name, columns in self.op.parts:
+            own = self.op.matrices[0][:, first : first + columns]
+            shares.append((name, np.count_nonzero(own) / max(1, self.useful_macs)))
+            first += columns
+        return tuple(shares)
+
 
 def layer_of(builder: StepBuilder, op: ConvOp, rows: int) -> Layer:
     """What the choice of a kernel for ``op`` depends on, when a call computes so many rows; patterns are found once."""
@@ -100,6 +110,7 @@ def _conv(builder: StepBuilder, op: ConvOp) -> Step:
         conv.dense_macs * pixels,
         conv.choice.reason,
         builder.bytes_of(op),
+        shares=conv.shares,
     )
 
 

@@ -78,7 +78,9 @@ class Network:
         """What every step of the plan is predicted to take, by the name of its layer."""
         seconds: dict[str, float] = {}
         for step in plan.steps:
-            seconds[step.name] = seconds.get(step.name, 0.0) + step_seconds(step, plan, self.machine)
+            whole = step_seconds(step, plan, self.machine)
+            for name, share in step.shares or ((step.name, 1.0),):
+                seconds[name] = seconds.get(name, 0.0) + share * whole
         return seconds
 
     def _nodes_of(self, layer: Layer) -> list[int]:

@@ -59,6 +59,19 @@ class Residual(nn.Module):
         return torch.relu(x + y)
 
 
+class Shortcut(nn.Module):
+    """A convolution, and one of another kernel and stride of the same input, added: one matrix for the engine."""
+
+    def __init__(self, channels: int, out: int, stride: int, kernel: int, bias: bool) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, out, kernel, stride, kernel // 2)
+        self.conv2 = nn.Conv2d(out, out, 3, 1, 2, dilation=2, bias=bias)
+        self.down = nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=not bias), nn.BatchNorm2d(out))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.relu6(self.conv2(torch.relu(self.conv1(x))) + self.down(x))
+
+
 class Branches(nn.Module):
     """Two paths over one input, concatenated."""
 
@@ -78,7 +91,7 @@ def networks(draw) -> tuple[nn.Module, tuple[int, int, int]]:
     shape = (channels, draw(st.integers(5, 20)), draw(st.integers(5, 20)))
     layers: list[nn.Module] = []
     for _ in range(draw(st.integers(1, 4))):
-        kind = draw(st.sampled_from(["conv", "residual", "pool", "branches", "depthwise", "norm", "clamp"]))
+        kind = draw(st.sampled_from(["conv", "residual", "shortcut", "pool", "branches", "depthwise", "norm", "clamp"]))
         if kind == "conv":
             out, kernel = draw(st.integers(1, 12)), draw(st.sampled_from([1, 3]))
             stride, padding = draw(st.integers(1, 2)), draw(st.integers(kernel // 2, kernel // 2 + 1))
@@ -88,6 +101,12 @@ def networks(draw) -> tuple[nn.Module, tuple[int, int, int]]:
         elif kind == "residual":
             out = channels + 2 * draw(st.integers(0, 2))
             layers.append(Residual(channels, out, draw(st.integers(1, 2)), draw(st.sampled_from([1, 3]))))
+            channels = out
+        elif kind == "shortcut":
+            out = draw(st.integers(1, 12))
+            layers.append(
+                Shortcut(channels, out, draw(st.integers(1, 3)), draw(st.sampled_from([1, 3])), draw(st.booleans()))
+            )
             channels = out
         elif kind == "pool":
             pool = draw(st.sampled_from([nn.MaxPool2d, nn.AvgPool2d]))

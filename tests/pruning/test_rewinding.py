@@ -82,9 +82,7 @@ def learning_rates(model: nn.Module, images: torch.Tensor, **options) -> list[fl
     """Of every step of a training of twelve steps."""
     rates: list[float] = []
     labels = torch.arange(len(images)) % 4
-    hook = register_optimizer_step_pre_hook(
-        lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"])
-    )
+    hook = register_optimizer_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
     try:
         finetune(
             model, images, labels, images, labels,
