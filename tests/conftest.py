@@ -13,7 +13,7 @@ import torch
 
 
 class TorchRandom:
-    """torch's generator, as Hypothesis seeds it: a failing example fails again."""
+    """torch's generator, as Hypothesis seeds it, with 0 or what `st.random_module` draws: examples can be repeated."""
 
     def seed(self, seed: Any) -> None:
         torch.manual_seed(seed)
@@ -36,7 +36,7 @@ hypothesis.settings.load_profile("more" if "FLEXGROUP_EXAMPLES" in os.environ el
 
 @pytest.fixture(autouse=True)
 def _own_random_numbers() -> None:
-    """A test draws the same numbers alone, beside others, and in any order."""
+    """A test draws the same numbers alone, beside others, and in any order (modules and their fixtures aside)."""
     torch.manual_seed(0)
 
 

@@ -48,7 +48,8 @@ def prune(
         str,
         typer.Option(
             "--schedule",
-            help="oneshot; or over 60 % of the steps: cubic (default with epochs), constant or iterative.",
+            help="oneshot; or over 60 % of the steps (all, with --rewind): cubic (default with epochs), constant or "
+            "iterative.",
         ),
     ] = "",
     rounds: Annotated[int, typer.Option("--rounds", help="Of the iterative schedule.")] = 5,

@@ -130,9 +130,10 @@ class PruneConfig:
         back = 0 if self.rewind == LR else round(_number(self.rewind) * steps / self.epochs)
         every = steps // (self.rounds + 1)
         if back >= every:
+            further = "" if self.rewind == LR else ", or go back further"
             raise FlexgroupError(
                 f"--rewind {self.rewind} goes back to step {back}, but {self.rounds} rounds in {steps} steps prune "
-                f"first at step {every}; train longer, use fewer --rounds, or go back further"
+                f"first at step {every}; train longer, or use fewer --rounds{further}"
             )
         return Iterative(self.rounds, every=every, rewind=None if self.rewind == LR else back)
 

@@ -199,15 +199,20 @@ def compile(
     how: dict[str, Any] = {"threads": threads, "sparse": sparse, "element": element}
 
     def is_right(compiled: CompiledModel) -> bool:
-        return agrees(compiled.error, tolerance, module, inputs, element)
+        with contextlib.ExitStack() as closing:
+            closing.callback(compiled.close)
+            if agrees(compiled.error, tolerance, module, inputs, element):
+                closing.pop_all()
+                return True
+        return False
 
     compiled, keys = _compile(module, inputs, chosen, keep=True, **how)
-    if keys.plan is not None and not is_right(compiled):
-        compiled.close()
+    right = is_right(compiled)
+    if keys.plan is not None and not right:
         keys.forget()
         compiled, _ = _compile(module, inputs, chosen, keep=False, **how)
-    if not is_right(compiled):
-        compiled.close()
+        right = is_right(compiled)
+    if not right:
         raise FlexgroupError(
             f"the compiled network differs from torch by {compiled.error:.2e} of the largest output on the example, "
             f"more than tolerance={tolerance_of(element) if tolerance is None else tolerance:g}; {advice(element)}"

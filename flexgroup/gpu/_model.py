@@ -69,7 +69,8 @@ def compile(
     ``example`` is a tuple of inputs, batch first: it fixes every shape but the batch. ``device`` is a `Device`, part of
     a device's or platform's name, or None for the first GPU (where there is none, any device). The rest is as in
     `flexgroup.compile`: ``sparse=False`` ignores zeros; the result is run on the example and compared with torch, and a
-    difference beyond ``tolerance`` times the largest output is an error.
+    difference beyond ``tolerance`` times the largest output is an error; by default 1e-4, and more where rounding alone
+    explains it.
 
     Raises `FlexgroupError` if pyopencl or a device is missing, for a model that cannot be exported, operators that are
     not supported (all of them at once) and results that disagree.

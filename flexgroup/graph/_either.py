@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from flexgroup._errors import FlexgroupError
@@ -24,6 +27,21 @@ class GraphModule(torch.nn.Module):
         self.graph = graph
         arrays = [getattr(node.op, "weight", None) for node in graph.nodes]
         self.weights = torch.nn.ParameterList(torch.from_numpy(x) for x in arrays if x is not None)
+
+    def changed(self, change: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]) -> GraphModule:
+        """The same with ``change`` of every array of numbers that an operator has."""
+
+        def of(op: Any) -> Any:
+            values = {field.name: getattr(op, field.name) for field in dataclasses.fields(op)}
+            floats = {
+                name: np.asarray(change(value), value.dtype)
+                for name, value in values.items()
+                if isinstance(value, np.ndarray) and np.issubdtype(value.dtype, np.floating)
+            }
+            return dataclasses.replace(op, **floats)
+
+        nodes = tuple(dataclasses.replace(node, op=of(node.op)) for node in self.graph.nodes)
+        return GraphModule(dataclasses.replace(self.graph, nodes=nodes))
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         arrays = [x.detach().cpu().numpy() for x in inputs]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from flexgroup.kernels.curves import emit_curve
-from flexgroup.kernels.emit import I64, Kernel, Signature
+from flexgroup.kernels.emit import I64, LINE, Kernel, Signature
 from flexgroup.kernels.target import F32, Element, Target
 from flexgroup.kernels.transpose import transposed
 
@@ -129,8 +129,8 @@ class _Emitter:
             plane = k.at(inputs, k.load_index(self.offsets, loop.index))
             here = k.at(weights, k.builder.mul(loop.index, strip))
             factors = [k.load_vector(here, size, i * k.width) for i in range(spec.vectors)]
-            for i in range(spec.vectors):
-                k.prefetch(here, i * k.width)
+            for line in range(0, spec.vectors * k.width, LINE):
+                k.prefetch(here, line)
             loop.next = list(loop.values)
             for t in range(spec.tile):
                 x = k.load_splat(plane, t * size)

@@ -8,6 +8,7 @@ runs over all positions of a plane, border included, like the other convolutions
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llvmlite import ir
@@ -168,6 +169,9 @@ class _Emitter:
         k, spec = self.k, self.spec
         b, width = k.builder, spec.width
         shared = max(0, spec.height - spec.stride[0])
+        if spec.reduce == "max":
+            self._strided_largest(read, write, shared)
+            return
         if shared * width + len(self.factors) + 4 > k.target.vector_registers:
             shared = 0
 
@@ -186,6 +190,32 @@ class _Emitter:
                 total = self._add_row(total, window[y * width : (y + 1) * width], y)
             self._store(total, k.at(write, b.mul(rows.index, self.target_row)), 0)
             rows.next = window[len(window) - shared * width :]
+
+    def _strided_largest(self, read: ir.Value, write: ir.Value, shared: int) -> None:
+        """The largest of every row of the window, and of those; what windows have in common is one vector a row."""
+        k, spec = self.k, self.spec
+        b = k.builder
+
+        def row(top: ir.Value, y: int) -> ir.Value:
+            return self._largest(self._columns(k.at(top, b.mul(self.source_row, ir.Constant(I64, y)))))
+
+        step = b.mul(self.source_row, ir.Constant(I64, spec.stride[0]))
+        with k.loop(0, k.arg("rows"), 1, [row(read, y) for y in range(shared)]) as rows:
+            top = k.at(read, b.mul(rows.index, step))
+            window = [*rows.values, *(row(top, y) for y in range(shared, spec.height))]
+            self._store(self._largest(window), k.at(write, b.mul(rows.index, self.target_row)), 0)
+            rows.next = window[len(window) - shared :]
+
+    def _largest(self, values: Sequence[ir.Value]) -> ir.Value:
+        """The largest value in every lane, NaN if one is: NaNs are looked for in pairs, and put in at the end."""
+        b = self.k.builder
+        largest, odd = values[0], None
+        for value in values[1:]:
+            largest = b.select(b.fcmp_ordered(">", value, largest), value, largest)
+        for i in range(0, len(values), 2):
+            pair = b.fcmp_unordered("uno", values[i], values[min(i + 1, len(values) - 1)])
+            odd = pair if odd is None else b.or_(odd, pair)
+        return b.select(odd, self.k.constant(float("nan")), largest)
 
     def _positions(self, read: ir.Value, write: ir.Value) -> None:
         k, spec = self.k, self.spec

@@ -13,9 +13,8 @@ from flexgroup.kernels.target import Element, Target
 
 I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 POINTER = I8.as_pointer()
-AHEAD = (
-    4096  # bytes between a stream's reads and its prefetches: what memory needs for one line, at a line a dozen cycles
-)
+LINE = 64  # bytes of a cache line
+AHEAD = 4096  # bytes from what is read of a stream to what is asked for: memory takes a few hundred cycles
 
 BASE_SHIFT = 40  # a reference is (base << BASE_SHIFT) | byte offset
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from llvmlite import ir
 
 from flexgroup.kernels.curves import emit_curve
-from flexgroup.kernels.emit import I64, Kernel, Signature
+from flexgroup.kernels.emit import I64, LINE, Kernel, Signature
 from flexgroup.kernels.target import F32, Element, Target
 
 SIGNATURE = Signature(
@@ -69,8 +69,9 @@ class LinearKernel:
                         column = b.add(rounds.index, ir.Constant(I64, u))
                         factor = k.load_splat(x, b.mul(column, ir.Constant(I64, size)))
                         entries = k.at(block, b.mul(column, column_bytes))
+                        for line in range(0, tile * width, LINE):
+                            k.prefetch(entries, line)
                         for t in range(tile):
-                            k.prefetch(entries, t * width)
                             row = k.load_vector(entries, width, t * width)
                             sums[u * tile + t] = k.fma(factor, row, sums[u * tile + t])
                     rounds.next = sums

@@ -22,7 +22,7 @@ from flexgroup.pruning._metrics import Epoch, History, Metrics
 from flexgroup.pruning._optimizers import make_optimizer
 from flexgroup.pruning._precision import check_precision, faster_precision, layout
 from flexgroup.pruning._pruner import Pruner
-from flexgroup.pruning._rates import WARM_UP, find_rate
+from flexgroup.pruning._rates import WARM_UP, check_rewinding, find_rate
 from flexgroup.pruning._settings import Settings
 from flexgroup.pruning._training import Training
 
@@ -81,7 +81,7 @@ def finetune(
         epochs, batch_size: an epoch leaves out a last batch that is not full. A batch is one step of the optimizer,
             however many processes and parts share it.
         lr, lr_schedule, lr_options, warm_up: the highest learning rate; how it falls (`RATES`), with its options;
-            the share of the steps over which it rises.
+            the share of the steps over which it rises. With rewinding, the steps from one start to the next choice.
         optimizer, optimizer_options: any of torch.optim by name, with further arguments. ``momentum`` is for those that
             have it; ``weight_decay`` is for matrices and kernels only, not for biases and norms.
         clip: the largest norm of all gradients together.
@@ -92,8 +92,8 @@ def finetune(
             (`training_loss`); the teacher is not changed.
         pruner: made on this model; every step is one of its steps, except those that fp16 leaves out. It is
             not finalized here. Without one, the zeros of a pruned model would fill up again. Where its schedule rewinds
-            the weights, the learning rate goes back with them.
-        rewind_lr: the learning rate alone goes back after each choice of an `Iterative` schedule, to the highest.
+            the weights, the learning rate goes back with them (`Iterative.position`).
+        rewind_lr: the learning rate alone goes back after each choice of an `Iterative` schedule, to where it began.
         augment: ``augment(images, generator)`` changes each batch, `crop_and_flip` for example.
         checkpoints: a folder to keep the last two checkpoints in, one an epoch and every ``checkpoint_every`` steps.
             With ``resume=True`` the training goes on from the newest one that is whole, to the weights that it would
@@ -132,7 +132,7 @@ def finetune(
     )
     device, steps = device_of(model), training_steps(len(images), batch_size, epochs)
     check_checkpoints(checkpoints, checkpoint_every, resume)
-    rate, made = check_training(model, len(images), settings, pruner, teacher)
+    made = check_training(model, len(images), settings, pruner, teacher)
     _check_classes(model, images, (labels, validation_labels), normalise)
     saved = read_checkpoint(checkpoints) if checkpoints is not None and resume else None
     say = on_message or (lambda text: None)
@@ -155,7 +155,7 @@ def finetune(
             memory_format=layout(chosen),
         )
         training = Training(
-            model, images, labels, settings, accelerator, made, pruner, batches, rate, steps, chosen,
+            model, images, labels, settings, accelerator, made, pruner, batches, steps, chosen,
             teacher=teacher if distill else None,
         )  # fmt: skip
         stack.enter_context(torch.random.fork_rng(devices=[device] if device.type == "cuda" else []))
@@ -182,35 +182,17 @@ def finetune(
 
 def check_training(
     model: nn.Module, samples: int, settings: Settings, pruner: Pruner | None, teacher: nn.Module | None
-) -> tuple[Callable[[int], float], torch.optim.Optimizer]:
-    """The learning rate by step and the optimizer; raises `FlexgroupError` for all that can be known to be wrong."""
+) -> torch.optim.Optimizer:
+    """The optimizer; raises `FlexgroupError` for all that can be known to be wrong."""
     device, steps = device_of(model), training_steps(samples, settings.batch_size, settings.epochs)
     shares(samples, settings.batch_size, settings.accumulate, ranks())
     check_precision(settings.precision, device)
     check_teacher(teacher, settings.distill, settings.temperature, device)
     check_schedule(pruner, steps, settings.epochs)
-    places = lr_places(pruner, steps, settings.rewind_lr)
-    falling = find_rate(settings.lr_schedule, max(places) + 1, settings.lr_options, settings.warm_up)
+    find_rate(settings.lr_schedule, steps, settings.lr_options, settings.warm_up)
+    check_rewinding(pruner, settings.rewind_lr)
     wanted = (settings.lr, settings.momentum, settings.weight_decay, settings.optimizer_options)
-    optimizer = make_optimizer(model.parameters(), settings.optimizer, *wanted)
-    return lambda step: falling(places[step]), optimizer
-
-
-def lr_places(pruner: Pruner | None, steps: int, rewind_lr: bool) -> Sequence[int]:
-    """For each of ``steps`` training steps, the step at which the learning rate is: earlier ones after rewinding.
-
-    Raises `FlexgroupError` if it is to be rewound by a pruner that has no schedule which could.
-    """
-    schedule = None if pruner is None else pruner.schedule
-    position = getattr(schedule, "position", None)
-    if rewind_lr and position is None:
-        raise FlexgroupError(
-            f"rewind_lr=True goes back after each choice of an Iterative schedule, and there is "
-            f"{'no pruner' if schedule is None else repr(schedule)}; use one, or leave rewind_lr out"
-        )
-    if pruner is None or position is None or not (rewind_lr or getattr(schedule, "rewind", None) is not None):
-        return range(steps)
-    return [position(pruner.steps + step) for step in range(steps)]
+    return make_optimizer(model.parameters(), settings.optimizer, *wanted)
 
 
 def check_schedule(pruner: Pruner | None, steps: int, epochs: int) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flexgroup._errors import FlexgroupError
+
+if TYPE_CHECKING:
+    from flexgroup.pruning._pruner import Pruner
 
 Rate = Callable[[float], float]
 """``rate(progress) -> share``: of the highest learning rate; progress runs from 0 (warm) to 1 (the end)."""
@@ -80,3 +83,29 @@ def find_rate(name: str, steps: int, options: dict[str, Any], warm_up: float = W
         return float(rate(min(1.0, (done - warm) / max(1, steps - warm)), **options))
 
     return at
+
+
+def lr_places(pruner: Pruner | None, made: int, steps: int, rewind_lr: bool) -> Sequence[int]:
+    """For each of a training's ``steps``, the step at which the learning rate is: earlier ones after rewinding.
+
+    ``made`` of them the pruner has made already. A pruner that has chosen for the last time rewinds nothing.
+    """
+    schedule: Any = None if pruner is None else pruner.schedule
+    if pruner is None or not (rewind_lr or getattr(schedule, "rewind", None) is not None):
+        return range(steps)
+    before = pruner.steps - made
+    if before >= schedule.last:
+        return range(steps)
+    return [schedule.position(before + step) for step in range(steps)]
+
+
+def check_rewinding(pruner: Pruner | None, rewind_lr: bool) -> None:
+    """Raise `FlexgroupError` if a learning rate is to be rewound, and the schedule does not say to where."""
+    schedule = None if pruner is None else pruner.schedule
+    rewinds = getattr(schedule, "rewind", None) is not None
+    if (rewind_lr or rewinds) and not hasattr(schedule, "position"):
+        raise FlexgroupError(
+            f"{'rewind_lr=True' if rewind_lr else 'the learning rate'} goes back after each choice of a schedule with "
+            f"a `position`, such as Iterative, and there is {'no pruner' if schedule is None else repr(schedule)}; "
+            f"use one, or leave {'rewind_lr' if rewind_lr else 'its rewind'} out"
+        )

@@ -58,8 +58,11 @@ def settings_record(
 ) -> dict[str, Any]:
     """What a checkpoint must agree on with the run that resumes from it, as JSON."""
     digest = hashlib.sha256(labels.to("cpu", torch.int64).contiguous().numpy().tobytes()).hexdigest()
+    numbers = asdict(settings)
+    if not settings.rewind_lr:
+        del numbers["rewind_lr"]  # as in checkpoints from before it was there
     record = {
-        **asdict(settings),
+        **numbers,
         "images": f"{'x'.join(map(str, images.shape))} {str(images.dtype).removeprefix('torch.')}",
         "labels": digest[:16],
         "processes": ranks,

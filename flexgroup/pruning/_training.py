@@ -22,6 +22,7 @@ from flexgroup.pruning._distributed import is_sharded, mean_over_ranks, rank, ra
 from flexgroup.pruning._evaluate import count_right, device_of, full_batches, in_mode
 from flexgroup.pruning._metrics import Epoch, Metrics
 from flexgroup.pruning._pruner import Pruner
+from flexgroup.pruning._rates import find_rate, lr_places
 from flexgroup.pruning._settings import Settings, check_same, settings_record
 from flexgroup.pruning._training_state import (
     check_model,
@@ -52,7 +53,6 @@ class Training:
         optimizer: torch.optim.Optimizer,
         pruner: Pruner | None,
         batches: Batches,
-        rate: Callable[[int], float],
         steps: int,
         precision: str,
         teacher: nn.Module | None = None,
@@ -61,7 +61,7 @@ class Training:
         self._model, self._pruner, self._teacher = model, pruner, teacher
         self._settings, self._precision = settings, precision
         self._record = settings_record(settings, labels, images, ranks(), _describe(pruner))
-        self._batches, self._samples, self._rate, self.steps = batches, len(images), rate, steps
+        self._batches, self._samples, self.steps = batches, len(images), steps
         self._accelerator = accelerator
         self._running = distribute(accelerator, model)
         self._plain = optimizer
@@ -88,6 +88,7 @@ class Training:
         on_epoch: Callable[[Epoch], None] | None,
     ) -> None:
         """Train to the end, from wherever it is."""
+        self._rate = self._rates()
         self._metrics = metrics
         permutations = orders(self._samples, self._settings.seed, self.epoch)
         while self.epoch < self._settings.epochs:
@@ -113,10 +114,23 @@ class Training:
                 f"{self._pruner.schedule.last}, did not; end it {self.skipped} steps earlier, or use bf16"
             )
 
+    def _rates(self) -> Callable[[], float]:
+        """The share of the highest learning rate that the next step has; what was rewound goes by the pruner's steps.
+
+        Steps that fp16 left out are none of the pruner's, which rewinds when it chooses.
+        """
+        settings, pruner = self._settings, self._pruner
+        made = self.step - self.skipped
+        places = lr_places(pruner, made, self.steps, settings.rewind_lr)
+        falling = find_rate(settings.lr_schedule, max(places) + 1, settings.lr_options, settings.warm_up)
+        if isinstance(places, range):
+            return lambda: falling(self.step)
+        return lambda: falling(places[self.step - self.skipped])
+
     def _one_step(self, indices: Tensor) -> None:
         began = time.perf_counter()
         for group, peak in zip(self._plain.param_groups, self._peaks, strict=True):
-            group["lr"] = peak * self._rate(self.step)
+            group["lr"] = peak * self._rate()
         images, labels = self._batches.at(indices, self.step)
         self._optimizer.zero_grad()
         for batch, truth in zip(torch.split(images, self._part), torch.split(labels, self._part), strict=True):

@@ -25,6 +25,7 @@ PATTERNS = ["dense", "1x1", "2x1 rows", "4x1 rows", "8x1 rows", "4x1", "2x2 cols
 @st.composite
 def convolutions(draw) -> tuple[nn.Module, tuple[int, int, int]]:
     """One convolution with any kernel, stride, padding, dilation and groups, and an input shape that it takes."""
+    draw(st.random_module())  # torch's numbers too
     groups = draw(st.sampled_from([1, 1, 1, 2, 4]))
     in_channels = groups * draw(st.integers(1, 4))
     out_channels = groups * draw(st.integers(1, 5))
@@ -87,6 +88,7 @@ class Branches(nn.Module):
 @st.composite
 def networks(draw) -> tuple[nn.Module, tuple[int, int, int]]:
     """A stack of blocks that ends in an image or in a vector, with its input shape."""
+    draw(st.random_module())  # torch's numbers too
     channels = draw(st.integers(1, 6))
     shape = (channels, draw(st.integers(5, 20)), draw(st.integers(5, 20)))
     layers: list[nn.Module] = []

@@ -92,6 +92,7 @@ class Enlarged(nn.Module):
 @st.composite
 def gated_networks(draw) -> tuple[nn.Module, tuple[int, int, int]]:
     """A stack of blocks that ends in an image or in a vector, with its input shape."""
+    draw(st.random_module())  # torch's numbers too
     channels = draw(st.integers(2, 6))
     shape = (channels, draw(st.integers(4, 18)), draw(st.integers(4, 18)))
     layers: list[nn.Module] = []

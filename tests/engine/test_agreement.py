@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.utils.prune
 from torch import nn
 
 import flexgroup
 from flexgroup import FlexgroupError
-from flexgroup.engine._agreement import agrees, difference, rounding
+from flexgroup.engine._agreement import agrees, allowance, difference, rounding
+from flexgroup.graph import GraphModule, from_torch
 from flexgroup.kernels import F16, F32
+from flexgroup.zoo import build
 
 
 def cancelling(rest: float, seed: int = 0) -> nn.Sequential:
@@ -63,6 +66,31 @@ def test_rounding_grows_with_what_cancels_and_with_the_type():
     assert rounding(cancelling(1.0), X) < 1e-6
     assert 1e-5 < rounding(cancelling(1e-3), X) < 1e-2
     assert rounding(cancelling(1.0), X, F16) > 1000 * rounding(cancelling(1.0), X, F32)
+
+
+def test_rounding_is_not_blamed_for_much():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = build("mobilenet_v2").eval()
+        x = (torch.randn(1, 3, 64, 64),)
+    assert not agrees(0.11, None, model, x, F16)
+    assert not agrees(2e-3, None, model, x, F32)
+    assert not agrees(0.11, None, cancelling(1e-6), X)
+
+
+def test_a_graph_has_the_roundings_of_its_module():
+    model = cancelling(1e-3)
+    graph = GraphModule(from_torch(model, X))
+    assert rounding(graph, X) == pytest.approx(rounding(model, X), rel=1.0)
+    assert agrees(0.5 * allowance(model, X), None, graph, X)
+
+
+def test_weights_that_a_hook_computes_are_the_models_own_afterwards():
+    model = nn.Sequential(nn.Conv2d(64, 4, 1))
+    nn.utils.prune.random_unstructured(model[0], "weight", 0.5)
+    before = model[0].weight.clone()
+    rounding(model, X)
+    assert torch.equal(model[0].weight, before)
 
 
 def test_the_model_is_left_as_it_was():

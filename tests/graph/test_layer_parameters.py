@@ -25,6 +25,7 @@ def windows(draw):
 
 @st.composite
 def convolutions(draw):
+    draw(st.random_module())  # torch's numbers too
     padding = draw(st.sampled_from(["same", "valid"]) | st.tuples(st.integers(0, 3), st.integers(0, 3)))
     return nn.Conv2d(
         in_channels=4,
@@ -40,6 +41,7 @@ def convolutions(draw):
 
 @st.composite
 def transposed_convolutions(draw):
+    draw(st.random_module())  # torch's numbers too
     kernel, stride = draw(st.tuples(st.integers(1, 5), st.integers(1, 5))), draw(strides)
     return nn.ConvTranspose2d(
         in_channels=4,
@@ -55,12 +57,14 @@ def transposed_convolutions(draw):
 
 @st.composite
 def max_pools(draw):
+    draw(st.random_module())  # torch's numbers too
     kernel, padding = draw(windows())
     return nn.MaxPool2d(kernel, draw(strides), padding, draw(strides), ceil_mode=draw(st.booleans()))
 
 
 @st.composite
 def average_pools(draw):
+    draw(st.random_module())  # torch's numbers too
     kernel, padding = draw(windows())
     divisor = draw(st.none() | st.integers(1, 9))
     ceil_mode = draw(st.booleans())
@@ -71,6 +75,7 @@ def average_pools(draw):
 
 @st.composite
 def adaptive_pools(draw):
+    draw(st.random_module())  # torch's numbers too
     sizes = st.sampled_from([1, 2, 3, 4, 6, 12, None])
     return draw(st.sampled_from([nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d]))((draw(sizes), draw(sizes)))
 

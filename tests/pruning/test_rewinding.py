@@ -100,6 +100,35 @@ def test_finetune_drives_the_learning_rate_as_from_the_step_that_weights_went_ba
     assert learning_rates(model, images, pruner=pruner) == pytest.approx([1.0, *falling[:3], *falling, *falling])
 
 
+def test_a_pruner_that_is_done_rewinds_no_more(make_net, images) -> None:
+    model = make_net()
+    pruner = Pruner(model, GROUPS, 0.75, schedule=Iterative(2, every=4, rewind=1))
+    learning_rates(model, images, pruner=pruner)
+    assert learning_rates(model, images, pruner=pruner) == pytest.approx([1 - i / 12 for i in range(12)])
+
+
+@pytest.mark.parametrize("stop", [3, 4, 7, 9])
+def test_a_resumed_training_has_the_same_learning_rates(make_net, images, tmp_path, stop: int) -> None:
+    def rates(**options) -> list[float]:
+        model = make_net()
+        pruner = Pruner(model, GROUPS, 0.75, schedule=Iterative(2, every=4, rewind=1))
+        return learning_rates(model, images, pruner=pruner, checkpoint_every=1, **options)
+
+    class Killed(Exception):
+        pass
+
+    def kill(step: int, steps: int) -> None:
+        if step == stop + 1:
+            raise Killed
+
+    whole = rates(checkpoints=tmp_path / "whole")
+    with pytest.raises(Killed):
+        rates(checkpoints=tmp_path / "killed", on_step=kill)
+    rest = rates(checkpoints=tmp_path / "killed", resume=True)
+    assert rest == whole[len(whole) - len(rest) :]
+    assert len(rest) in (12 - stop, 12 - stop + 1)
+
+
 def test_finetune_rewinds_the_learning_rate_alone_if_asked_to(make_net, images) -> None:
     def rates(**options) -> list[float]:
         model = make_net()
