@@ -22,7 +22,7 @@ ROLES = {
     "cols-permuted": "unaligned, permuted",
 }
 SHAPES = ("2x1", "4x1", "8x1", "1x4", "1x8", "2x2", "2x4", "4x4")
-ENDS = {"1x1": "fine-grained (1x1)", "filter": "whole filters", "2:4": "2:4"}
+ENDS = {"1x1": "fine-grained (1x1)", "filter": "whole filters", "2:4": "2:4 (at once)"}
 _KEYS = {"name": str, "kind": str, "network": str, "recipe": str, "epochs": int, "seed": int, "accuracy": dict}
 
 
