@@ -44,7 +44,7 @@ class ConvLayer:
         shares, first = [], 0
         for name, columns in self.op.parts:
             own = self.op.matrices[0][:, first : first + columns]
-            shares.append((name, np.count_nonzero(own) / max(1, self.useful_macs)))
+            shares.append((name, int(np.count_nonzero(own)) / max(1, self.useful_macs)))
             first += columns
         return tuple(shares)
 

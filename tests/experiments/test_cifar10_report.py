@@ -68,7 +68,7 @@ def test_everything_has_its_place(write) -> None:
         assert set(one_shot) == {"fine-grained (1x1)", "whole filters", *WORSE} - {"1x1"}
     assert list(rows(text, "### 95 % pruned, balanced, the same share in every layer")) == ["4x1"]
     ends = rows(text, "### The ends of the scale")
-    assert ends["2:4"] == ["9.40 (1)", "0.4891", *"--------"]
+    assert ends["2:4 (at once)"] == ["9.40 (1)", "0.4891", *"--------"]
     assert ends["fine-grained (1x1)"][6:8] == ["15.90 ± 0.10 (3)", "0.1575"]
     assert rows(text, "## Dense networks")["resnet20-width8"] == ["dense", "30", "15.50 (1)", "14.00", "0.1400"]
     assert "Not run" not in text
