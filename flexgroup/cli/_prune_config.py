@@ -89,14 +89,13 @@ class PruneConfig:
             raise FlexgroupError(
                 f"--refit fits what is pruned at once, and --schedule {self.schedule} prunes later; use oneshot"
             )
-
         if self.rewind is not None and self.schedule != "iterative":
             raise FlexgroupError(
                 f"--rewind goes back after each round of --schedule iterative, and the schedule is {self.schedule}; "
                 f"give that schedule, or leave --rewind out"
             )
-        if self.rewind not in (None, LR) and not 0 <= _number(self.rewind) < float("inf"):
-            raise FlexgroupError(f"--rewind {self.rewind!r} is neither an epoch, such as 1 or 0.5, nor {LR}")
+        if self.rewind is not None:
+            _epoch(self.rewind)
 
     def make_groups(self) -> Groups:
         from flexgroup.groups import Groups
@@ -105,37 +104,35 @@ class PruneConfig:
 
     def make_schedule(self, images: int) -> Schedule:
         """When to prune, in a training on so many images."""
-        from flexgroup.pruning import Constant, Cubic, OneShot, training_steps
+        from flexgroup.pruning import Constant, Cubic, Iterative, OneShot, training_steps
 
         if self.schedule == "oneshot":
             return OneShot()
-        if self.schedule == "iterative":
-            return self._iterative(images)
-        end = max(1, round(CHOOSING_SHARE * training_steps(images, self.batch_size, self.epochs)))
+        steps = training_steps(images, self.batch_size, self.epochs)
+        if self.rewind is not None:
+            return self._rewinding(self.rewind, steps)
+        end = max(1, round(CHOOSING_SHARE * steps))
         every = max(1, end // CHOICES)
+        if self.schedule == "iterative":
+            if end < self.rounds:
+                raise FlexgroupError(f"--rounds {self.rounds} are more than the {end} steps to prune in; train longer")
+            return Iterative(self.rounds, every=end // self.rounds)
         if self.schedule == "constant":  # not before the first step: criteria may need its gradients
             return Constant(begin=every, end=max(end, every + 1), every=every)
         return Cubic(begin=0, end=end, every=every)
 
-    def _iterative(self, images: int) -> Schedule:
-        """Rounds over the share of the steps to choose in; with rewinding, as long as what follows the last one."""
-        from flexgroup.pruning import Iterative, training_steps
+    def _rewinding(self, rewind: str, steps: int) -> Schedule:
+        """Rounds that are as long as what follows the last one."""
+        from flexgroup.pruning import Iterative
 
-        steps = training_steps(images, self.batch_size, self.epochs)
-        if self.rewind is None:
-            end = max(1, round(CHOOSING_SHARE * steps))
-            if end < self.rounds:
-                raise FlexgroupError(f"--rounds {self.rounds} are more than the {end} steps to prune in; train longer")
-            return Iterative(self.rounds, every=end // self.rounds)
-        back = 0 if self.rewind == LR else round(_number(self.rewind) * steps / self.epochs)
-        every = steps // (self.rounds + 1)
+        back, every = round(_epoch(rewind) * steps / self.epochs), steps // (self.rounds + 1)
         if back >= every:
-            further = "" if self.rewind == LR else ", or go back further"
+            further = "" if rewind == LR else ", or go back further"
             raise FlexgroupError(
-                f"--rewind {self.rewind} goes back to step {back}, but {self.rounds} rounds in {steps} steps prune "
+                f"--rewind {rewind} goes back to step {back}, but {self.rounds} rounds in {steps} steps prune "
                 f"first at step {every}; train longer, or use fewer --rounds{further}"
             )
-        return Iterative(self.rounds, every=every, rewind=None if self.rewind == LR else back)
+        return Iterative(self.rounds, every=every, rewind=None if rewind == LR else back)
 
     def training(self) -> Settings:
         """The arguments of `flexgroup.finetune` that are here."""
@@ -170,12 +167,15 @@ class PruneConfig:
                 )
 
 
-def _number(text: str | None) -> float:
-    """The number that ``text`` says, or -1."""
+def _epoch(rewind: str) -> float:
+    """The epoch to go back to, 0 for the learning rate alone; raises `FlexgroupError` for what is neither."""
     try:
-        return float(text or "")
+        epoch = 0.0 if rewind == LR else float(rewind)
     except ValueError:
-        return -1.0
+        epoch = -1.0
+    if not 0 <= epoch < float("inf"):
+        raise FlexgroupError(f"--rewind {rewind!r} is neither an epoch, such as 1 or 0.5, nor {LR}")
+    return epoch
 
 
 def parse_options(texts: list[str] | None, option: str) -> dict[str, Any]:

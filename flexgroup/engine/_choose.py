@@ -8,8 +8,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from flexgroup.engine._costs import LINE, Costs
+from flexgroup.engine._costs import Costs
 from flexgroup.engine._work import ChannelsWork, ConvWork, Work
+from flexgroup.kernels import LINE
 from flexgroup.kernels.channels import most_vectors, tile_for
 from flexgroup.kernels.conv import group_starts, largest_tile
 from flexgroup.kernels.target import F32, Element, Target

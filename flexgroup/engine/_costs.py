@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flexgroup.kernels import Target
-
-LINE = 64  # bytes
+from flexgroup.kernels import LINE, Target
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from flexgroup.engine._choose import conv_work, tile_of
-from flexgroup.engine._costs import LINE, Costs
+from flexgroup.engine._costs import Costs
 from flexgroup.engine._layout import Image
 from flexgroup.engine._operations import ConvOp, CopyOp, DepthwiseOp, Operation, PoolOp
 from flexgroup.engine._plan import Step
@@ -15,6 +15,7 @@ from flexgroup.engine._rows import rows_of
 from flexgroup.engine._steps_conv import ConvLayer, conv_layer
 from flexgroup.engine._steps_depthwise import depthwise_work
 from flexgroup.engine._work import SHARE_OF_CACHE, MoveWork, StreamWork, Traffic, Work, traffic
+from flexgroup.kernels import LINE
 
 if TYPE_CHECKING:
     from flexgroup.engine._steps import StepBuilder

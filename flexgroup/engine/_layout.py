@@ -13,9 +13,9 @@ from functools import cached_property
 from flexgroup._errors import FlexgroupError
 from flexgroup.engine._geometry import Buffer, Footprint, Geometry, Reach, decide, round_up
 from flexgroup.engine._placement import Tenant, extent, places
+from flexgroup.kernels import LINE
 
 SUM_BYTES = 4  # of numbers in scratch memory
-LINE = 64  # bytes; planes start on cache lines
 ZERO = -1  # the buffer id of the plane that is always zero
 SINK = -2  # the buffer id of the plane that rows beyond the last one are stored to
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -47,23 +46,24 @@ def _sum_of_convs(lowering: Lowering, before: ir.Node, node: ir.Node) -> Value:
     """Two convolutions that are added are one, of the planes of both: nothing is stored between them."""
     out = lowering.new_output(node)
     matrices: list[ir.Array] = []
+    biases: list[ir.Array] = []
     columns: list[Tap] = []
     reads: list[Image] = []
     for each in (before, node):
         op: Any = each.op
         taps, images = lowering.window(each.inputs[0], out, op.weight.shape[2:], op.stride, op.dilation, op.padding)
         matrices.append(op.weight.reshape(len(op.weight), -1))
+        biases.append(op.bias)
         columns += [tap for channel in taps for tap in channel]
         reads += images
     parts = tuple((each.name, matrix.shape[1]) for each, matrix in zip((before, node), matrices, strict=True))
     last: Any = node.op
-    bias = last.bias + before.op.bias  # type: ignore[union-attr]
     lowering.append(
         ConvOp(
             f"{before.name} + {node.name}",
             (np.concatenate(matrices, axis=1),),
             (tuple(columns),),
-            bias,
+            biases[1] + biases[0],
             last.clamp,
             tuple(dict.fromkeys(reads)),
             out,
@@ -78,7 +78,7 @@ def _sum_of_convs(lowering: Lowering, before: ir.Node, node: ir.Node) -> Value:
 def added_convolutions(graph: ir.Graph) -> dict[str, ir.Node]:
     """By a convolution's output, the convolution that only it reads, as what is added to it: of a shortcut, mostly."""
     producers = graph.producers()
-    uses = Counter([name for node in graph.nodes for name in node.inputs] + list(graph.outputs))
+    readers = graph.consumers()
     found: dict[str, ir.Node] = {}
     for node in graph.nodes:
         if not isinstance(node.op, ir.Conv2d) or len(node.inputs) < 2:
@@ -86,8 +86,9 @@ def added_convolutions(graph: ir.Graph) -> dict[str, ir.Node]:
         before = producers.get(node.inputs[1])
         if before is None or not isinstance(before.op, ir.Conv2d) or len(before.inputs) > 1:
             continue
-        is_plain = before.op.clamp == ir.IDENTITY and not before.op.curve and uses[before.output] == 1
-        if is_plain and node.op.groups == before.op.groups == 1:
+        is_plain = before.op.clamp == ir.IDENTITY and not before.op.curve
+        is_its_own = len(readers[before.output]) == 1 and before.output not in graph.outputs
+        if is_plain and is_its_own and node.op.groups == before.op.groups == 1:
             found[node.output] = before
     return found
 

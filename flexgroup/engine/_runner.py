@@ -65,15 +65,11 @@ def emit_runner(module: ir.Module, target: Target) -> None:
 
 def _pause(k: Code) -> None:
     """Tell the core that this is a waiting loop."""
-    module, family = k.function.module, k.target.triple.split("-")[0]
+    family = k.target.triple.split("-")[0]
     if family == "x86_64":
-        name, operands = "llvm.x86.sse2.pause", []
+        k.call("llvm.x86.sse2.pause", ir.VoidType(), [])
     elif family in ("aarch64", "arm64"):
-        name, operands = "llvm.aarch64.hint", [ir.Constant(I32, 1)]  # yield
-    else:
-        return
-    kind = ir.FunctionType(ir.VoidType(), [operand.type for operand in operands])
-    k.builder.call(module.globals.get(name) or ir.Function(module, kind, name), operands)
+        k.call("llvm.aarch64.hint", ir.VoidType(), [ir.Constant(I32, 1)])  # yield
 
 
 def _emit_run(module: ir.Module, target: Target) -> None:

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from flexgroup.engine._costs import LINE, Costs
+from flexgroup.engine._costs import Costs
 from flexgroup.engine._layout import Image, Layout
 from flexgroup.engine._rows import Rows
+from flexgroup.kernels import LINE
 
 SHARE_OF_CACHE = 0.6  # that images may take: weights, tables and the images at both ends need the rest
 

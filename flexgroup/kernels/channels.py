@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from flexgroup.kernels.curves import emit_curve
-from flexgroup.kernels.emit import I64, LINE, Kernel, Signature
-from flexgroup.kernels.target import F32, Element, Target
+from flexgroup.kernels.emit import I64, Kernel, Signature
+from flexgroup.kernels.target import F32, LINE, Element, Target
 from flexgroup.kernels.transpose import transposed
 
 LONGEST_TILE, SHORTEST_TILE = 14, 5  # positions

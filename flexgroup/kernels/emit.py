@@ -13,7 +13,6 @@ from flexgroup.kernels.target import Element, Target
 
 I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 POINTER = I8.as_pointer()
-LINE = 64  # bytes of a cache line
 AHEAD = 4096  # bytes from what is read of a stream to what is asked for: memory takes a few hundred cycles
 
 BASE_SHIFT = 40  # a reference is (base << BASE_SHIFT) | byte offset
@@ -63,6 +62,11 @@ class Code:
         """The argument field ``name`` as the address of a ``kind``."""
         b = self.builder
         return b.load(b.bitcast(self.field(name), kind.as_pointer().as_pointer()), name=name)
+
+    def call(self, name: str, result: ir.Type, operands: Sequence[ir.Value]) -> ir.Value:
+        """Call an intrinsic function of LLVM; it is declared when it is first called."""
+        module, kind = self.function.module, ir.FunctionType(result, [operand.type for operand in operands])
+        return self.builder.call(module.globals.get(name) or ir.Function(module, kind, name), operands)
 
     @contextmanager
     def loop(
@@ -229,14 +233,9 @@ class Kernel(Code):
 
     def prefetch(self, pointer: ir.Value, byte_offset: ir.Value | int = 0) -> None:
         """Ask for a cache line `AHEAD` bytes beyond ``pointer``, of a stream that is read once: it may not exist."""
-        module, name = self.function.module, "llvm.prefetch.p0"
-        declared = module.globals.get(name)
-        if declared is None:
-            kind = ir.FunctionType(ir.VoidType(), [POINTER, I32, I32, I32])
-            declared = ir.Function(module, kind, name)
         read, near, data = (ir.Constant(I32, value) for value in (0, 3, 1))
         address = self.at(self.at(pointer, byte_offset), AHEAD)
-        self.builder.call(declared, [address, read, near, data])
+        self.call("llvm.prefetch.p0", ir.VoidType(), [address, read, near, data])
 
     def load_index(self, table: ir.Value, index: ir.Value) -> ir.Value:
         """Entry ``index`` of a table of 32-bit integers, widened to 64 bits."""
@@ -289,12 +288,7 @@ class Kernel(Code):
     def _intrinsic(self, operation: str, operands: Sequence[ir.Value]) -> ir.Value:
         kind = operands[0].type
         suffix = f"v{kind.count}{_type_name(kind.element)}" if isinstance(kind, ir.VectorType) else _type_name(kind)
-        module = self.function.module
-        name = f"llvm.{operation}.{suffix}"
-        declared = module.globals.get(name)
-        if declared is None:
-            declared = ir.Function(module, ir.FunctionType(kind, [kind] * len(operands)), name)
-        return self.builder.call(declared, operands)
+        return self.call(f"llvm.{operation}.{suffix}", kind, operands)
 
 
 @dataclass

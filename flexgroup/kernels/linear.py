@@ -9,8 +9,8 @@ import numpy.typing as npt
 from llvmlite import ir
 
 from flexgroup.kernels.curves import emit_curve
-from flexgroup.kernels.emit import I64, LINE, Kernel, Signature
-from flexgroup.kernels.target import F32, Element, Target
+from flexgroup.kernels.emit import I64, Kernel, Signature
+from flexgroup.kernels.target import F32, LINE, Element, Target
 
 SIGNATURE = Signature(
     (

@@ -11,6 +11,8 @@ from llvmlite import ir
 
 from flexgroup._errors import FlexgroupError
 
+LINE = 64  # bytes of a cache line
+
 
 @dataclass(frozen=True)
 class Element:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -85,17 +85,17 @@ def find_rate(name: str, steps: int, options: dict[str, Any], warm_up: float = W
     return at
 
 
-def lr_places(pruner: Pruner | None, made: int, steps: int, rewind_lr: bool) -> Sequence[int]:
-    """For each of a training's ``steps``, the step at which the learning rate is: earlier ones after rewinding.
+def rewound_places(pruner: Pruner | None, made: int, steps: int, rewind_lr: bool) -> list[int] | None:
+    """For each of a training's ``steps``, the step at which a learning rate that is rewound is; None if it is not.
 
     ``made`` of them the pruner has made already. A pruner that has chosen for the last time rewinds nothing.
     """
     schedule: Any = None if pruner is None else pruner.schedule
     if pruner is None or not (rewind_lr or getattr(schedule, "rewind", None) is not None):
-        return range(steps)
+        return None
     before = pruner.steps - made
     if before >= schedule.last:
-        return range(steps)
+        return None
     return [schedule.position(before + step) for step in range(steps)]
 
 

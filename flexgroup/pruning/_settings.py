@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +58,8 @@ def settings_record(
 ) -> dict[str, Any]:
     """What a checkpoint must agree on with the run that resumes from it, as JSON."""
     digest = hashlib.sha256(labels.to("cpu", torch.int64).contiguous().numpy().tobytes()).hexdigest()
-    numbers = asdict(settings)
-    if not settings.rewind_lr:
-        del numbers["rewind_lr"]  # as in checkpoints from before it was there
     record = {
-        **numbers,
+        **asdict(settings),
         "images": f"{'x'.join(map(str, images.shape))} {str(images.dtype).removeprefix('torch.')}",
         "labels": digest[:16],
         "processes": ranks,
@@ -72,7 +69,11 @@ def settings_record(
 
 
 def check_same(saved: Mapping[str, Any], now: Mapping[str, Any], file: Path) -> None:
-    """Raise `FlexgroupError`, naming the first field that differs, unless a checkpoint is of this very training."""
+    """Raise `FlexgroupError`, naming the first field that differs, unless a checkpoint is of this very training.
+
+    What a checkpoint does not know, because settings were added since, was as it is by default.
+    """
+    saved = {**{one.name: one.default for one in fields(Settings) if one.default is not MISSING}, **saved}
     for name in [*now, *saved]:
         if saved.get(name) != now.get(name):
             raise FlexgroupError(

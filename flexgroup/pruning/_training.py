@@ -22,7 +22,7 @@ from flexgroup.pruning._distributed import is_sharded, mean_over_ranks, rank, ra
 from flexgroup.pruning._evaluate import count_right, device_of, full_batches, in_mode
 from flexgroup.pruning._metrics import Epoch, Metrics
 from flexgroup.pruning._pruner import Pruner
-from flexgroup.pruning._rates import find_rate, lr_places
+from flexgroup.pruning._rates import find_rate, rewound_places
 from flexgroup.pruning._settings import Settings, check_same, settings_record
 from flexgroup.pruning._training_state import (
     check_model,
@@ -119,11 +119,11 @@ class Training:
 
         Steps that fp16 left out are none of the pruner's, which rewinds when it chooses.
         """
-        settings, pruner = self._settings, self._pruner
-        made = self.step - self.skipped
-        places = lr_places(pruner, made, self.steps, settings.rewind_lr)
-        falling = find_rate(settings.lr_schedule, max(places) + 1, settings.lr_options, settings.warm_up)
-        if isinstance(places, range):
+        settings = self._settings
+        places = rewound_places(self._pruner, self.step - self.skipped, self.steps, settings.rewind_lr)
+        steps = self.steps if places is None else max(places) + 1
+        falling = find_rate(settings.lr_schedule, steps, settings.lr_options, settings.warm_up)
+        if places is None:
             return lambda: falling(self.step)
         return lambda: falling(places[self.step - self.skipped])
 

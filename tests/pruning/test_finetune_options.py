@@ -20,6 +20,7 @@ from flexgroup.pruning._distillation import training_loss
 from flexgroup.pruning._optimizers import make_optimizer, optimizer_names
 from flexgroup.pruning._precision import faster_precision
 from flexgroup.pruning._rates import find_rate
+from flexgroup.pruning._settings import Settings, check_same, settings_record
 
 
 @pytest.fixture
@@ -335,3 +336,14 @@ def test_without_accelerate_it_says_what_to_install(data, monkeypatch) -> None:
 def test_metrics_are_json_even_with_options_that_are_not(data, tmp_path) -> None:
     trained(data, metrics=tmp_path / "m.jsonl", optimizer="adam", optimizer_options={"betas": (0.9, 0.99)}, lr=0.01)
     assert json.loads((tmp_path / "m.jsonl").read_text())["event"] == "epoch"
+
+
+def test_a_checkpoint_from_before_a_setting_was_added_is_of_a_training_that_leaves_it_as_it_is(tmp_path) -> None:
+    labels, images = torch.zeros(4, dtype=torch.int64), torch.zeros(4, 3, 8, 8)
+    now = settings_record(Settings(epochs=1, batch_size=2, lr=0.1), labels, images, 1, None)
+    before = {name: value for name, value in now.items() if name != "rewind_lr"}
+    check_same(before, now, tmp_path)
+    with pytest.raises(FlexgroupError, match="rewind_lr was False and is True; resume with the same arguments"):
+        check_same(before, {**now, "rewind_lr": True}, tmp_path)
+    with pytest.raises(FlexgroupError, match="epochs was None and is 1; resume with the same arguments"):
+        check_same({name: value for name, value in now.items() if name != "epochs"}, now, tmp_path)
