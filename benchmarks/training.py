@@ -29,7 +29,7 @@ from flexgroup import Cubic, Groups, Pruner
 from flexgroup.pruning import crop_and_flip
 from flexgroup.pruning._batches import Batches
 from flexgroup.pruning._distillation import training_loss
-from flexgroup.pruning._precision import layout
+from flexgroup.pruning._precision import CHOICES, Arithmetic
 from flexgroup.report import this_machine
 from flexgroup.zoo import load_data, resnet20
 
@@ -47,7 +47,7 @@ def seconds(call: Callable[[], object], clock: Callable[[], float] = time.perf_c
 class Stepper:
     """A network, its optimizer and its images: one training step a call."""
 
-    def __init__(self, images: Tensor, labels: Tensor, normalise: Callable[[Tensor], Tensor], precision: str) -> None:
+    def __init__(self, images: Tensor, labels: Tensor, normalise: Callable[[Tensor], Tensor], how: Arithmetic) -> None:
         torch.manual_seed(0)
         self.model: nn.Module = resnet20().train()
         self.pruner: Pruner | None = None
@@ -59,9 +59,9 @@ class Stepper:
             seed=0,
             normalise=normalise,
             augment=crop_and_flip,
-            memory_format=layout(precision),
+            memory_format=how.layout,
         )
-        self._low = precision == "bf16"
+        self._low = how.precision == "bf16"
         self._order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0)).split(BATCH)
         self._done = 0
 
@@ -85,9 +85,9 @@ class Stepper:
             self.pruner.step()
 
 
-def steps(data: tuple[Tensor, Tensor, Callable[[Tensor], Tensor]], precision: str, rounds: int) -> dict[str, Any]:
+def steps(data: tuple[Tensor, Tensor, Callable[[Tensor], Tensor]], how: Arithmetic, rounds: int) -> dict[str, Any]:
     """Seconds of a step without and with a pruner, of a choice, and of a batch alone."""
-    plain, pruned, choosing = (Stepper(*data, precision) for _ in range(3))
+    plain, pruned, choosing = (Stepper(*data, how) for _ in range(3))
     pruned.prune(every=10**8)
     choosing.prune(every=1)
     times: dict[str, list[float]] = {"plain": [], "pruned": [], "choice": [], "batch": []}
@@ -106,7 +106,7 @@ def steps(data: tuple[Tensor, Tensor, Callable[[Tensor], Tensor]], precision: st
     masked = median(b / a for a, b in zip(times["plain"], times["pruned"], strict=True)) - 1.0
     choice = middle["choice"] / CHOICE_EVERY / middle["plain"]
     return {
-        "precision": precision,
+        **asdict(how),
         "seconds": middle,
         "images_a_second": BATCH / middle["plain"],
         "images_a_second_pruned": BATCH / (middle["pruned"] + middle["choice"] / CHOICE_EVERY),
@@ -132,7 +132,7 @@ def main() -> None:
     else:
         pixels = torch.randint(0, 256, (20 * BATCH, 3, 32, 32), dtype=torch.uint8)
         data = (pixels, torch.arange(len(pixels)) % 10, lambda part: part.float().div_(255).sub_(0.5))
-    results = [steps(data, precision, options.rounds) for precision in ("fp32", "bf16")]
+    results = [steps(data, how, options.rounds) for how in CHOICES]
     show(results, reading, options.threads)
     if options.out:
         words = f"python benchmarks/training.py{' --data cifar10:FOLDER' if options.data else ''}"
@@ -154,7 +154,7 @@ def show(results: list[dict[str, Any]], reading: float | None, threads: int) -> 
         table.add_column(column, justify="right" if column else "left")
     for row in results:
         table.add_row(
-            row["precision"] + (" channels-last" if row["precision"] == "bf16" else ""),
+            str(Arithmetic(row["precision"], row["channels_last"])),
             f"{row['images_a_second']:.0f}",
             f"{row['images_a_second_pruned']:.0f}",
             f"{row['percent_added_by_masks']:+.2f} %",

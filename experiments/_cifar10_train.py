@@ -141,7 +141,7 @@ def train(
         batch_size=recipe.batch_size,
         lr=recipe.lr if pruner is not None else 2 * recipe.lr,
         weight_decay=recipe.weight_decay,
-        precision="bf16",
+        precision="auto",
         teacher=teacher,
         distill=recipe.distill if teacher is not None else 0.0,
         temperature=recipe.temperature,
@@ -152,12 +152,14 @@ def train(
         checkpoints=folder / "checkpoints",
         checkpoint_every=100,
         resume=True,
+        on_message=lambda text: say(f"{name}: {text}"),
         on_epoch=lambda epoch: say(f"{name}: epoch {epoch.epoch}, {epoch.validation_accuracy:.2f} %"),
     )
     if pruner is not None:
         pruner.finalize()
         record["measured_sparsity"] = pruner.sparsity
         record["layers"] = {name: int(mask.sum()) for name, mask in pruner.masks.items()}
+    record["precision"] = history.precision
     record["curve"] = [round(epoch.validation_accuracy, 2) for epoch in history.epochs]
     data = splits.data
     test = accuracy(model, data.test_images, data.test_labels, normalise=data.normalise)

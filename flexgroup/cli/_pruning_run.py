@@ -134,6 +134,7 @@ class _Run:
     measured: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys(POINTS))
     tested: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys(POINTS))
     precision: str | None = None
+    channels_last: bool | None = None
 
     def check(self, checkpoint_every: int | None, trackers: Sequence[str]) -> None:
         """Raise `FlexgroupError` for what would stop the training before its first step."""
@@ -240,7 +241,7 @@ class _Run:
             on_message=progress.line,
             metrics=metrics,
         )
-        self.precision = history.precision
+        self.precision, self.channels_last = history.precision, history.channels_last
 
     def record(self, warned: Sequence[str]) -> dict[str, Any]:
         """All that the run found, as JSON."""
@@ -254,6 +255,7 @@ class _Run:
             "config": asdict(self.config),
             "machine": asdict(this_machine()),
             "precision": self.precision,
+            "channels_last": self.channels_last,
             "accuracy": self.tested,
             "validation": None if self.validation is None else self.measured,
             "sparsity": {

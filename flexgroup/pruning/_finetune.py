@@ -20,7 +20,7 @@ from flexgroup.pruning._distributed import rank, ranks, reshard
 from flexgroup.pruning._evaluate import check_images, device_of, in_mode
 from flexgroup.pruning._metrics import Epoch, History, Metrics
 from flexgroup.pruning._optimizers import make_optimizer
-from flexgroup.pruning._precision import check_precision, faster_precision, layout
+from flexgroup.pruning._precision import arithmetic, check_precision, faster_arithmetic
 from flexgroup.pruning._pruner import Pruner
 from flexgroup.pruning._rates import WARM_UP, check_rewinding, find_rate
 from flexgroup.pruning._settings import Settings
@@ -48,6 +48,7 @@ def finetune(
     clip: float | None = None,
     accumulate: int = 1,
     precision: str = "fp32",
+    channels_last: bool | None = None,
     teacher: nn.Module | None = None,
     distill: float = 0.0,
     temperature: float = 4.0,
@@ -86,8 +87,9 @@ def finetune(
             have it; ``weight_decay`` is for matrices and kernels only, not for biases and norms.
         clip: the largest norm of all gradients together.
         accumulate: work through a batch in so many parts, which takes less memory.
-        precision: ``"fp32"``; ``"bf16"`` or ``"fp16"`` (GPU) autocast with channels-last; or ``"auto"``: bf16
-            where a few timed steps are faster in it.
+        precision, channels_last: ``"fp32"``; ``"bf16"`` or ``"fp16"`` (GPU) autocast; or ``"auto"``: fp32 or bf16,
+            with images in planes or channels-last, whichever a few timed steps find the fastest. Channels-last are
+            bf16 and fp16, and fp32 is not, unless it is said.
         teacher, distill, temperature: ``distill`` is the share of the loss that compares with the teacher's logits
             (`training_loss`); the teacher is not changed.
         pruner: made on this model; every step is one of its steps, except those that fp16 leaves out. It is
@@ -125,6 +127,7 @@ def finetune(
         clip=clip,
         accumulate=accumulate,
         precision=precision,
+        channels_last=channels_last,
         distill=distill,
         temperature=temperature,
         rewind_lr=rewind_lr,
@@ -137,12 +140,18 @@ def finetune(
     saved = read_checkpoint(checkpoints) if checkpoints is not None and resume else None
     say = on_message or (lambda text: None)
     with ExitStack() as stack:
-        chosen = precision if saved is None else str(saved.state["precision"])
-        if chosen == "auto":
+        if saved is not None:
+            chosen = arithmetic(saved.state["precision"], saved.state.get("channels_last"))
+        elif precision == "auto":
             probe = Batches(images, labels, device, seed=seed, normalise=normalise)
-            chosen, why = faster_precision(model, *probe.at(torch.arange(min(len(images), batch_size)), 0))
+            few = probe.at(torch.arange(min(len(images), batch_size)), 0)
+            chosen, why = faster_arithmetic(model, *few, channels_last)
             say(why)
-        accelerator = stack.enter_context(accelerator_for(device, chosen, accumulate, trackers, tracker_folder))
+        else:
+            chosen = arithmetic(precision, channels_last)
+        accelerator = stack.enter_context(
+            accelerator_for(device, chosen.precision, accumulate, trackers, tracker_folder)
+        )
         batches = Batches(
             images,
             labels,
@@ -152,7 +161,7 @@ def finetune(
             ranks=ranks(),
             normalise=normalise,
             augment=augment,
-            memory_format=layout(chosen),
+            memory_format=chosen.layout,
         )
         training = Training(
             model, images, labels, settings, accelerator, made, pruner, batches, steps, chosen,
@@ -177,7 +186,7 @@ def finetune(
             on_step=on_step,
             on_epoch=on_epoch,
         )
-    return History(tuple(training.records), chosen)
+    return History(tuple(training.records), chosen.precision, chosen.channels_last)
 
 
 def check_training(

@@ -30,10 +30,11 @@ class Epoch:
 
 @dataclass(frozen=True)
 class History:
-    """What `finetune` measured, one `Epoch` after the other, and the precision that it trained in."""
+    """What `finetune` measured, one `Epoch` after the other, and the precision and layout that it trained in."""
 
     epochs: tuple[Epoch, ...]
     precision: str = "fp32"
+    channels_last: bool = False
 
     @property
     def accuracy(self) -> float:

@@ -1,10 +1,11 @@
-"""In which precision a network trains fastest on this machine: measured, because CPUs differ."""
+"""In which precision and layout a network trains fastest on this machine: measured, because CPUs differ."""
 
 from __future__ import annotations
 
 import copy
 import os
 import time
+from dataclasses import dataclass
 from statistics import median
 
 import torch
@@ -16,7 +17,27 @@ from flexgroup.pruning._distillation import training_loss
 from flexgroup.pruning._distributed import is_sharded
 
 ROUNDS = 3
-MARGIN = 1.1  # less gain than this is not worth another precision
+MARGIN = 1.1  # less gain than this is not worth another precision or layout
+HOPELESS = 4.0  # what takes so many times as long as another choice, the first time, is not timed again
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """How a network computes in training: the precision, and the order of images in memory."""
+
+    precision: str
+    channels_last: bool
+
+    @property
+    def layout(self) -> torch.memory_format:
+        """The order of images in memory."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    def __str__(self) -> str:
+        return self.precision + (" channels-last" if self.channels_last else "")
+
+
+CHOICES = (Arithmetic("fp32", False), Arithmetic("fp32", True), Arithmetic("bf16", True))  # the first is the plain one
 
 
 def check_precision(precision: str, device: torch.device) -> None:
@@ -27,42 +48,57 @@ def check_precision(precision: str, device: torch.device) -> None:
         raise FlexgroupError("precision 'fp16' needs a GPU; on a CPU use bf16, or auto")
 
 
-def layout(precision: str) -> torch.memory_format:
-    """The order of images in memory that goes with a precision."""
-    return torch.contiguous_format if precision == "fp32" else torch.channels_last
+def arithmetic(precision: str, channels_last: bool | None = None) -> Arithmetic:
+    """That precision; images in planes in fp32 and channels-last otherwise, unless ``channels_last`` says it."""
+    return Arithmetic(precision, precision != "fp32" if channels_last is None else channels_last)
 
 
-def faster_precision(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[str, str]:
-    """fp32, or bf16 with channels-last where that trains ``images`` at least 1.1 times as fast; and a line of why.
+def faster_arithmetic(
+    model: nn.Module, images: Tensor, labels: Tensor, channels_last: bool | None = None
+) -> tuple[Arithmetic, str]:
+    """The fastest of `CHOICES` with that layout, if it trains ``images`` at least 1.1 times as fast as the first; why.
 
     Some steps of copies are timed, in turns; the model and torch's random state stay as they are. A precision chosen
     for ``accelerate launch`` is taken without measuring, and sharded models stay in fp32.
     """
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if launched in ("bf16", "fp16"):
-        return launched, f"precision {launched}, as launched"
+        return arithmetic(launched, channels_last), f"precision {launched}, as launched"
     if any(is_sharded(parameter) for parameter in model.parameters()):
-        return "fp32", "precision fp32: parameters are sharded"
+        return arithmetic("fp32", channels_last), "precision fp32: parameters are sharded"
+    choices = [choice for choice in CHOICES if channels_last in (None, choice.channels_last)]
+    if channels_last is False:
+        choices.append(Arithmetic("bf16", False))
+    times = {choice: median(taken) for choice, taken in _times(model, images, labels, choices).items()}
+    best = min(choices, key=times.__getitem__)
+    chosen = best if times[choices[0]] > MARGIN * times[best] else choices[0]
+    told = ", ".join(f"{1e3 * times[choice]:.1f} ms in {choice}" for choice in choices)
+    return chosen, f"precision {chosen}: a step takes {told}"
+
+
+def _times(
+    model: nn.Module, images: Tensor, labels: Tensor, choices: list[Arithmetic]
+) -> dict[Arithmetic, list[float]]:
+    """Seconds of some steps of each choice; of one, the first, where that is hopeless."""
+    times: dict[Arithmetic, list[float]] = {}
     device = images.device
-    choices = ("fp32", "bf16")
-    times: dict[str, list[float]] = {precision: [] for precision in choices}
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        copies = {precision: _without_hooks(copy.deepcopy(model)) for precision in choices}
-        for turn in range(ROUNDS + 1):
-            for precision in choices:
-                seconds = _step(copies[precision], images, labels, precision)
-                if turn:
-                    times[precision].append(seconds)
-    slow, fast = median(times["fp32"]), median(times["bf16"])
-    chosen = "bf16" if slow > MARGIN * fast else "fp32"
-    return chosen, f"precision {chosen}: a step takes {1e3 * slow:.3g} ms in fp32, {1e3 * fast:.3g} ms in bf16"
+        copies = {choice: _without_hooks(copy.deepcopy(model)) for choice in choices}
+        warm = {choice: _step(copies[choice], images, labels, choice) for choice in choices}
+        for _ in range(ROUNDS):
+            for choice in choices:
+                if warm[choice] > HOPELESS * min(warm.values()) and choice is not choices[0]:
+                    times[choice] = [warm[choice]]
+                else:
+                    times.setdefault(choice, []).append(_step(copies[choice], images, labels, choice))
+    return times
 
 
-def _step(model: nn.Module, images: Tensor, labels: Tensor, precision: str) -> float:
-    images = images.contiguous(memory_format=layout(precision))
+def _step(model: nn.Module, images: Tensor, labels: Tensor, choice: Arithmetic) -> float:
+    images = images.contiguous(memory_format=choice.layout)
     _wait(images.device)
     began = time.perf_counter()
-    with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+    with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=choice.precision == "bf16"):
         logits = model(images)
     training_loss(logits, labels).backward()  # type: ignore[no-untyped-call]
     model.zero_grad()

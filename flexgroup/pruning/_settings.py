@@ -35,6 +35,7 @@ class Settings:
     clip: float | None = None
     accumulate: int = 1
     precision: str = "fp32"
+    channels_last: bool | None = None
     distill: float = 0.0
     temperature: float = 4.0
     rewind_lr: bool = False

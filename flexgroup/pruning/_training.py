@@ -21,6 +21,7 @@ from flexgroup.pruning._distillation import training_loss
 from flexgroup.pruning._distributed import is_sharded, mean_over_ranks, rank, ranks, sum_over_ranks
 from flexgroup.pruning._evaluate import count_right, device_of, full_batches, in_mode
 from flexgroup.pruning._metrics import Epoch, Metrics
+from flexgroup.pruning._precision import Arithmetic
 from flexgroup.pruning._pruner import Pruner
 from flexgroup.pruning._rates import find_rate, rewound_places
 from flexgroup.pruning._settings import Settings, check_same, settings_record
@@ -54,12 +55,12 @@ class Training:
         pruner: Pruner | None,
         batches: Batches,
         steps: int,
-        precision: str,
+        arithmetic: Arithmetic,
         teacher: nn.Module | None = None,
     ) -> None:
         _, self._part = shares(len(images), settings.batch_size, settings.accumulate, ranks())
         self._model, self._pruner, self._teacher = model, pruner, teacher
-        self._settings, self._precision = settings, precision
+        self._settings, self._arithmetic = settings, arithmetic
         self._record = settings_record(settings, labels, images, ranks(), _describe(pruner))
         self._batches, self._samples, self.steps = batches, len(images), steps
         self._accelerator = accelerator
@@ -219,7 +220,7 @@ class Training:
             self._metrics.sync()
         state = {
             "run": self._record,
-            "precision": self._precision,
+            **asdict(self._arithmetic),  # as it was measured, for all that follows
             "epoch": self.epoch,
             "batch": self.batch,
             "seen": self._seen,

@@ -18,7 +18,7 @@ from flexgroup.pruning import RATES, finetune
 from flexgroup.pruning._batches import Batches, orders
 from flexgroup.pruning._distillation import training_loss
 from flexgroup.pruning._optimizers import make_optimizer, optimizer_names
-from flexgroup.pruning._precision import faster_precision
+from flexgroup.pruning._precision import Arithmetic, faster_arithmetic
 from flexgroup.pruning._rates import find_rate
 from flexgroup.pruning._settings import Settings, check_same, settings_record
 
@@ -249,23 +249,50 @@ def test_the_measured_precision_is_told_and_leaves_no_trace(data) -> None:
     model = nn.Sequential(plain_net(), nn.Dropout(0.5))
     pruner = Pruner(model, Groups("4x1"), 0.5, criterion="wanda", schedule=Cubic(1, 3, 1))
     history = finetune(model, *data, epochs=1, batch_size=12, precision="auto", pruner=pruner, on_message=told.append)
-    assert told[0].startswith(f"precision {history.precision}: a step takes ")
+    chosen = Arithmetic(history.precision, history.channels_last)
+    assert told[0].startswith(f"precision {chosen}: a step takes ")
     again = nn.Sequential(plain_net(), nn.Dropout(0.5))
     other = Pruner(again, Groups("4x1"), 0.5, criterion="wanda", schedule=Cubic(1, 3, 1))
-    finetune(again, *data, epochs=1, batch_size=12, precision=history.precision, pruner=other)
+    finetune(again, *data, epochs=1, batch_size=12, **vars(chosen), pruner=other)
     assert same(model.state_dict(), again.state_dict())
 
 
-@pytest.mark.parametrize(("fp32", "bf16", "chosen"), [(0.3, 0.1, "bf16"), (0.3, 0.29, "fp32"), (0.1, 0.3, "fp32")])
-def test_the_faster_precision_is_chosen_if_it_is_worth_it(data, monkeypatch, fp32, bf16, chosen) -> None:
-    times = {"fp32": fp32, "bf16": bf16}
-    monkeypatch.setattr("flexgroup.pruning._precision._step", lambda model, images, labels, precision: times[precision])
-    assert faster_precision(plain_net(), *data[:2])[0] == chosen
+PLAIN, LAST, LOW = "fp32", "fp32 channels-last", "bf16 channels-last"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "channels_last", "chosen"),
+    [
+        ({PLAIN: 0.3, LAST: 0.3, LOW: 0.1}, None, LOW),
+        ({PLAIN: 0.3, LAST: 0.29, LOW: 0.28}, None, PLAIN),
+        ({PLAIN: 0.1, LAST: 0.3, LOW: 0.3}, None, PLAIN),
+        ({PLAIN: 0.3, LAST: 0.2, LOW: 0.25}, None, LAST),
+        ({PLAIN: 0.1, LAST: 0.3, LOW: 0.2}, True, LOW),
+        ({PLAIN: 0.3, "bf16": 0.1, LAST: 0.01}, False, "bf16"),
+    ],
+)
+def test_the_fastest_arithmetic_is_chosen_if_it_is_worth_it(data, monkeypatch, seconds, channels_last, chosen) -> None:
+    monkeypatch.setattr("flexgroup.pruning._precision._step", lambda *arguments: seconds[str(arguments[-1])])
+    assert str(faster_arithmetic(plain_net(), *data[:2], channels_last)[0]) == chosen
+
+
+def test_a_hopeless_arithmetic_is_timed_once(data, monkeypatch) -> None:
+    timed: list[str] = []
+
+    def step(*arguments) -> float:
+        timed.append(str(arguments[-1]))
+        return {PLAIN: 0.3, LAST: 0.2, LOW: 5.0}[timed[-1]]
+
+    monkeypatch.setattr("flexgroup.pruning._precision._step", step)
+    chosen, why = faster_arithmetic(plain_net(), *data[:2])
+    assert str(chosen) == LAST
+    assert timed.count(LOW) == 1 < timed.count(LAST)
+    assert why == f"precision {LAST}: a step takes 300.0 ms in {PLAIN}, 200.0 ms in {LAST}, 5000.0 ms in {LOW}"
 
 
 def test_a_precision_chosen_for_the_launch_is_taken(data, monkeypatch) -> None:
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    assert faster_precision(plain_net(), *data[:2]) == ("bf16", "precision bf16, as launched")
+    assert faster_arithmetic(plain_net(), *data[:2]) == (Arithmetic("bf16", True), "precision bf16, as launched")
 
 
 def test_steps_that_a_gradient_scaler_leaves_out_are_not_the_pruners(data, monkeypatch) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from flexgroup import Cubic, FlexgroupError, Groups, Pruner
 from flexgroup.pruning import crop_and_flip, finetune
 from flexgroup.pruning._checkpoints import read_checkpoint, write_checkpoint
+from flexgroup.pruning._precision import Arithmetic
 
 PROGRAM = Path(__file__).with_name("killed_training.py")
 
@@ -127,13 +128,17 @@ def test_whatever_becomes_of_pruned_weights_it_ends_with_the_same_bits(
     assert same(trained(None), trained(tmp_path / "c"))
 
 
-def test_bfloat16_resumes_in_the_precision_that_was_measured(make_net, data, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("flexgroup.pruning._finetune.faster_precision", lambda *_: ("bf16", "measured"))
-    whole, _ = run(make_net, data, None, precision="bf16")
+@pytest.mark.parametrize(("precision", "channels_last"), [("bf16", True), ("fp32", True), ("fp32", False)])
+def test_a_training_resumes_in_the_arithmetic_that_was_measured(
+    make_net, data, tmp_path, monkeypatch, precision, channels_last
+) -> None:
+    measured = (Arithmetic(precision, channels_last), "measured")
+    monkeypatch.setattr("flexgroup.pruning._finetune.faster_arithmetic", lambda *_: measured)
+    whole, _ = run(make_net, data, None, precision=precision, channels_last=channels_last)
     run(make_net, data, tmp_path / "c", 5, precision="auto")
     monkeypatch.undo()
     resumed, history = run(make_net, data, tmp_path / "c", resume=True, precision="auto")
-    assert history.precision == "bf16"
+    assert (history.precision, history.channels_last) == (precision, channels_last)
     assert same(whole, resumed)
 
 
