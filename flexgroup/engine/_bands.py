@@ -71,10 +71,10 @@ def schedule(chain: Sequence[Rows], windowed: Sequence[bool], first: int, last: 
                 continue
             now = reached[i]
             if now is None:
-                begins[i] = now = max(0, low)
+                begins[i] = now = chain[i].whole(max(0, low), 0)[0]
             if windowed[i]:
                 halo[i] = max(halo[i], now - low)
-            reached[i] = max(now, min(high, chain[i].out.height))
+            reached[i] = max(now, min(chain[i].whole(0, high)[1], chain[i].out.height))
         needs.append(need)
     done = [begin or 0 for begin in begins]
     bases = [begin - h for begin, h in zip(done, halo, strict=True)]
@@ -85,7 +85,7 @@ def schedule(chain: Sequence[Rows], windowed: Sequence[bool], first: int, last: 
         for i in range(count):
             height = chain[i].out.height
             _, high = need[i]
-            rows = (done[i], max(done[i], min(high, height)))
+            rows = (done[i], max(done[i], min(chain[i].whole(0, high)[1], height)))
             share = Share(i, rows)
             if windowed[i]:
                 base = done[i] - halo[i]
@@ -115,7 +115,8 @@ def _needed(
     for i in reversed(range(len(chain))):
         low, high = need[i]
         begin = reached[i]
-        first, last = max(low, 0) if begin is None else begin, min(high, chain[i].out.height)
+        first, last = chain[i].whole(max(low, 0), high)
+        first, last = first if begin is None else begin, min(last, chain[i].out.height)
         if first >= last:
             continue
         for use in chain[i].uses:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from flexgroup._errors import FlexgroupError
 from flexgroup.engine._cache import content_key, source_digest
-from flexgroup.engine._choose import Choice, Layer, channel_rows, tile_of
+from flexgroup.engine._choose import Choice, Layer, channel_rows, panel_for, tile_of
 from flexgroup.engine._costs import Costs, default_costs
 from flexgroup.engine._estimate import Estimate, estimate_step
 from flexgroup.engine._kept import kept
@@ -58,10 +58,13 @@ class Probe:
     form: str = ""
     rows: int = 4
     share: float = 1.0
+    panel: bool = False  # whether tiles are copied first, where the target has panels
 
 
-def _conv(channels: int, form: str, rows: int, share: float = 1.0, size: int = 1, stride: int = 1) -> Probe:
-    return Probe("conv", channels, size, stride, form, rows, share)
+def _conv(
+    channels: int, form: str, rows: int, share: float = 1.0, size: int = 1, stride: int = 1, *, panel: bool = False
+) -> Probe:
+    return Probe("conv", channels, size, stride, form, rows, share, panel)
 
 
 INPUT = (16, 112, 112)
@@ -69,6 +72,7 @@ PROBES = (
     _conv(64, "dense", 4),  # 112 x 112: images that leave the second-level cache
     Probe("depthwise", 64, 3),
     _conv(64, "strip", 4, 0.1),
+    _conv(64, "strip", 4, 0.1, panel=True),
     Probe("depthwise", 64, 3, 2),  # 56 x 56
     _conv(24, "strip", 4, 0.2),
     _conv(64, "strip", 2, 0.1),
@@ -83,10 +87,12 @@ PROBES = (
     Probe("depthwise", 192, 3),
     _conv(192, "strip", 2, 0.2),  # all inputs of a tile come from the second-level cache
     _conv(256, "strip", 4, 0.2),
+    _conv(256, "strip", 4, 0.1, panel=True),
     _conv(64, "ring", 2, 0.2),
     _conv(48, "strip", 2, 0.2, 3),
     _conv(64, "ring", 1, 0.1, 3),
     _conv(64, "dense", 4, 1.0, 3),
+    _conv(48, "dense", 4, 1.0, 3, panel=True),
     _conv(128, "strip", 4, 0.1, 3, 2),  # 14 x 14
     _conv(256, "strip", 4, 0.05),
     _conv(128, "ring", 4, 0.2),
@@ -97,13 +103,20 @@ PROBES = (
     _conv(256, "strip", 8, 0.1),
     _conv(160, "strip", 2, 0.05),
     _conv(320, "strip", 2, 0.2),
+    _conv(512, "strip", 4, 0.05, panel=True),
+    _conv(256, "strip", 4, 0.2, panel=True),
+    _conv(512, "strip", 4, 0.1, panel=True),
+    _conv(512, "strip", 4, 0.1, panel=True),
+    _conv(512, "strip", 4, 0.1),
     _conv(128, "strip", 4, 0.2),
     _conv(128, "strip", 4, 0.2, 3),
+    _conv(128, "strip", 4, 0.2, 3, panel=True),
     _conv(256, "strip", 4, 0.05, 3, 2),  # 7 x 7
     _conv(640, "strip", 4, 0.05),
     _conv(256, "ring", 4, 0.2),
     _conv(512, "strip", 4, 0.05, 3),
     _conv(384, "dense", 4),
+    _conv(384, "dense", 4, panel=True),
     _conv(256, "channels", 48),
     _conv(256, "strip", 4, 0.2),
     _conv(256, "strip", 4, 0.2, 3),
@@ -222,10 +235,12 @@ def probe_plan(target: Target, costs: Costs) -> tuple[Plan, list[Estimate]]:
     graph, forms = _network()
 
     def chooser(layer: Layer, target: Target, *, sparse: bool, heights: tuple[int, ...]) -> Choice:
-        form, rows = forms[layer.pattern.shape, int(layer.pattern.sum())]
+        form, rows, copied = forms[layer.pattern.shape, int(layer.pattern.sum())]
         if form == "channels" and rows not in channel_rows(layer, target):
             form, rows = "dense", 4
-        return Choice(form, rows, tile_of(layer, form, rows, target), 0.0, 0.0, 0, 1.0, sparse)
+        tile = tile_of(layer, form, rows, target)
+        panel = panel_for(layer, form, tile, target) if copied else 0
+        return Choice(form, rows, tile, 0.0, 0.0, layer.groups(form, rows), 1.0, sparse, panel)
 
     layout = Layout(target.lanes(F32), F32.bytes)
     lowering = Lowering(graph, layout, has_depthwise=True)
@@ -239,16 +254,16 @@ def probe_plan(target: Target, costs: Costs) -> tuple[Plan, list[Estimate]]:
         estimates.append(estimate_step(builder, operation, steps[-1]))
     ports = [(Port(name, graph.shapes[name]),) for name in ("0", graph.outputs[0])]
     constants = builder.constants.block()
-    plan = Plan(target, F32, 1, ports[0], ports[1], tuple(steps), constants, layout.arena_bytes, layout.clear_bytes)
+    plan = Plan(target, F32, 1, ports[0], ports[1], tuple(steps), constants, builder.arena_bytes, layout.clear_bytes)
     return plan, estimates
 
 
-def _network() -> tuple[ir.Graph, dict[tuple[tuple[int, ...], int], tuple[str, int]]]:
+def _network() -> tuple[ir.Graph, dict[tuple[tuple[int, ...], int], tuple[str, int, bool]]]:
     """The graph of `PROBES`, and by shape and number of weights the kernel of every convolution."""
     rng = np.random.default_rng(0)
     shapes: dict[str, tuple[int, ...]] = {"0": INPUT}
     nodes = []
-    forms: dict[tuple[tuple[int, ...], int], tuple[str, int]] = {}
+    forms: dict[tuple[tuple[int, ...], int], tuple[str, int, bool]] = {}
     for number, probe in enumerate(PROBES):
         before, after = str(number), str(number + 1)
         operator = _operator(probe, shapes[before][0], rng)
@@ -258,7 +273,7 @@ def _network() -> tuple[ir.Graph, dict[tuple[tuple[int, ...], int], tuple[str, i
             shapes[after] = (probe.channels,)
         if isinstance(operator, ir.Conv2d) and operator.groups == 1:
             matrix = operator.weight.reshape(probe.channels, -1)
-            forms[matrix.shape, int(np.count_nonzero(matrix))] = probe.form, probe.rows
+            forms[matrix.shape, int(np.count_nonzero(matrix))] = probe.form, probe.rows, probe.panel
     return ir.Graph(("0",), (str(len(PROBES)),), tuple(nodes), shapes), forms
 
 

@@ -87,6 +87,9 @@ class Planner:
             found = chosen[at]
             if found is None:
                 at -= 1
+                rows = self.rows[at]
+                if rows is not None and rows.grain > 1:  # only chains run rows in blocks
+                    chains.append(Chain(at, at + 1, (self.operations[at],), (False,), rows.out.height))
                 continue
             chains.append(Chain(found.first, at, tuple(self.operations[found.first : at]), found.windowed, found.band))
             at = found.first

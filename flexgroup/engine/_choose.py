@@ -21,7 +21,9 @@ DEFAULT_COSTS = Costs()
 
 OFFSET = 4  # bytes of a group's entry in a table
 FEWEST_SUMS = 12  # multiply-adds that have to run side by side, or they wait for each other
-FIRST_LEVEL = 36 << 10  # bytes of a tile's inputs that stay in the first-level cache
+SHARE_OF_FIRST = 0.75  # of the first-level cache, in which a tile's inputs stay
+SHORT_TILE = 2 * LINE  # bytes of a tile that is worth copying: longer ones are whole cache lines anyway
+PANEL_OF_CACHE = 0.5  # of the second-level cache, that a panel may take
 STRIP_OF_CACHE = 0.75  # of the second-level cache, that the weights of a strip with channels in lanes may take
 
 
@@ -36,6 +38,9 @@ class Layer:
     lanes: int
     displaced: bool
     planes: int = 1  # distinct input planes
+    segments: int = 1  # rows of planes that taps read
+    span: int = 0  # numbers from the first to the last tap of a row
+    far: bool = False  # whether the planes are too large for the second-level cache
     element: Element = F32
     blocks: int = 1  # of a block-diagonal matrix, which is always run as groups
     counted: dict[tuple[str, int], int] = field(default_factory=dict, repr=False)
@@ -70,6 +75,7 @@ class Candidate:
     rows: int
     tile: int
     groups: int
+    panel: int = 0
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,7 @@ class Choice:
     groups: int
     fill: float  # share of the groups' weights that are non-zero
     zeros: bool  # whether there is any zero to skip
+    panel: int = 0  # vectors of every segment that a tile copies first; 0: it reads the planes where they are
 
     @property
     def reason(self) -> str:
@@ -104,22 +111,35 @@ def choose(
 
     ``sparse=False`` disregards zeros: the baseline that a speed-up is measured against.
     """
-    dense = [_candidate("dense", rows, layer, target, costs) for rows in heights]
-    dense += [_candidate("channels", rows, layer, target, costs) for rows in channel_rows(layer, target)]
+    dense = [each for rows in heights for each in _candidates("dense", rows, layer, target, costs)]
+    dense += [
+        each for rows in channel_rows(layer, target) for each in _candidates("channels", rows, layer, target, costs)
+    ]
     candidates = list(dense)
     for rows in heights if sparse else ():
         for form in ("strip", "ring") if rows > 1 else ("ring",):
-            candidates.append(_candidate(form, rows, layer, target, costs))
+            candidates += _candidates(form, rows, layer, target, costs)
     best = min(candidates)
     fill = float(layer.pattern.sum()) / max(1, best.groups * best.rows)
     zeros = not layer.pattern.all()
-    return Choice(best.form, best.rows, best.tile, best.slots, min(dense).slots, best.groups, fill, zeros)
+    return Choice(best.form, best.rows, best.tile, best.slots, min(dense).slots, best.groups, fill, zeros, best.panel)
 
 
-def _candidate(form: str, rows: int, layer: Layer, target: Target, costs: Costs) -> Candidate:
+def _candidates(form: str, rows: int, layer: Layer, target: Target, costs: Costs) -> list[Candidate]:
+    """A kernel that reads planes where they are, and one that copies them to a panel where that may be better."""
     tile = tile_of(layer, form, rows, target)
-    work = conv_work(layer, form, rows, tile, target)
-    return Candidate(work.slots(costs), form, rows, tile, layer.groups(form, rows))
+    panels = dict.fromkeys((0, panel_for(layer, form, tile, target)))
+    slots = {panel: conv_work(layer, form, rows, tile, target, panel).slots(costs) for panel in panels}
+    return [Candidate(slots[panel], form, rows, tile, layer.groups(form, rows), panel) for panel in panels]
+
+
+def panel_for(layer: Layer, form: str, tile: int, target: Target) -> int:
+    """Vectors of a segment of the panel for tiles of this length; 0 where a panel makes no sense."""
+    vector = target.lanes(layer.element) * layer.element.bytes
+    segment = tile + (layer.span > 0)
+    fits = layer.segments * segment * vector <= PANEL_OF_CACHE * target.cache_bytes
+    usual = form != "channels" and target.triple and layer.blocks == 1 and layer.span <= layer.lanes
+    return segment if usual and fits and tile * vector <= SHORT_TILE else 0
 
 
 def tile_of(layer: Layer, form: str, rows: int, target: Target) -> int:
@@ -137,8 +157,8 @@ def channel_rows(layer: Layer, target: Target) -> tuple[int, ...]:
     return tuple(vectors * layer.lanes for vectors in range(1, most_vectors(tile, target) + 1))
 
 
-def conv_work(layer: Layer, form: str, rows: int, tile: int, target: Target) -> Work:
-    """What a kernel of this form does for a layer."""
+def conv_work(layer: Layer, form: str, rows: int, tile: int, target: Target, panel: int = 0) -> Work:
+    """What a kernel of this form does for a layer, with segments of ``panel`` vectors, if it copies them."""
     groups, height = layer.groups(form, rows), layer.pattern.shape[0]
     strips = -(-height // rows)
     if form == "channels":
@@ -148,7 +168,9 @@ def conv_work(layer: Layer, form: str, rows: int, tile: int, target: Target) -> 
         near = strip * LINE < STRIP_OF_CACHE * target.cache_bytes
         return ChannelsWork(groups, rows, rows // layer.lanes, tile, tiles, strips, lines, near)
     missed = 0.0
-    if layer.planes * tile * target.lanes(layer.element) * layer.element.bytes > FIRST_LEVEL:
+    vector = target.lanes(layer.element) * layer.element.bytes
+    held = layer.segments * panel * vector if panel else layer.planes * tile * vector
+    if held > SHARE_OF_FIRST * target.first_cache_bytes:
         # Of the groups of a strip that read one plane, the first brings it to the first-level cache.
         missed = min(1.0, layer.planes * strips / max(groups, 1))
     lines = groups * (rows * layer.element.bytes + OFFSET) / LINE
@@ -164,6 +186,8 @@ def conv_work(layer: Layer, form: str, rows: int, tile: int, target: Target) -> 
         missed,
         lines,
         lines * LINE < target.cache_bytes / 2,
+        layer.segments * panel,
+        layer.planes if layer.far and not panel and panel_for(layer, form, tile, target) else 0,
     )
 
 

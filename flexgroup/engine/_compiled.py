@@ -32,6 +32,7 @@ from flexgroup.engine._predict import predicted_seconds
 from flexgroup.engine._profile import Profile, profile_rows
 from flexgroup.engine._sharing import sharing
 from flexgroup.engine._steps import StepBuilder
+from flexgroup.engine._winograd import transformed
 from flexgroup.engine._workers import address
 from flexgroup.graph.ir import Graph
 from flexgroup.kernels import F32, Element, Target, host_target, target_named
@@ -76,15 +77,16 @@ def plan_graph(
         chooser=chooser or functools.partial(choose, costs=costs),
         costs=costs,
     )
-    chains = find_chains(builder, lowering.operations)
+    operations = transformed(builder, lowering.operations) if chooser is None else lowering.operations
+    chains = find_chains(builder, operations)
     for chain in chains:
         layout.open_windows(chain.capacities(threads), chain.first, chain.last)
-    shared = sharing(layout, lowering.operations, chains) if target.triple else {}
-    shared = take_places(builder, lowering.operations, chains, shared)
+    shared = sharing(layout, operations, chains) if target.triple else {}
+    shared = take_places(builder, operations, chains, shared)
     for chain in chains:
         layout.use_together(chain.first, chain.last)
     layout.place(shared)
-    steps = tuple(builder.build_all(lowering.operations, chains, shared))
+    steps = tuple(builder.build_all(operations, chains, shared))
     ports = [tuple(Port(name, graph.shapes[name]) for name in names) for names in (graph.inputs, graph.outputs)]
     return Plan(
         target,
@@ -94,7 +96,7 @@ def plan_graph(
         ports[1],
         steps,
         builder.constants.block(),
-        layout.arena_bytes,
+        builder.arena_bytes,
         layout.clear_bytes,
     )
 

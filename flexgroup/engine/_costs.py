@@ -20,6 +20,8 @@ class Costs:
     aligned_load: float = 1.0  # a vector of activations
     displaced_load: float = 2.0  # one displaced by a tap, which mostly crosses a cache line
     missed_load: float = 3.5  # more for one that misses the first-level cache
+    copy: float = 2.5  # a vector that is copied to a panel
+    late: float = 15.0  # what is not copied, and beyond the second-level cache: the wait for a plane, with every tile
     weight: float = 1.0  # a weight that is loaded to all lanes
     position: float = 1.3  # a position that is loaded to all lanes, where channels lie in lanes
     group: float = 1.0  # a group, beside its loads and multiply-adds

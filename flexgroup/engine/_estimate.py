@@ -14,6 +14,7 @@ from flexgroup.engine._plan import Step
 from flexgroup.engine._rows import rows_of
 from flexgroup.engine._steps_conv import ConvLayer, conv_layer
 from flexgroup.engine._steps_depthwise import depthwise_work
+from flexgroup.engine._winograd import blocks_of
 from flexgroup.engine._work import SHARE_OF_CACHE, MoveWork, StreamWork, Traffic, Work, traffic
 from flexgroup.kernels import LINE
 
@@ -53,6 +54,10 @@ def estimate(
 
 def _work(builder: StepBuilder, operation: Operation, rows: int, conv: ConvLayer | None) -> Work:
     layout = builder.layout
+    if isinstance(operation, ConvOp) and operation.is_transformed:
+        blocks = blocks_of(builder, operation)
+        assert blocks is not None, "only such operations are marked"
+        return blocks.work(builder, rows)
     if isinstance(operation, ConvOp):
         conv = conv or conv_layer(builder, operation, rows)
         choice, layer = conv.choice, conv.layer
@@ -60,7 +65,7 @@ def _work(builder: StepBuilder, operation: Operation, rows: int, conv: ConvLayer
         if rows != layer.rows:
             layer = replace(layer, rows=rows)
             tile = tile_of(layer, choice.form, choice.rows, builder.target)
-        return conv_work(layer, choice.form, choice.rows, tile, builder.target)
+        return conv_work(layer, choice.form, choice.rows, tile, builder.target, choice.panel)
     if isinstance(operation, DepthwiseOp):
         return depthwise_work(builder, operation, rows)
     if isinstance(operation, PoolOp):

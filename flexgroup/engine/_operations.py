@@ -33,6 +33,7 @@ class ConvOp:
     """``curve(clamp(matrix @ taps + bias + residual))``; one (matrix, taps) pair for every convolution group.
 
     ``parts`` is for sums of layers that are one matrix: their names, each with the columns that are its own.
+    ``is_transformed``: it is computed by Winograd's method (`_winograd`), in blocks of rows.
     """
 
     name: str
@@ -45,6 +46,7 @@ class ConvOp:
     residual: Image | None
     curve: str = ""
     parts: tuple[tuple[str, int], ...] = ()
+    is_transformed: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from flexgroup.engine._layout import Image
 from flexgroup.engine._operations import ConvOp, CopyOp, DepthwiseOp, Operation, PoolOp
 
+BLOCK = 4  # rows that Winograd's method computes together
+
 
 @dataclass(frozen=True)
 class Use:
@@ -24,10 +26,18 @@ class Use:
 
 @dataclass(frozen=True)
 class Rows:
-    """How an operation that can run in bands maps rows: what it reads, and the image that it writes."""
+    """How an operation that can run in bands maps rows: what it reads, and the image that it writes.
+
+    It computes blocks of ``grain`` rows, the first of which begins with row 0; the image's height is a multiple.
+    """
 
     uses: tuple[Use, ...]
     out: Image
+    grain: int = 1
+
+    def whole(self, first: int, last: int) -> tuple[int, int]:
+        """The rows of all blocks that have one of first..last (exclusive)."""
+        return first // self.grain * self.grain, -(-last // self.grain) * self.grain
 
 
 def rows_of(operation: Operation) -> Rows | None:
@@ -37,7 +47,7 @@ def rows_of(operation: Operation) -> Rows | None:
         uses = _tap_uses(operation.reads, [(tap.plane.buffer, tap.row) for tap in taps])
         if operation.residual is not None:
             uses = (*uses, Use(operation.residual, 1, 0, 0))
-        return Rows(uses, operation.out)
+        return Rows(uses, operation.out, BLOCK if operation.is_transformed else 1)
     if isinstance(operation, PoolOp):
         taps = [tap for channel in operation.taps for tap in channel]
         return Rows(_tap_uses(operation.reads, [(tap.plane.buffer, tap.row) for tap in taps]), operation.out)

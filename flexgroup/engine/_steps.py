@@ -11,16 +11,17 @@ import numpy as np
 import numpy.typing as npt
 
 from flexgroup.engine import _steps_conv, _steps_depthwise, _steps_linear, _steps_other, _steps_resize, _steps_tokens
-from flexgroup.engine._choose import Chooser
+from flexgroup.engine._choose import PANEL_OF_CACHE, Chooser
 from flexgroup.engine._costs import Costs
 from flexgroup.engine._estimate import estimate_step
+from flexgroup.engine._geometry import round_up
 from flexgroup.engine._layout import External, Image, Layout
 from flexgroup.engine._operations import Operation, Tap
 from flexgroup.engine._plan import ARENA, Constants, Step, reference
 from flexgroup.engine._rows import rows_of
 from flexgroup.engine._sharing import Needs, clearing
 from flexgroup.engine._steps_chain import Chain, chain_steps
-from flexgroup.kernels import F32, Element, KernelSpec, Target
+from flexgroup.kernels import F32, LINE, Element, KernelSpec, Target
 
 Fields = dict[str, int]
 T = TypeVar("T")
@@ -67,12 +68,24 @@ class StepBuilder:
         self.chooser = chooser
         self.costs = costs
         self._known: dict[tuple[object, ...], Any] = {}
+        self._panel_end = 0  # bytes beyond the layout's arena that panels take
 
     def once(self, make: Callable[[], T], *key: object) -> T:
         """What ``make`` gives, found out once for ``key``: the bands of a chain ask for the same again and again."""
         if key not in self._known:
             self._known[key] = make()
         return cast(T, self._known[key])
+
+    @property
+    def arena_bytes(self) -> int:
+        """Bytes of the layout's arena and of the panels behind it."""
+        return round_up(self.layout.arena_bytes + self._panel_end, 4096)
+
+    def panel(self, size: int, thread: int) -> int:
+        """A thread's memory for one kernel call, of ``size`` bytes at most, which the next call may use too."""
+        start = thread * round_up(int(PANEL_OF_CACHE * self.target.cache_bytes), LINE)
+        self._panel_end = max(self._panel_end, start + size)
+        return reference(ARENA, self.layout.arena_bytes + start)
 
     def place(self) -> Place:
         """The place of whole images."""

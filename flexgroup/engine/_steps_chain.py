@@ -17,6 +17,7 @@ from flexgroup.engine._rows import Rows, rows_of
 from flexgroup.engine._steps_conv import ConvLayer, conv_call, conv_layer
 from flexgroup.engine._steps_depthwise import REASON, depthwise_call, depthwise_macs
 from flexgroup.engine._steps_other import copy_call, pool_call
+from flexgroup.engine._winograd import TRANSFORMED, block_calls
 from flexgroup.engine._work import MoveWork
 from flexgroup.kernels import CopyKernel, FillKernel, KernelSpec
 
@@ -52,13 +53,14 @@ class Chain:
 
     def schedules(self, threads: int) -> tuple[Schedule, ...]:
         """One schedule a thread: the rows of the last output in equal parts, each in bands of equal height."""
-        rows, height = self.rows, self.rows[-1].out.height
-        cuts = [height * thread // threads for thread in range(threads + 1)]
+        rows, height, grain = self.rows, self.rows[-1].out.height, self.rows[-1].grain
+        cuts = [height // grain * thread // threads * grain for thread in range(threads + 1)]
         schedules = []
         for first, last in pairwise(cuts):
             if first < last:
                 bands = -(-(last - first) // self.band)
-                schedules.append(schedule(rows, self.windowed, first, last, -(-(last - first) // bands)))
+                _, band = rows[-1].whole(0, -(-(last - first) // bands))
+                schedules.append(schedule(rows, self.windowed, first, last, band))
         return tuple(schedules)
 
     def capacities(self, threads: int) -> dict[int, int]:
@@ -131,7 +133,8 @@ def _totals(chain: Chain, layers: Mapping[int, ConvLayer]) -> dict[str, tuple[in
     for i, operation in enumerate(chain.operations):
         if isinstance(operation, ConvOp):
             pixels, conv = operation.out.height * operation.out.width, layers[i]
-            totals[operation.name] = (conv.useful_macs * pixels, conv.dense_macs * pixels, conv.choice.reason)
+            reason = TRANSFORMED if operation.is_transformed else conv.choice.reason
+            totals[operation.name] = (conv.useful_macs * pixels, conv.dense_macs * pixels, reason)
         elif isinstance(operation, DepthwiseOp) and operation.is_layer:
             totals[operation.name] = (*depthwise_macs(operation, operation.out.height), REASON)
     return totals
@@ -156,14 +159,24 @@ def _thread_calls(
                 continue
             conv = layers.get(share.operation)
             if isinstance(operation, ConvOp) and conv is not None:
-                kernel, arguments, macs = conv_call(builder, conv, rows, place)
-                call = Call(kernel, arguments, operation.name, macs)
+                made = _conv_calls(builder, conv, rows, place)
             else:
-                call = _plain_call(builder, operation, rows, place)
+                made = [_plain_call(builder, operation, rows, place)]
             found = estimate(builder, operation, rows[1] - rows[0], conv=conv)
             slots = found.slots(builder.costs) if found is not None else 0.0
-            calls.append(replace(call, bytes=builder.bytes_of(operation, rows), slots=slots))
+            calls += [*made[:-1], replace(made[-1], bytes=builder.bytes_of(operation, rows), slots=slots)]
     return calls
+
+
+def _conv_calls(builder: StepBuilder, conv: ConvLayer, rows: tuple[int, int], place: Place) -> list[Call]:
+    """The call of a convolution, or those of its blocks of rows."""
+    if conv.op.is_transformed:
+        return [
+            Call(call.kernel, call.arguments, conv.op.name, call.macs)
+            for call in block_calls(builder, conv.op, rows, place)
+        ]
+    kernel, arguments, macs = conv_call(builder, conv, rows, place)
+    return [Call(kernel, arguments, conv.op.name, macs)]
 
 
 def _plain_call(builder: StepBuilder, operation: Operation, rows: tuple[int, int], place: Place) -> Call:

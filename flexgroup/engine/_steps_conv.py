@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -11,13 +11,17 @@ import numpy as np
 import numpy.typing as npt
 
 from flexgroup.engine._choose import DENSE_FORMS, HEIGHTS, Choice, Layer, best_tile, tail_of
-from flexgroup.engine._operations import ConvOp
+from flexgroup.engine._operations import ConvOp, Tap
 from flexgroup.engine._plan import Step, number
+from flexgroup.engine._work import SHARE_OF_CACHE
 from flexgroup.kernels.channels import ChannelsKernel
 from flexgroup.kernels.conv import ConvKernel, PackedRows, pack
 
 if TYPE_CHECKING:
     from flexgroup.engine._steps import Fields, Place, StepBuilder
+
+
+FEW_TILES = 4  # with no more, every weight is read about once
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,9 +60,14 @@ def layer_of(builder: StepBuilder, op: ConvOp, rows: int) -> Layer:
         patterns = [matrix != 0 if builder.sparse else np.ones(matrix.shape, np.bool_) for matrix in op.matrices]
         displaced = len({(tap.row, tap.column) for tap in op.taps[0]}) > 1
         pattern = np.concatenate(patterns) if len(patterns) > 1 else patterns[0]
-        planes = len({tap.plane for group in op.taps for tap in group})
+        every = [tap for group in op.taps for tap in group]
+        planes, segments = len({tap.plane for tap in every}), len({(tap.plane, tap.row) for tap in every})
+        first, last = _reach(every)
         pitch, lanes, blocks = builder.layout.pitch(op.out), builder.layout.lanes, len(op.matrices)
-        return Layer(pattern, 0, op.out.width, pitch, lanes, displaced, planes, builder.element, blocks)
+        inputs = sum(image.distinct * image.height * builder.layout.pitch(image) for image in op.reads)
+        far = inputs * builder.element.bytes > SHARE_OF_CACHE * builder.target.cache_bytes
+        reads = (planes, segments, last - first, far)
+        return Layer(pattern, 0, op.out.width, pitch, lanes, displaced, *reads, builder.element, blocks)
 
     return replace(builder.once(make, "layer", id(op)), rows=rows)
 
@@ -94,12 +103,13 @@ def _conv(builder: StepBuilder, op: ConvOp) -> Step:
     packed = {band: packed_fields(builder, conv, band) for band in bands if band[0] < band[1]}
     place = builder.place()
     shared = place_fields(op, place, 0) | cut
-    parts = [
-        tuple(kernel.signature.pack(packed[band][0] | shared | {"first_tile": first, "last_tile": last}))
-        if band in packed and first < last
-        else None
-        for band, first, last in shares
-    ]
+    parts: list[tuple[int, ...] | None] = []
+    for thread, (band, first, last) in enumerate(shares):
+        if band in packed and first < last:
+            own = panel_fields(builder, conv, packed[band][0], thread) | {"first_tile": first, "last_tile": last}
+            parts.append(tuple(kernel.signature.pack(packed[band][0] | shared | own)))
+        else:
+            parts.append(None)
     executed = sum(macs for _, macs in packed.values())
     return Step(
         op.name,
@@ -132,6 +142,7 @@ def conv_call(
     whole = (0, sum(map(len, conv.patterns)))
     fields, macs = builder.once(lambda: packed_fields(builder, conv, whole), "packed", id(op))
     fields = fields | place_fields(op, place, rows[0]) | cut | {"first_tile": 0, "last_tile": tiles}
+    fields |= panel_fields(builder, conv, fields, place.thread)
     return kernel, tuple(kernel.signature.pack(fields)), macs * (rows[1] - rows[0]) * op.out.width
 
 
@@ -147,13 +158,49 @@ def _cut(
         return channels, count * tiles, {"row_tiles": tiles, "image_row": layout.pitch(op.out) * element.bytes}
     vectors, covered = builder.cover(op.out, rows)
     tile = choice.tile if count == conv.layer.rows else best_tile(choice.rows, vectors, builder.target)
+    if choice.panel:
+        tile = min(tile, choice.tile)  # or segments would overlap
     tile = min(tile, covered // layout.lanes)
     tiles, tail = -(-vectors // tile), tail_of(tile, vectors, builder.target)
     last_start = (covered - (tail or tile) * layout.lanes) * element.bytes
     overlaps = last_start != (tiles - 1) * tile * layout.vector_bytes
     in_place = overlaps and op.residual is not None and layout.is_in_place(op.residual, op.out)
-    kernel = ConvKernel(choice.form, choice.rows, tile, adds, element, op.curve, in_place, tail)
+    span = conv.layer.span if choice.panel else 0
+    kernel = ConvKernel(
+        choice.form,
+        choice.rows,
+        tile,
+        adds,
+        element,
+        op.curve,
+        in_place,
+        tail,
+        choice.panel,
+        span,
+        _streams(builder, conv),
+    )
     return kernel, tiles, {"mask": builder.mask(op.out, count), "last_start": last_start}
+
+
+def _streams(builder: StepBuilder, conv: ConvLayer) -> bool:
+    """Whether most weights come from beyond the second-level cache: there are many, or they are not used again."""
+    vectors = builder.layout.vectors(conv.op.out)
+    often = -(-vectors // conv.choice.tile) > FEW_TILES
+    return not often or conv.choice.groups * conv.choice.rows * builder.element.bytes > builder.target.cache_bytes / 2
+
+
+def _reach(taps: Sequence[Tap]) -> tuple[int, int]:
+    """The first and the last column of taps, relative to the position."""
+    columns = [tap.column for tap in taps] or [0]
+    return min(columns), max(columns)
+
+
+def panel_fields(builder: StepBuilder, conv: ConvLayer, fields: Fields, thread: int) -> Fields:
+    """Where a thread copies its tiles' inputs to, if the kernel copies them."""
+    if conv.choice.form == "channels":
+        return {}
+    size = fields["segment_count"] * conv.choice.panel * builder.layout.vector_bytes
+    return {"panel": builder.panel(size, thread) if size else 0}
 
 
 def place_fields(op: ConvOp, place: Place, row: int) -> Fields:
@@ -193,12 +240,16 @@ def packed_fields(builder: StepBuilder, conv: ConvLayer, band: tuple[int, int]) 
     """The arguments for the output channels ``band`` that do not depend on rows, and the MACs a position."""
     op, choice = conv.op, conv.choice
     form, pitch = "dense" if choice.form in DENSE_FORMS else choice.form, builder.layout.pitch(op.out)
+    segments: list[Tap] = []
     packs: list[PackedRows] = []
     offsets: list[npt.NDArray[np.int64]] = []
     for matrix, pattern, taps in zip(op.matrices, conv.patterns, op.taps, strict=True):
         packed = pack(matrix, pattern, form, choice.rows, band if len(op.matrices) == 1 else None)
         addresses = np.array([builder.tap(tap, pitch) for tap in taps], dtype=np.int64)
         packs.append(packed)
+        if choice.panel:
+            used = packed.columns if form != "dense" else np.arange(len(taps))
+            segments, addresses = _segments(builder, taps, used, choice.panel)
         offsets.append(addresses[packed.columns])
     ends = [packed.ends + sum(before.groups for before in packs[:i]) for i, packed in enumerate(packs)]
     height = band[1] - band[0]
@@ -226,7 +277,27 @@ def packed_fields(builder: StepBuilder, conv: ConvLayer, band: tuple[int, int]) 
     }
     if choice.form != "channels":
         fields["ends"] = builder.constants.add(np.concatenate(ends))
+        fields["segments"] = builder.table([builder.tap(tap, pitch) for tap in segments])
+        fields["segment_count"] = len(segments)
     return fields, int(weights.size)
+
+
+def _segments(
+    builder: StepBuilder, taps: Sequence[Tap], used: npt.NDArray[np.int64], vectors: int
+) -> tuple[list[Tap], npt.NDArray[np.int64]]:
+    """The first taps of a panel's segments, in the order of their planes, and every tap's offset in the panel.
+
+    Only segments of ``used`` taps are there; the offsets of other taps mean nothing.
+    """
+    first, _ = _reach(taps)
+    rows = dict.fromkeys((taps[column].plane, taps[column].row) for column in np.unique(used))
+    numbers = {key: number for number, key in enumerate(rows)}
+    bytes_of_segment = vectors * builder.layout.vector_bytes
+    offsets = [
+        numbers.get((tap.plane, tap.row), 0) * bytes_of_segment + (tap.column - first) * builder.element.bytes
+        for tap in taps
+    ]
+    return [Tap(plane, row, first) for plane, row in rows], np.array(offsets, dtype=np.int64)
 
 
 BUILDERS: Mapping[type, Callable[..., Step]] = {ConvOp: _conv}

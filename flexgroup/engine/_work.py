@@ -12,6 +12,7 @@ from flexgroup.engine._rows import Rows
 from flexgroup.kernels import LINE
 
 SHARE_OF_CACHE = 0.6  # that images may take: weights, tables and the images at both ends need the rest
+MISSED_IN_PANEL = 0.4  # of a missed load's cost: what lies side by side is fewer cache lines, and fetched ahead
 
 
 class Work(Protocol):
@@ -31,7 +32,8 @@ class ConvWork:
 
     The last tile has ``tail`` vectors, unless that is 0.
     ``missed`` is the share of loads that miss the first-level cache, ``lines`` the cache lines of weights and offsets,
-    which stay in the second-level cache from tile to tile if they are ``near``.
+    which stay in the second-level cache from tile to tile if they are ``near``. ``copied`` vectors of every tile are
+    copied to a panel first; where they could be and are not, ``late`` planes are waited for.
     """
 
     groups: int
@@ -45,10 +47,12 @@ class ConvWork:
     missed: float
     lines: float
     near: bool
+    copied: int = 0
+    late: int = 0
 
     def slots(self, costs: Costs) -> float:
         load = costs.displaced_load if self.displaced else costs.aligned_load
-        load += costs.missed_load * self.missed
+        load += costs.missed_load * self.missed * (MISSED_IN_PANEL if self.copied else 1.0)
 
         def each(tile: int) -> float:
             # The more of the loads' slots are taken, the more multiply-adds wait for one.
@@ -58,7 +62,8 @@ class ConvWork:
         tails = int(self.tail > 0)
         computed = (self.tiles - tails) * each(self.tile) + tails * each(self.tail)
         again = costs.stream_again if self.near else costs.stream
-        return computed + self.lines * (costs.stream + (self.tiles - 1) * again)
+        fetched = self.tiles * (self.copied * costs.copy + self.late * costs.late)
+        return computed + fetched + self.lines * (costs.stream + (self.tiles - 1) * again)
 
 
 @dataclass(frozen=True)

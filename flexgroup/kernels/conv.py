@@ -11,6 +11,10 @@ the kernel loads the tile once from one input plane, displaced by the group's ta
 
 Where tiles do not divide an image, the last one is smaller (`tail`), or overlaps the one before.
 
+A tile of short vectors is less than a cache line or two of every plane, and planes lie apart: the first-level cache
+holds few of them. So a tile may be copied first (`panel`): from every row of a plane that its groups read, one
+*segment*, as long as the tile and what its taps reach beyond it, one after another.
+
 Rows beyond the last one are stored to a scratch plane, so that any number of rows works.
 
 The residual may lie where the output goes: a position is read just before it is written. Only the last tile, where it
@@ -49,6 +53,9 @@ SIGNATURE = Signature(
         "last_start",  # bytes to the last tile, which may overlap the one before
         "low",
         "high",
+        "segments",  # panel: int32 a segment: bytes from `source` to the first tile's
+        "segment_count",
+        "panel",  # where segments are copied to; then `offsets` count from there
     )
 )
 
@@ -65,11 +72,15 @@ class ConvKernel:
     curve: str = ""  # a name of `curves`, applied after the clamp
     in_place: bool = False  # whether the residual lies where the output goes, and the last tile overlaps
     tail: int = 0  # vectors of the last tile, if it has fewer than the others
+    panel: int = 0  # vectors from a segment to the next, if a tile's inputs are copied first
+    span: int = 0  # panel: numbers that taps reach beyond a tile, a vector at most
+    ahead: bool = True  # whether weights come from memory, so that they have to be asked for early
 
     @property
     def name(self) -> str:
         residual = "_add" * self.residual + "_in_place" * self.in_place
         ending = residual + (f"_{self.curve}" if self.curve else "")
+        ending += f"_panel{self.panel}x{self.span}" * (self.panel > 0) + "_near" * (not self.ahead)
         tile = f"{self.tile}_{self.tail}" if self.tail else f"{self.tile}"
         return f"conv_{self.element.name}_{self.form}_{self.rows}x1_t{tile}{ending}"
 
@@ -127,11 +138,28 @@ class _Emitter:
         """The tile at ``start`` bytes, which overlaps the one before if it was ``due`` later."""
         self.tile, self.vectors = start, vectors
         self.inputs = self.k.at(self.source, start)
+        if self.spec.panel:
+            self.inputs = self._copied(self.inputs)
         self.fresh = self._beyond(self.k.builder.sub(due, start)) if self.spec.in_place and start is not due else []
         if self.spec.form == "ring":
             self._ring()
         else:
             self._strips()
+
+    def _copied(self, inputs: ir.Value) -> ir.Value:
+        """Copy the tile's segments to the panel; returns its address."""
+        k, spec, segments, panel = self.k, self.spec, self.k.address("segments"), self.k.address("panel")
+        starts = [t * self.bytes for t in range(self.vectors)]
+        if spec.span:  # the last numbers that a tap reads, and not one more: there may be none
+            starts.append((self.vectors - 1) * self.bytes + spec.span * k.size)
+        with k.loop(0, k.arg("segment_count")) as each:
+            segment = k.at(inputs, k.load_index(segments, each.index))
+            copy = k.at(panel, self._scaled(each.index, spec.panel * self.bytes))
+            kind = ir.VectorType(k.element.ir, k.lanes)
+            for start, vector in [(start, k.load(segment, kind, k.size, start)) for start in starts]:
+                k.store(vector, copy, k.size, start)
+            each.next = []
+        return panel
 
     def _ring(self) -> None:
         k, rows, tile = self.k, self.spec.rows, self.vectors
@@ -181,7 +209,8 @@ class _Emitter:
         size = k.size
         plane = k.at(self.inputs, k.load_index(self.offsets, column))
         weights = k.at(self.weights, self._scaled(group, rows * size))
-        k.prefetch(weights)  # a large layer's come from memory, and every page is a stranger to the processor's own
+        if self.spec.ahead:
+            k.prefetch(weights)  # every page is a stranger to the processor's own prefetching
         sums = list(accumulators)
         # Whichever is fewer stays in registers for the whole group: its weights or its activations.
         if rows <= tile:

@@ -58,6 +58,7 @@ class Target:
     has_fma: bool
     cache_bytes: int = 512 << 10  # of a core's own second-level cache: what passes between fused layers fits half of it
     half: str = ""  # what instructions do with numbers of 16 bits: "converts" them to 32 and back, or "arithmetic" too
+    first_cache_bytes: int = 32 << 10  # of its first-level cache of data
 
     def lanes(self, element: Element) -> int:
         """Numbers in a vector register."""
@@ -74,14 +75,14 @@ _X86_FEATURES = {
 
 
 def _x86(name: str, cpu: str, vector_bytes: int, registers: int, half: str) -> Target:
-    has_fma = vector_bytes > 16
-    return Target(
-        name, "x86_64-unknown-linux-gnu", cpu, _X86_FEATURES[name], vector_bytes, registers, has_fma, half=half
-    )
+    triple, has_fma = "x86_64-unknown-linux-gnu", vector_bytes > 16
+    first = (48 if vector_bytes > 32 else 32) << 10
+    features = _X86_FEATURES[name]
+    return Target(name, triple, cpu, features, vector_bytes, registers, has_fma, half=half, first_cache_bytes=first)
 
 
 def _aarch64(name: str, triple: str, cpu: str) -> Target:
-    return Target(name, triple, cpu, "+neon", 16, 32, True, half="arithmetic")
+    return Target(name, triple, cpu, "+neon", 16, 32, True, half="arithmetic", first_cache_bytes=64 << 10)
 
 
 TARGETS: dict[str, Target] = {
@@ -120,18 +121,19 @@ def host_target() -> Target:
     """The best target for the machine at hand: AVX-512, AVX2, or portable 128-bit vectors."""
     triple = llvm.get_process_triple()
     if triple.startswith(("aarch64", "arm64")):
-        cache = _cache_bytes() or 512 << 10
+        cache, first = _cache_bytes(2) or 512 << 10, _cache_bytes(0) or 64 << 10
         cpu = llvm.get_host_cpu_name()
         has_half = computes_half(cpu, llvm.get_host_cpu_features(), _read("/proc/cpuinfo"))
         features, half = ("+neon,+fullfp16", "arithmetic") if has_half else ("+neon", "converts")
-        return Target("host-aarch64", triple, cpu, features, 16, 32, True, cache, half)
+        return Target("host-aarch64", triple, cpu, features, 16, 32, True, cache, half, first)
     if not triple.startswith("x86_64"):
         return Target("host-portable", triple, llvm.get_host_cpu_name(), "", 16, 16, False)
     base = next(TARGETS[name] for name in _X86_FEATURES if runs_here(TARGETS[name]))
     cpu = llvm.get_host_cpu_name() if base.vector_bytes > 16 else base.cpu
     # Virtual machines may hide instructions that every processor of a level has.
     half = base.half if llvm.get_host_cpu_features().get("f16c", False) else ""
-    return replace(base, triple=triple, cpu=cpu, cache_bytes=_cache_bytes() or base.cache_bytes, half=half)
+    caches = _cache_bytes(2) or base.cache_bytes, _cache_bytes(0) or base.first_cache_bytes
+    return replace(base, triple=triple, cpu=cpu, cache_bytes=caches[0], half=half, first_cache_bytes=caches[1])
 
 
 def computes_half(cpu: str, features: Mapping[str, bool], cpuinfo: str) -> bool:
@@ -151,8 +153,11 @@ def _read(path: str) -> str:
         return ""
 
 
-def _cache_bytes() -> int:
-    """Bytes of the second-level cache of this machine's first core, 0 where the system does not tell."""
-    text = _read("/sys/devices/system/cpu/cpu0/cache/index2/size").strip()
+def _cache_bytes(index: int) -> int:
+    """Bytes of a cache of this machine's first core, 0 where the system does not tell.
+
+    Linux numbers them: 0 is the first level's for data, 2 the second level.
+    """
+    text = _read(f"/sys/devices/system/cpu/cpu0/cache/index{index}/size").strip()
     units = {"K": 1 << 10, "M": 1 << 20}
     return int(text[:-1]) * units[text[-1]] if text[:-1].isdecimal() and text[-1] in units else 0

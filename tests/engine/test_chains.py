@@ -136,20 +136,23 @@ def image(buffer: int, height: int) -> Image:
     st.lists(st.tuples(st.sampled_from([1, 2]), st.integers(-2, 0), st.integers(0, 2)), min_size=1, max_size=4),
     st.integers(4, 30),
     st.integers(1, 8),
+    st.sampled_from([1, 2, 4]),
     st.data(),
 )
-def test_every_row_is_computed_once_and_is_there_when_it_is_read(uses, height, band, data):
+def test_every_row_is_computed_once_and_is_there_when_it_is_read(uses, height, band, grain, data):
     """A chain of operations with any windows: a model of the windows' contents, row by row."""
-    heights = [height]
+    heights = [height * grain]
     for step, _, _ in reversed(uses):
         heights.insert(0, heights[0] * step)
     chain = [Rows((), image(0, heights[0]))]
     for i, (step, above, below) in enumerate(uses):
-        chain.append(Rows((Use(image(i, heights[i]), step, above, below),), image(i + 1, heights[i + 1])))
+        own = data.draw(st.sampled_from([1, grain]))
+        chain.append(Rows((Use(image(i, heights[i]), step, above, below),), image(i + 1, heights[i + 1]), own))
     windowed = [True] * len(uses) + [False]
-    first = data.draw(st.integers(0, height - 1))
-    last = data.draw(st.integers(first + 1, height))
-    plan = schedule(chain, windowed, first, last, band)
+    last_grain = chain[-1].grain
+    first = data.draw(st.integers(0, heights[-1] // last_grain - 1)) * last_grain
+    last = data.draw(st.integers(first // last_grain + 1, heights[-1] // last_grain)) * last_grain
+    plan = schedule(chain, windowed, first, last, band * last_grain)
     windows: list[dict[int, int | str]] = [{} for _ in uses]  # slot -> image row, or "zero"
     written: list[int] = []
     for shares in plan.bands:

@@ -109,13 +109,19 @@ def conv(kernel: ConvKernel, f: dict[str, int], memory: Memory, lanes: int) -> N
         is_tail = kernel.tail and due >= f["last_start"] // size
         start, width = min(due, f["last_start"] // size), (kernel.tail if is_tail else kernel.tile) * lanes
         sums = np.zeros((f["row_count"] + rows, width), np.float32)
+        inputs, first_tap = source, first_in + start
+        if kernel.panel:
+            inputs, first_tap = memory.base(f["panel"])
+            for number, segment in enumerate(memory.view(f["segments"], np.int32)[: f["segment_count"]]):
+                copied = source[first_in + start + segment // size :][: width + kernel.span]
+                inputs[first_tap + number * kernel.panel * lanes :][: len(copied)] = copied
         group = 0
         for loop in range(loops):
             first_row = loop if kernel.form == "ring" else loop * rows
             end = group + f["columns"] if kernel.form == "dense" else ends[loop]
             for g in range(group, end):
-                tap = first_in + offsets[g - group if kernel.form == "dense" else g] // size + start
-                x = source[tap : tap + width].astype(np.float32)
+                tap = first_tap + offsets[g - group if kernel.form == "dense" else g] // size
+                x = inputs[tap : tap + width].astype(np.float32)
                 sums[first_row : first_row + rows] += weights[g * rows : (g + 1) * rows, None] * x
             group = end
         for row in range(f["row_count"]):
