@@ -10,8 +10,16 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 
-from flexgroup.engine import _steps_conv, _steps_depthwise, _steps_linear, _steps_other, _steps_resize, _steps_tokens
-from flexgroup.engine._choose import PANEL_OF_CACHE, Chooser
+from flexgroup.engine import (
+    _choose,
+    _steps_conv,
+    _steps_depthwise,
+    _steps_linear,
+    _steps_other,
+    _steps_resize,
+    _steps_tokens,
+)
+from flexgroup.engine._choose import Chooser
 from flexgroup.engine._costs import Costs
 from flexgroup.engine._estimate import estimate_step
 from flexgroup.engine._geometry import round_up
@@ -83,7 +91,9 @@ class StepBuilder:
 
     def panel(self, size: int, thread: int) -> int:
         """A thread's memory for one kernel call, of ``size`` bytes at most, which the next call may use too."""
-        start = thread * round_up(int(PANEL_OF_CACHE * self.target.cache_bytes), LINE)
+        most = round_up(int(_choose.PANEL_OF_CACHE * self.target.cache_bytes), LINE)
+        assert size <= most, "larger ones are not chosen"
+        start = thread * most
         self._panel_end = max(self._panel_end, start + size)
         return reference(ARENA, self.layout.arena_bytes + start)
 

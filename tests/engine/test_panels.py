@@ -43,7 +43,7 @@ def anywhere():
     """Let long tiles and tiny caches have panels too: they are right there, if not fast."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(choosing, "SHORT_TILE", 1 << 20)
-        patch.setattr(choosing, "PANEL_OF_CACHE", 1e3)
+        patch.setattr(choosing, "PANEL_OF_CACHE", 100.0)
         yield
 
 
