@@ -197,10 +197,9 @@ def _reach(taps: Sequence[Tap]) -> tuple[int, int]:
 
 def panel_fields(builder: StepBuilder, conv: ConvLayer, fields: Fields, thread: int) -> Fields:
     """Where a thread copies its tiles' inputs to, if the kernel copies them."""
-    if conv.choice.form == "channels":
+    if not conv.choice.panel:
         return {}
-    size = fields["segment_count"] * conv.choice.panel * builder.layout.vector_bytes
-    return {"panel": builder.panel(size, thread) if size else 0}
+    return {"panel": builder.panel(fields["segment_count"] * conv.choice.panel * builder.layout.vector_bytes, thread)}
 
 
 def place_fields(op: ConvOp, place: Place, row: int) -> Fields:
@@ -277,6 +276,7 @@ def packed_fields(builder: StepBuilder, conv: ConvLayer, band: tuple[int, int]) 
     }
     if choice.form != "channels":
         fields["ends"] = builder.constants.add(np.concatenate(ends))
+    if choice.panel:
         fields["segments"] = builder.table([builder.tap(tap, pitch) for tap in segments])
         fields["segment_count"] = len(segments)
     return fields, int(weights.size)

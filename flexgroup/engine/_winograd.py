@@ -368,9 +368,6 @@ def _table(
         "row_count": height,
         "columns": 0,
         "first_tile": 0,
-        "segments": builder.table([]),
-        "segment_count": 0,
-        "panel": 0,
     }
 
 

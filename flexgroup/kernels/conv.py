@@ -53,9 +53,14 @@ SIGNATURE = Signature(
         "last_start",  # bytes to the last tile, which may overlap the one before
         "low",
         "high",
-        "segments",  # panel: int32 a segment: bytes from `source` to the first tile's
+    )
+)
+PANEL_SIGNATURE = Signature(
+    (
+        *SIGNATURE.fields,
+        "segments",  # int32 a segment: bytes from `source` to the first tile's
         "segment_count",
-        "panel",  # where segments are copied to; then `offsets` count from there
+        "panel",  # where segments are copied to; `offsets` count from there
     )
 )
 
@@ -86,11 +91,11 @@ class ConvKernel:
 
     @property
     def signature(self) -> Signature:
-        return SIGNATURE
+        return PANEL_SIGNATURE if self.panel else SIGNATURE
 
     def emit(self, module: ir.Module, target: Target) -> None:
         """Add the kernel's function to ``module``."""
-        _Emitter(Kernel(module, self.name, target, self.element, SIGNATURE), self).emit()
+        _Emitter(Kernel(module, self.name, target, self.element, self.signature), self).emit()
 
 
 def largest_tile(rows: int, target: Target) -> int:
