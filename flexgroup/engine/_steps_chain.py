@@ -164,7 +164,8 @@ def _thread_calls(
                 made = [_plain_call(builder, operation, rows, place)]
             found = estimate(builder, operation, rows[1] - rows[0], conv=conv)
             slots = found.slots(builder.costs) if found is not None else 0.0
-            calls += [*made[:-1], replace(made[-1], bytes=builder.bytes_of(operation, rows), slots=slots)]
+            made[-1] = replace(made[-1], bytes=builder.bytes_of(operation, rows))
+            calls += [replace(call, slots=slots / len(made)) for call in made]
     return calls
 
 

@@ -29,6 +29,7 @@ SLOT = 2.0  # of the slots of `_choose`
 DENSE_VECTOR, DENSE_LANE = 0.4, 0.075
 GROUP, GROUP_WEIGHT = 0.8, 1 / 16
 LINE = {"columns": 7.0, "rows": 3.0}
+WORTH = 0.95  # of dense code's cost: what saves less is not worth tables
 
 
 @dataclass(frozen=True, order=True)
@@ -55,7 +56,8 @@ def choose_linear(weight: Array, lanes: int, *, sparse: bool) -> tuple[LinearCho
                 groups, lines = group_count(pattern, form, size)
                 slots = groups * (GROUP + GROUP_WEIGHT * size) + lines * LINE[form]
                 candidates.append(LinearChoice(slots, form, size, groups))
-    return min(candidates), dense.slots
+    best = min(candidates)
+    return best if best.slots < WORTH * dense.slots else dense, dense.slots
 
 
 def _linear(builder: StepBuilder, op: LinearOp) -> Step:
