@@ -72,7 +72,7 @@ def chains_of(plan: Plan) -> set[int]:
     return {step.chain for step in plan.steps if step.chain >= 0}
 
 
-@settings(max_examples=examples(60), deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(st.one_of(deep_networks(), networks()), st.sampled_from(PATTERNS), st.sampled_from([1024, 4096, 16384]))
 def test_bands_change_nothing_for_any_number_of_threads(case, pattern, cache):
     model, shape = case
