@@ -72,7 +72,7 @@ def chains_of(plan: Plan) -> set[int]:
     return {step.chain for step in plan.steps if step.chain >= 0}
 
 
-@settings(max_examples=examples(40), deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(st.one_of(deep_networks(), networks()), st.sampled_from(PATTERNS), st.sampled_from([1024, 4096, 16384]))
 def test_bands_change_nothing_for_any_number_of_threads(case, pattern, cache):
     model, shape = case
@@ -90,7 +90,7 @@ def test_bands_change_nothing_for_any_number_of_threads(case, pattern, cache):
     assert all(torch.equal(results[0], other) for other in results[1:])
 
 
-@settings(max_examples=examples(25), deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(deep_networks(), st.sampled_from(PATTERNS), st.sampled_from(sorted(TARGETS)), st.integers(1, 3))
 def test_banded_plans_mean_the_same_to_the_numpy_twins(case, pattern, target, threads):
     """The twins' scratch holds NaN at first: nothing is read that was not written before."""

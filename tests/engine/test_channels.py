@@ -53,7 +53,7 @@ def uses(plan: Plan) -> int:
     return sum(isinstance(step.kernel, ChannelsKernel) for step in plan.steps)
 
 
-@settings(max_examples=examples(15), deadline=None)
+@settings(max_examples=examples(8), deadline=None)
 @given(residual_networks(), CACHES, st.integers(1, 3), st.integers(1, 3))
 def test_results_are_torchs_for_any_cache_and_threads(case, cache, threads, vectors):
     model, shape = case
@@ -70,7 +70,7 @@ def test_results_are_torchs_for_any_cache_and_threads(case, cache, threads, vect
     assert torch.equal(given, CompiledModel(alone, 0.0)(x))
 
 
-@settings(max_examples=examples(15), deadline=None)
+@settings(max_examples=examples(8), deadline=None)
 @given(residual_networks(), CUTS, st.integers(1, 12), st.integers(1, 3), st.sampled_from(sorted(TARGETS)))
 def test_the_twins_agree_in_any_chain_on_any_target(case, cuts, band, threads, target):
     gives_what_torch_gives(*case, cuts, band, TARGETS[target], threads, chooser=channels_where_possible(2))

@@ -23,7 +23,7 @@ from tests.engine.agreement import HOST, RUNNABLE, agree, agrees_run_after_run, 
 from tests.engine.networks import PATTERNS, Residual, convolutions, examples, networks, prune, randomise
 
 
-@settings(max_examples=examples(60), deadline=None)
+@settings(max_examples=examples(35), deadline=None)
 @given(convolutions(), st.sampled_from(PATTERNS), st.sampled_from(RUNNABLE), st.integers(1, 3), st.integers(1, 3))
 def test_any_convolution_agrees_with_torch(case, pattern, target, threads, batch):
     conv, shape = case
@@ -33,14 +33,14 @@ def test_any_convolution_agrees_with_torch(case, pattern, target, threads, batch
     agree(conv, compiled, torch.randn(batch, *shape))
 
 
-@settings(max_examples=examples(60), deadline=None)
+@settings(max_examples=examples(35), deadline=None)
 @given(networks(), st.sampled_from(PATTERNS), st.sampled_from(RUNNABLE), st.integers(1, 3), st.integers(1, 3))
 def test_any_network_agrees_with_torch_run_after_run(case, pattern, target, threads, batch):
     model, shape = case
     agrees_run_after_run(model, shape, pattern, 0.2, target=target, threads=threads, batch=batch)
 
 
-@settings(max_examples=examples(25), deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(networks(), st.sampled_from(PATTERNS), st.sampled_from(sorted(TARGETS)), st.integers(1, 2))
 def test_the_plan_means_the_same_to_the_numpy_twins(case, pattern, target, threads):
     model, shape = case

@@ -22,14 +22,14 @@ from tests.engine.test_tokens import Net
 from tests.engine.twins import run_plan
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(gated_networks(), st.sampled_from(PATTERNS), st.sampled_from(RUNNABLE), st.integers(1, 3), st.integers(1, 3))
 def test_any_network_of_gates_agrees_with_torch_run_after_run(case, pattern, target, threads, batch):
     model, shape = case
     agrees_run_after_run(model, shape, pattern, 0.4, target=target, threads=threads, batch=batch)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(gated_networks(), st.sampled_from(PATTERNS), st.sampled_from(sorted(TARGETS)), st.integers(1, 3))
 def test_the_plan_of_gates_means_the_same_to_the_numpy_twins(case, pattern, target, threads):
     model, shape = case
@@ -153,7 +153,7 @@ def test_an_infinite_pixel_spoils_what_is_made_of_it_only():
     agree(model, compiled, x)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(1, 9), st.tuples(st.integers(1, 9), st.integers(1, 40)), st.integers(0, 9999), st.data())
 def test_any_matrices_of_any_images_resize(channels, size, seed, data):
     rng = np.random.default_rng(seed)

@@ -115,7 +115,7 @@ def written(step: Step, part: tuple[int, ...], plan: Plan) -> set[int]:
 CACHES = st.sampled_from([1024, 4096, 16384, 1 << 20])
 
 
-@settings(max_examples=examples(12), deadline=None)
+@settings(max_examples=examples(8), deadline=None)
 @given(residual_networks(), st.sampled_from(PATTERNS), CACHES, st.integers(1, 3))
 def test_results_are_those_of_images_with_places_of_their_own(case, pattern, cache, threads):
     model, shape = case
@@ -128,7 +128,7 @@ def test_results_are_those_of_images_with_places_of_their_own(case, pattern, cac
         assert torch.equal(compiled(x), wanted)
 
 
-@settings(max_examples=examples(12), deadline=None)
+@settings(max_examples=examples(8), deadline=None)
 @given(residual_networks(), st.sampled_from(PATTERNS), CACHES, st.integers(1, 3), st.sampled_from(sorted(TARGETS)))
 def test_threads_may_run_one_after_another_in_any_order(case, pattern, cache, threads, target):
     model, shape = case
@@ -198,7 +198,7 @@ def gives_what_torch_gives(
 CUTS = st.lists(st.integers(1, 6), min_size=1, max_size=6)
 
 
-@settings(max_examples=examples(20), deadline=None)
+@settings(max_examples=examples(12), deadline=None)
 @given(residual_networks(), CUTS, st.integers(1, 12), st.integers(1, 3), st.sampled_from(sorted(TARGETS)))
 def test_any_chain_in_place_gives_what_torch_gives_whatever_thread_is_first(case, cuts, band, threads, target):
     gives_what_torch_gives(*case, cuts, band, TARGETS[target], threads)

@@ -51,7 +51,7 @@ def panels(plan: Plan) -> list[ConvKernel]:
     return [step.kernel for step in plan.steps if isinstance(step.kernel, ConvKernel) and step.kernel.panel]
 
 
-@settings(max_examples=examples(20), deadline=None)
+@settings(max_examples=examples(10), deadline=None)
 @given(
     residual_networks(),
     st.sampled_from(PATTERNS),
@@ -75,7 +75,7 @@ def test_results_are_torchs_for_any_cache_and_threads(case, pattern, cache, thre
     assert torch.equal(given, CompiledModel(alone, 0.0)(x))
 
 
-@settings(max_examples=examples(20), deadline=None)
+@settings(max_examples=examples(10), deadline=None)
 @given(
     residual_networks(),
     CUTS,

@@ -56,7 +56,7 @@ def relied_on(operation: Operation, layout: Layout) -> Iterator[tuple[PlaneRef, 
         yield from ((plane, pitch, around) for plane in set(image.planes))
 
 
-@settings(max_examples=examples(12), deadline=None)
+@settings(max_examples=examples(8), deadline=None)
 @given(st.one_of(networks(), residual_networks()), st.sampled_from(sorted(TARGETS)), st.integers(1, 2))
 def test_what_has_to_be_zero_before_a_step_is_zero(case, target, threads):
     model, shape = case

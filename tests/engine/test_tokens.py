@@ -31,14 +31,14 @@ class Net(nn.Module):
         return self.function(self, *inputs)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(transformers(), st.sampled_from(PATTERNS), st.sampled_from(RUNNABLE), st.integers(1, 3), st.integers(1, 3))
 def test_any_transformer_agrees_with_torch_run_after_run(case, pattern, target, threads, batch):
     model, shape = case
     agrees_run_after_run(model, shape, pattern, 0.3, target=target, threads=threads, batch=batch, examples=1)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(transformers(), st.sampled_from(PATTERNS), st.sampled_from(sorted(TARGETS)), st.integers(1, 3))
 def test_the_plan_of_a_transformer_means_the_same_to_the_numpy_twins(case, pattern, target, threads):
     model, shape = case
