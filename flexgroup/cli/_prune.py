@@ -96,7 +96,7 @@ def prune(
         int, typer.Option("--accumulate", help="Work through a batch in so many parts: less memory.")
     ] = 1,
     precision: Annotated[
-        str, typer.Option("--precision", help="auto (the faster of fp32 and bf16, measured), fp32, bf16 or fp16.")
+        str, typer.Option("--precision", help="auto (the fastest here, measured), fp32, bf16 or fp16.")
     ] = "auto",
     distill: Annotated[
         float, typer.Option("--distill", help="Share of the loss that compares with the dense network, 0 to 1.")

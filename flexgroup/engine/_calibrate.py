@@ -273,7 +273,9 @@ def _network() -> tuple[ir.Graph, dict[tuple[tuple[int, ...], int], tuple[str, i
             shapes[after] = (probe.channels,)
         if isinstance(operator, ir.Conv2d) and operator.groups == 1:
             matrix = operator.weight.reshape(probe.channels, -1)
-            forms[matrix.shape, int(np.count_nonzero(matrix))] = probe.form, probe.rows, probe.panel
+            key = matrix.shape, int(np.count_nonzero(matrix))
+            assert key not in forms, "probes are told apart by their shape and their number of weights"
+            forms[key] = probe.form, probe.rows, probe.panel
     return ir.Graph(("0",), (str(len(PROBES)),), tuple(nodes), shapes), forms
 
 

@@ -181,6 +181,7 @@ class Planner:
     def _banded(self, first: int, rows: Sequence[Rows], windowed: tuple[bool, ...], band: int) -> float | None:
         """The cost of a chain in bands of this height; None if its windows do not fit the cache."""
         layout, costs, height = self.layout, self.costs, rows[-1].out.height
+        _, band = rows[-1].whole(0, band)
         sample = schedule(rows, windowed, 0, min(height, SAMPLED_BANDS * band), band)
         window_bytes = 0.0
         for i, capacity in sample.capacity.items():
@@ -193,9 +194,14 @@ class Planner:
         windows = frozenset(each.out.planes[0].buffer for each, flag in zip(rows, windowed, strict=True) if flag)
         for i, share in enumerate(typical):
             count, kept = share.rows[1] - share.rows[0], share.keep[1] - share.keep[0]
-            if count <= 0:
+            if count <= 0 and rows[i].grain == 1:
                 return None
-            slots += bands * self._estimated(first + i, count, windows)
+            grain = rows[i].grain
+            if grain > 1:  # whole blocks: more in one band, fewer in the next
+                done = sum(band[i].rows[1] - band[i].rows[0] for band in sample.bands)
+                slots += bands * self._estimated(first + i, grain, windows) * done / grain / len(sample.bands)
+            else:
+                slots += bands * self._estimated(first + i, count, windows)
             if kept:
                 planes, vectors = len(rows[i].out.planes), -(-kept * layout.pitch(rows[i].out) // layout.lanes)
                 slots += bands * MoveWork(planes, planes * vectors).slots(costs) + bands * costs.call

@@ -103,6 +103,9 @@ def _may_in(chain: Chain, layout: Layout, buffer: int, mapped: Rows) -> bool:
     lives = layout.buffers[buffer]
     if not lives.born < chain.first <= lives.dies < chain.last:
         return False
+    writer = next(each for each, rows in zip(chain.operations, chain.rows, strict=True) if rows is mapped)
+    if isinstance(writer, ConvOp) and any(tap.plane.buffer == buffer for taps in writer.taps for tap in taps):
+        return False  # a convolution that is added to its own input reads all of it for every plane and block of rows
     threads: list[tuple[set[int], set[int]]] = []  # rows that are read, and written
     for schedule in chain.schedules(layout.threads):
         read: set[int] = set()

@@ -90,7 +90,7 @@ class StepBuilder:
         return round_up(self.layout.arena_bytes + self._panel_end, 4096)
 
     def panel(self, size: int, thread: int) -> int:
-        """A thread's memory for one kernel call, of ``size`` bytes at most, which the next call may use too."""
+        """A thread's memory of ``size`` bytes for the calls of one operation; what runs next may use it too."""
         most = round_up(int(_choose.PANEL_OF_CACHE * self.target.cache_bytes), LINE)
         assert size <= most, "larger ones are not chosen"
         start = thread * most

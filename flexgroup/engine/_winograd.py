@@ -44,6 +44,7 @@ ROWS = 4  # of a strip in every stage
 FINITE_POINTS = (0.0, 1.0, -1.0, 0.5, -0.5, 2.0)  # whose powers stay near 1
 MOST_TAPS, FEWEST_TAPS = 4, 2
 FEWEST_CHANNELS = 16  # of a part: with less, most of the time is the transforms'
+FEWEST_BLOCKS = 6  # or threads, which share blocks, would be idle
 WORTH = 0.9  # of the direct kernel's cost: more than that is not worth the rounding
 TRANSFORMED = f"fewer multiplications: Winograd's method, {BLOCK} rows at a time"
 SHARE = 0.4  # of the second-level cache, that a block's values may take
@@ -214,6 +215,8 @@ def _blocks(builder: StepBuilder, op: ConvOp) -> Blocks | None:
     if len(op.matrices) > 1 or op.out.height % BLOCK or builder.element.converts or builder.element.bytes < 4:
         return None
     taps, pitch = taps_of(op.taps[0]), layout.pitch(op.out)
+    if op.out.height < FEWEST_BLOCKS * BLOCK:
+        return None
     if taps is None or pitch < lanes or -taps.reach[0] > lanes:
         return None
     vectors = -(-pitch // lanes)

@@ -32,6 +32,7 @@ def force(patch: pytest.MonkeyPatch, share: float = 80.0) -> None:
     """Blocks wherever they are possible, whatever they cost, with so much of the cache for their values."""
     patch.setattr(winograd, "WORTH", 1e9)
     patch.setattr(winograd, "FEWEST_CHANNELS", 4)
+    patch.setattr(winograd, "FEWEST_BLOCKS", 1)
     patch.setattr(winograd, "SHARE", share)
     patch.setattr(choosing, "PANEL_OF_CACHE", 100.0)
 
@@ -152,6 +153,34 @@ def test_the_twins_agree_in_any_chain_on_any_target(case, cuts, band, threads, t
         gives_what_torch_gives(
             model, (shape[0], 4 * (shape[1] // 4 + 1), shape[2]), cuts, band, TARGETS[target], threads
         )
+
+
+class AddedToItsInput(nn.Module):
+    """Convolutions of any kernel whose input is their residual too."""
+
+    def __init__(self, kernel: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 1)
+        self.body = nn.Conv2d(8, 8, kernel, padding=kernel // 2)
+        self.last = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.first(x))
+        return self.last(torch.relu(x + self.body(x)))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("cuts", [[1], [2], [3]])
+def test_a_convolution_never_takes_the_place_of_what_its_taps_read(monkeypatch, kernel, threads, cuts):
+    force(monkeypatch)
+    torch.manual_seed(0)
+    model, x = AddedToItsInput(kernel).eval(), torch.randn(1, 3, 16, 24)
+    plan = plan_graph(graph_of(model, (3, 16, 24)), HOST, threads=threads)
+    assert blocks(plan) == (kernel > 1)
+    with torch.no_grad():
+        torch.testing.assert_close(CompiledModel(plan, 0.0)(x), model(x), atol=1e-5, rtol=1e-5)
+    gives_what_torch_gives(model, (3, 16, 24), cuts, 4, HOST, threads)
 
 
 def test_the_stem_of_a_large_network_is_worth_it_and_what_would_not_fit_is_not():
