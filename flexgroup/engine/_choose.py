@@ -46,6 +46,11 @@ class Layer:
     counted: dict[tuple[str, int], int] = field(default_factory=dict, repr=False)
 
     @property
+    def vector_bytes(self) -> int:
+        """Bytes of a vector in memory."""
+        return self.lanes * self.element.bytes
+
+    @property
     def vectors(self) -> int:
         """Vectors that cover all positions."""
         return -(-self.rows * self.pitch // self.lanes)
@@ -135,11 +140,10 @@ def _candidates(form: str, rows: int, layer: Layer, target: Target, costs: Costs
 
 def panel_for(layer: Layer, form: str, tile: int, target: Target) -> int:
     """Vectors of a segment of the panel for tiles of this length; 0 where a panel makes no sense."""
-    vector = target.lanes(layer.element) * layer.element.bytes
     segment = tile + (layer.span > 0)
-    fits = layer.segments * segment * vector <= PANEL_OF_CACHE * target.cache_bytes
+    fits = layer.segments * segment * layer.vector_bytes <= PANEL_OF_CACHE * target.cache_bytes
     usual = form != "channels" and target.triple and layer.blocks == 1 and layer.span <= layer.lanes
-    return segment if usual and fits and tile * vector <= SHORT_TILE else 0
+    return segment if usual and fits and tile * layer.vector_bytes <= SHORT_TILE else 0
 
 
 def tile_of(layer: Layer, form: str, rows: int, target: Target) -> int:
@@ -168,9 +172,8 @@ def conv_work(layer: Layer, form: str, rows: int, tile: int, target: Target, pan
         near = strip * LINE < STRIP_OF_CACHE * target.cache_bytes
         return ChannelsWork(groups, rows, rows // layer.lanes, tile, tiles, strips, lines, near)
     missed = 0.0
-    vector = target.lanes(layer.element) * layer.element.bytes
-    held = layer.segments * panel * vector if panel else layer.planes * tile * vector
-    if held > SHARE_OF_FIRST * target.first_cache_bytes:
+    held = layer.segments * panel if panel else layer.planes * tile
+    if held * layer.vector_bytes > SHARE_OF_FIRST * target.first_cache_bytes:
         # Of the groups of a strip that read one plane, the first brings it to the first-level cache.
         missed = min(1.0, layer.planes * strips / max(groups, 1))
     lines = groups * (rows * layer.element.bytes + OFFSET) / LINE

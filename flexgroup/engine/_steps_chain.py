@@ -171,13 +171,9 @@ def _thread_calls(
 
 def _conv_calls(builder: StepBuilder, conv: ConvLayer, rows: tuple[int, int], place: Place) -> list[Call]:
     """The call of a convolution, or those of its blocks of rows."""
-    if conv.op.is_transformed:
-        return [
-            Call(call.kernel, call.arguments, conv.op.name, call.macs)
-            for call in block_calls(builder, conv.op, rows, place)
-        ]
-    kernel, arguments, macs = conv_call(builder, conv, rows, place)
-    return [Call(kernel, arguments, conv.op.name, macs)]
+    op = conv.op
+    made = block_calls(builder, op, rows, place) if op.is_transformed else [conv_call(builder, conv, rows, place)]
+    return [Call(kernel, arguments, op.name, macs) for kernel, arguments, macs in made]
 
 
 def _plain_call(builder: StepBuilder, operation: Operation, rows: tuple[int, int], place: Place) -> Call:

@@ -165,20 +165,9 @@ def _cut(
     last_start = (covered - (tail or tile) * layout.lanes) * element.bytes
     overlaps = last_start != (tiles - 1) * tile * layout.vector_bytes
     in_place = overlaps and op.residual is not None and layout.is_in_place(op.residual, op.out)
-    span = conv.layer.span if choice.panel else 0
-    kernel = ConvKernel(
-        choice.form,
-        choice.rows,
-        tile,
-        adds,
-        element,
-        op.curve,
-        in_place,
-        tail,
-        choice.panel,
-        span,
-        _streams(builder, conv),
-    )
+    span, ahead = conv.layer.span if choice.panel else 0, _streams(builder, conv)
+    form = (choice.form, choice.rows, tile, adds, element, op.curve, in_place, tail)
+    kernel = ConvKernel(*form, panel=choice.panel, span=span, ahead=ahead)
     return kernel, tiles, {"mask": builder.mask(op.out, count), "last_start": last_start}
 
 

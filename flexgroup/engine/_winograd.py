@@ -43,13 +43,14 @@ if TYPE_CHECKING:
 ROWS = 4  # of a strip in every stage
 FINITE_POINTS = (0.0, 1.0, -1.0, 0.5, -0.5, 2.0)  # whose powers stay near 1
 MOST_TAPS, FEWEST_TAPS = 4, 2
-FEWEST_CHANNELS = 16  # of a part: with less, most of the time is the transforms'
+FEWEST_CHANNELS = 16  # of a part: with less, most of the time is the transforms
 FEWEST_BLOCKS = 6  # or threads, which share blocks, would be idle
 WORTH = 0.9  # of the direct kernel's cost: more than that is not worth the rounding
 TRANSFORMED = f"fewer multiplications: Winograd's method, {BLOCK} rows at a time"
 SHARE = 0.4  # of the second-level cache, that a block's values may take
 
 _Matrix = npt.NDArray[np.float64]
+StageCall = tuple[ConvKernel, tuple[int, ...], int]
 
 
 @functools.lru_cache(maxsize=16)
@@ -228,10 +229,8 @@ def _blocks(builder: StepBuilder, op: ConvOp) -> Blocks | None:
     most = int(room // (taps.points * sums)) // ROWS * ROWS
     if most < FEWEST_CHANNELS:
         return None
-    height, columns = (
-        len(op.matrices[0]),
-        sum(taps.has(c.plane, point) for c in taps.columns for point in range(taps.points)),
-    )
+    height = len(op.matrices[0])
+    columns = sum(taps.has(each.plane, point) for each in taps.columns for point in range(taps.points))
     each = round_up(-(-height // -(-height // most)), ROWS)
 
     def cut(groups: int, rows: int, size: int) -> Stage:
@@ -266,17 +265,8 @@ def _is_worth_it(builder: StepBuilder, op: ConvOp) -> bool:
     return blocks.work(builder, op.out.height).slots(builder.costs) < WORTH * direct.slots
 
 
-@dataclass(frozen=True)
-class StageCall:
-    """A call of a stage's kernel."""
-
-    kernel: ConvKernel
-    arguments: tuple[int, ...]
-    macs: int
-
-
 def block_calls(builder: StepBuilder, op: ConvOp, rows: tuple[int, int], place: Place) -> list[StageCall]:
-    """The calls that compute ``rows`` of the output, whole blocks, one after another."""
+    """The calls that compute ``rows`` of the output, whole blocks: kernels, arguments and multiply-accumulates."""
     blocks = blocks_of(builder, op)
     assert blocks is not None, "only such operations are marked"
     assert rows[0] % BLOCK == rows[1] % BLOCK == 0, "schedules keep to blocks"
@@ -303,7 +293,7 @@ class _Template:
 
     def at(self, source: int, target: int, residual: int) -> StageCall:
         places = {"source": source, "target": target, "residual": residual}
-        return StageCall(self.kernel, tuple(self.kernel.signature.pack(self.fields | places)), self.macs)
+        return self.kernel, tuple(self.kernel.signature.pack(self.fields | places)), self.macs
 
 
 def _calls(builder: StepBuilder, blocks: Blocks) -> list[_Template]:

@@ -80,7 +80,6 @@ def _times(
     model: nn.Module, images: Tensor, labels: Tensor, choices: list[Arithmetic]
 ) -> dict[Arithmetic, list[float]]:
     """Seconds of some steps of each choice; of one, the first, where that is hopeless."""
-    times: dict[Arithmetic, list[float]] = {}
     device = images.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         copies = {choice: _without_hooks(copy.deepcopy(model)) for choice in choices}
@@ -88,13 +87,13 @@ def _times(
             for choice in choices:
                 _step(copies[choice], images, labels, choice)
         warm = {choice: _step(copies[choice], images, labels, choice) for choice in choices}
+        worst = HOPELESS * min(warm.values())
+        hopeless = {choice: [seconds] for choice, seconds in warm.items() if seconds > worst and choice != choices[0]}
+        times: dict[Arithmetic, list[float]] = {choice: [] for choice in choices if choice not in hopeless}
         for _ in range(ROUNDS):
-            for choice in choices:
-                if warm[choice] > HOPELESS * min(warm.values()) and choice is not choices[0]:
-                    times[choice] = [warm[choice]]
-                else:
-                    times.setdefault(choice, []).append(_step(copies[choice], images, labels, choice))
-    return times
+            for choice, taken in times.items():
+                taken.append(_step(copies[choice], images, labels, choice))
+    return times | hopeless
 
 
 def _step(model: nn.Module, images: Tensor, labels: Tensor, choice: Arithmetic) -> float:
