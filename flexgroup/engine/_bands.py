@@ -53,6 +53,12 @@ class Schedule:
         return rows
 
 
+def even_bands(last: Rows, height: int, band: int) -> tuple[int, int]:
+    """How many bands of at most ``band`` rows ``height`` rows take, and the height that makes them even."""
+    bands = -(-height // last.whole(0, band)[1])
+    return bands, last.whole(0, -(-height // bands))[1]
+
+
 def schedule(chain: Sequence[Rows], windowed: Sequence[bool], first: int, last: int, band: int) -> Schedule:
     """Bands of ``band`` rows for the rows first..last of the output of the chain's last operation.
 

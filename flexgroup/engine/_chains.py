@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from flexgroup.engine._bands import schedule
+from flexgroup.engine._bands import even_bands, schedule
 from flexgroup.engine._costs import default_costs
 from flexgroup.engine._estimate import estimate
 from flexgroup.engine._layout import ZERO, Image
@@ -28,6 +28,7 @@ LONGEST = 14  # operations in a chain
 BANDS = (1, 2, 3, 4, 5, 7, 8, 10, 14, 16, 20, 28, 32, 56)
 SMALLEST = 0.2  # of the cache: chains whose images all are smaller gain nothing
 SAMPLED_BANDS = 4
+WORTH = 0.8  # of what the operations cost one by one: chains that promise less did not keep it
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,42 +170,44 @@ class Planner:
         if max(self._bytes(each) for each, flag in zip(rows, windowed, strict=True) if flag) < SMALLEST * self._cache:
             return None
         height = rows[-1].out.height
+        limit = WORTH * sum(self._alone(i) for i in range(first, last))
         found: Candidate | None = None
         for band in BANDS:
             if band >= height:
                 break
             slots = self._banded(first, rows, windowed, band)
-            if slots is not None and (found is None or slots < found.slots):
+            if slots is not None and slots < (limit if found is None else found.slots):
                 found = Candidate(first, band, windowed, slots)
         return found
 
     def _banded(self, first: int, rows: Sequence[Rows], windowed: tuple[bool, ...], band: int) -> float | None:
         """The cost of a chain in bands of this height; None if its windows do not fit the cache."""
         layout, costs, height = self.layout, self.costs, rows[-1].out.height
-        _, band = rows[-1].whole(0, band)
+        bands, band = even_bands(rows[-1], height, band)
         sample = schedule(rows, windowed, 0, min(height, SAMPLED_BANDS * band), band)
         window_bytes = 0.0
         for i, capacity in sample.capacity.items():
             window_bytes += len(rows[i].out.planes) * capacity * layout.pitch(rows[i].out) * layout.element_bytes
         if window_bytes > SHARE_OF_CACHE * self._cache:
             return None
-        bands = -(-height // band)
-        typical = sample.bands[-1] if len(sample.bands) < 3 else sample.bands[-2]
-        slots = 0.0
         windows = frozenset(each.out.planes[0].buffer for each, flag in zip(rows, windowed, strict=True) if flag)
-        for i, share in enumerate(typical):
-            count, kept = share.rows[1] - share.rows[0], share.keep[1] - share.keep[0]
-            if count <= 0 and rows[i].grain == 1:
-                return None
-            grain = rows[i].grain
-            if grain > 1:  # whole blocks: more in one band, fewer in the next
-                done = sum(band[i].rows[1] - band[i].rows[0] for band in sample.bands)
-                slots += bands * self._estimated(first + i, grain, windows) * done / grain / len(sample.bands)
-            else:
-                slots += bands * self._estimated(first + i, count, windows)
-            if kept:
-                planes, vectors = len(rows[i].out.planes), -(-kept * layout.pitch(rows[i].out) // layout.lanes)
-                slots += bands * MoveWork(planes, planes * vectors).slots(costs) + bands * costs.call
+        slots = 0.0
+        # The first bands compute more rows and keep none, the last ones fewer: of many, one in the middle is typical.
+        for shares in sample.bands if bands <= SAMPLED_BANDS else sample.bands[-2:-1]:
+            for i, share in enumerate(shares):
+                count, kept = share.rows[1] - share.rows[0], share.keep[1] - share.keep[0]
+                grain = rows[i].grain
+                if grain == 1 and count > 0:
+                    slots += self._estimated(first + i, count, windows)
+                if kept:
+                    planes, vectors = len(rows[i].out.planes), -(-kept * layout.pitch(rows[i].out) // layout.lanes)
+                    slots += MoveWork(planes, planes * vectors).slots(costs) + costs.call
+        if bands > SAMPLED_BANDS:
+            slots *= bands
+        for i, each in enumerate(rows):
+            if each.grain > 1:  # whole blocks: more in one band, fewer in the next
+                done = sum(shares[i].rows[1] - shares[i].rows[0] for shares in sample.bands)
+                slots += bands * self._estimated(first + i, each.grain, windows) * done / each.grain / len(sample.bands)
         return slots
 
 

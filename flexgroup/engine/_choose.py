@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flexgroup.engine._costs import Costs
-from flexgroup.engine._work import ChannelsWork, ConvWork, Work
+from flexgroup.engine._work import ChannelsWork, ConvWork, Tiles, Work, tiles_of
 from flexgroup.kernels import LINE
 from flexgroup.kernels.channels import most_vectors, tile_for
 from flexgroup.kernels.conv import group_starts, largest_tile
@@ -180,9 +180,7 @@ def conv_work(layer: Layer, form: str, rows: int, tile: int, target: Target, pan
     return ConvWork(
         groups,
         rows,
-        tile,
-        tail_of(tile, layer.vectors, target),
-        -(-layer.vectors // tile),
+        cut(tile, layer.vectors, target),
         height,
         height if form == "ring" else strips,
         layer.displaced,
@@ -195,20 +193,19 @@ def conv_work(layer: Layer, form: str, rows: int, tile: int, target: Target, pan
 
 
 def best_tile(rows: int, vectors: int, target: Target) -> int:
-    """The tile that covers ``vectors`` with the least work; the larger of two equals."""
+    """The tile that covers ``vectors`` with the least work; of equals the fewest, and the most even."""
 
     def work(tile: int) -> int:
-        tail = tail_of(tile, vectors, target)
-        sizes = [tile] * (-(-vectors // tile) - bool(tail)) + [tail] * bool(tail)
-        return sum(max(size * rows, FEWEST_SUMS) + rows + 2 for size in sizes)
+        def each(size: int) -> int:
+            return max(size * rows, FEWEST_SUMS) + rows + 2
+
+        tiles = cut(tile, vectors, target)
+        return tiles.whole * each(tiles.size) + tiles.tails * each(tiles.tail)
 
     largest = min(largest_tile(rows, target), max(1, vectors))
-    return min(range(1, largest + 1), key=lambda tile: (work(tile), -tile))
+    return min(range(1, largest + 1), key=lambda tile: (work(tile), cut(tile, vectors, target).count, tile))
 
 
-def tail_of(tile: int, vectors: int, target: Target) -> int:
-    """Vectors of the last of the tiles that cover ``vectors``, if it is smaller; 0 where all have the same size.
-
-    Kernels for GPUs have one size: there the last tile overlaps the one before.
-    """
-    return vectors % tile if target.triple else 0
+def cut(tile: int, vectors: int, target: Target) -> Tiles:
+    """The tiles of at most ``tile`` vectors that cover ``vectors``: kernels for GPUs have one size."""
+    return tiles_of(tile, vectors, has_tails=bool(target.triple))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from flexgroup.engine._choose import DENSE_FORMS, HEIGHTS, Choice, Layer, best_tile, tail_of
+from flexgroup.engine._choose import DENSE_FORMS, HEIGHTS, Choice, Layer, best_tile, cut
 from flexgroup.engine._operations import ConvOp, Tap
 from flexgroup.engine._plan import Step, number
 from flexgroup.engine._work import SHARE_OF_CACHE
@@ -97,12 +97,12 @@ def _conv_layer(builder: StepBuilder, op: ConvOp, rows: int) -> ConvLayer:
 def _conv(builder: StepBuilder, op: ConvOp) -> Step:
     conv = conv_layer(builder, op, op.out.height)
     pixels = op.out.height * op.out.width
-    kernel, tiles, cut = _cut(builder, conv, (0, op.out.height))
+    kernel, tiles, limits = _cut(builder, conv, (0, op.out.height))
     shares = _shares(builder, conv, tiles)
     bands = dict.fromkeys(band for band, _, _ in shares)
     packed = {band: packed_fields(builder, conv, band) for band in bands if band[0] < band[1]}
     place = builder.place()
-    shared = place_fields(op, place, 0) | cut
+    shared = place_fields(op, place, 0) | limits
     parts: list[tuple[int, ...] | None] = []
     for thread, (band, first, last) in enumerate(shares):
         if band in packed and first < last:
@@ -138,10 +138,10 @@ def conv_call(
 ) -> tuple[ConvKernel | ChannelsKernel, tuple[int, ...], int]:
     """The kernel and arguments that compute ``rows`` of the output in one band, and its multiply-accumulates."""
     op = conv.op
-    kernel, tiles, cut = _cut(builder, conv, rows)
+    kernel, tiles, limits = _cut(builder, conv, rows)
     whole = (0, sum(map(len, conv.patterns)))
     fields, macs = builder.once(lambda: packed_fields(builder, conv, whole), "packed", id(op))
-    fields = fields | place_fields(op, place, rows[0]) | cut | {"first_tile": 0, "last_tile": tiles}
+    fields = fields | place_fields(op, place, rows[0]) | limits | {"first_tile": 0, "last_tile": tiles}
     fields |= panel_fields(builder, conv, fields, place.thread)
     return kernel, tuple(kernel.signature.pack(fields)), macs * (rows[1] - rows[0]) * op.out.width
 
@@ -161,14 +161,15 @@ def _cut(
     if choice.panel:
         tile = min(tile, choice.tile)  # or segments would overlap
     tile = min(tile, covered // layout.lanes)
-    tiles, tail = -(-vectors // tile), tail_of(tile, vectors, builder.target)
-    last_start = (covered - (tail or tile) * layout.lanes) * element.bytes
-    overlaps = last_start != (tiles - 1) * tile * layout.vector_bytes
+    line = cut(tile, vectors, builder.target)
+    last_start = (covered - line.last * layout.lanes) * element.bytes
+    overlaps = last_start != line.last_start * layout.vector_bytes
     in_place = overlaps and op.residual is not None and layout.is_in_place(op.residual, op.out)
     span, ahead = conv.layer.span if choice.panel else 0, _streams(builder, conv)
-    form = (choice.form, choice.rows, tile, adds, element, op.curve, in_place, tail)
+    form = (choice.form, choice.rows, tile, adds, element, op.curve, in_place, line.tail)
     kernel = ConvKernel(*form, panel=choice.panel, span=span, ahead=ahead)
-    return kernel, tiles, {"mask": builder.mask(op.out, count), "last_start": last_start}
+    limits = {"whole_tiles": line.whole, "last_start": last_start}
+    return kernel, line.count, {"mask": builder.mask(op.out, count)} | limits
 
 
 def _streams(builder: StepBuilder, conv: ConvLayer) -> bool:

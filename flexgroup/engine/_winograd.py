@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from flexgroup.engine._choose import SHARE_OF_FIRST, best_tile, tail_of
+from flexgroup.engine._choose import SHARE_OF_FIRST, best_tile, cut
 from flexgroup.engine._costs import Costs
 from flexgroup.engine._geometry import round_up
 from flexgroup.engine._layout import Image, PlaneRef
@@ -33,7 +33,7 @@ from flexgroup.engine._operations import ConvOp, Operation, Tap
 from flexgroup.engine._plan import number
 from flexgroup.engine._rows import BLOCK
 from flexgroup.engine._steps_conv import conv_layer
-from flexgroup.engine._work import ConvWork, Work
+from flexgroup.engine._work import ConvWork, Tiles, Work, tiles_of
 from flexgroup.graph.ir import IDENTITY
 from flexgroup.kernels import LINE, ConvKernel
 
@@ -133,17 +133,14 @@ class Stage:
 
     groups: int
     height: int
-    tile: int
-    tail: int
-    tiles: int
+    tiles: Tiles
 
     def work(self, builder: StepBuilder, planes: int, *, near: bool = True) -> ConvWork:
         """What a call does; ``planes`` are read by a strip."""
-        held = planes * self.tile * builder.layout.vector_bytes
+        held = planes * self.tiles.size * builder.layout.vector_bytes
         missed = float(held > SHARE_OF_FIRST * builder.target.first_cache_bytes)
         lines, strips = self.groups * (ROWS + 1) * builder.element.bytes / LINE, self.height // ROWS
-        cut = (self.tile, self.tail, self.tiles)
-        return ConvWork(self.groups, ROWS, *cut, self.height, strips, False, missed, lines, near)
+        return ConvWork(self.groups, ROWS, self.tiles, self.height, strips, False, missed, lines, near)
 
 
 @dataclass(frozen=True)
@@ -233,18 +230,18 @@ def _blocks(builder: StepBuilder, op: ConvOp) -> Blocks | None:
     columns = sum(taps.has(each.plane, point) for each in taps.columns for point in range(taps.points))
     each = round_up(-(-height // -(-height // most)), ROWS)
 
-    def cut(groups: int, rows: int, size: int) -> Stage:
-        tile = best_tile(ROWS, size, builder.target)
-        return Stage(groups, rows, tile, tail_of(tile, size, builder.target), -(-size // tile))
+    def stage(groups: int, rows: int, size: int) -> Stage:
+        return Stage(groups, rows, cut(best_tile(ROWS, size, builder.target), size, builder.target))
 
     def part(first: int, last: int) -> Part:
         channels = round_up(last - first, ROWS)
-        second = cut(columns * channels // ROWS, taps.points * channels, vectors)
-        tile = min(second.tile, pitch // lanes)  # not a position beyond a row is written: the last tile overlaps
-        third = Stage((last - first) * taps.points, BLOCK * (last - first), tile, 0, -(-vectors // tile))
+        second = stage(columns * channels // ROWS, taps.points * channels, vectors)
+        tile = min(second.tiles.size, pitch // lanes)  # not a position beyond a row is written: the last one overlaps
+        tiles = tiles_of(tile, vectors, has_tails=False)
+        third = Stage((last - first) * taps.points, BLOCK * (last - first), tiles)
         return Part(first, last, second, third)
 
-    first = cut(sum(2 * (BLOCK + count - 1) for _, count in taps.rows), 2 * ROWS * len(taps.planes), row // lanes)
+    first = stage(sum(2 * (BLOCK + count - 1) for _, count in taps.rows), 2 * ROWS * len(taps.planes), row // lanes)
     parts = tuple(part(at, min(at + each, height)) for at in range(0, height, each))
     return Blocks(op, taps, lead, pitch, padded, sums, first, parts)
 
@@ -309,33 +306,35 @@ def _between(builder: StepBuilder, blocks: Blocks, stage: Stage, table: Fields) 
     """The call of a stage that writes values."""
     vector, size = builder.layout.vector_bytes, builder.element.bytes
     ahead = stage.groups * ROWS * size > builder.target.cache_bytes / 2
-    everywhere = np.full(blocks.row + stage.tile * builder.layout.lanes, -1, builder.integer)
+    everywhere = np.full(blocks.row + stage.tiles.size * builder.layout.lanes, -1, builder.integer)
     fields = table | {
         "mask": builder.constants.add(everywhere),
-        "last_tile": stage.tiles,
-        "last_start": (stage.tiles - 1) * stage.tile * vector,
+        "last_tile": stage.tiles.count,
+        "whole_tiles": stage.tiles.whole,
+        "last_start": stage.tiles.last_start * vector,
         "low": number(IDENTITY.low),
         "high": number(IDENTITY.high),
     }
-    kernel = ConvKernel("strip", ROWS, stage.tile, False, builder.element, tail=stage.tail, ahead=ahead)
+    kernel = ConvKernel("strip", ROWS, stage.tiles.size, False, builder.element, tail=stage.tiles.tail, ahead=ahead)
     return _Template(kernel, fields, stage.groups * ROWS * blocks.op.out.width)
 
 
 def _last(builder: StepBuilder, blocks: Blocks, part: Part) -> _Template:
     """The call of the stage that writes the output."""
     op, stage, layout = blocks.op, part.third, builder.layout
-    last_start = blocks.pitch * builder.element.bytes - stage.tile * layout.vector_bytes
-    overlaps = last_start != (stage.tiles - 1) * stage.tile * layout.vector_bytes
+    last_start = blocks.pitch * builder.element.bytes - stage.tiles.size * layout.vector_bytes
+    overlaps = last_start != stage.tiles.last_start * layout.vector_bytes
     in_place = overlaps and op.residual is not None and layout.is_in_place(op.residual, op.out)
     fields = _third(builder, blocks, part) | {
         "mask": builder.mask(op.out, 1),
-        "last_tile": stage.tiles,
+        "last_tile": stage.tiles.count,
+        "whole_tiles": stage.tiles.whole,
         "last_start": last_start,
         "low": number(op.clamp.low),
         "high": number(op.clamp.high),
     }
     adds = op.residual is not None
-    kernel = ConvKernel("strip", ROWS, stage.tile, adds, builder.element, op.curve, in_place, ahead=False)
+    kernel = ConvKernel("strip", ROWS, stage.tiles.size, adds, builder.element, op.curve, in_place, ahead=False)
     return _Template(kernel, fields, stage.groups * ROWS * op.out.width)
 
 

@@ -27,10 +27,46 @@ def _overlapped(one: float, other: float) -> float:
 
 
 @dataclass(frozen=True)
-class ConvWork:
-    """Groups of ``rows`` weights on ``tiles`` tiles of ``tile`` vectors, for ``height`` rows in ``loops`` loops.
+class Tiles:
+    """How a line of vectors is cut: ``whole`` tiles of ``size`` vectors, then ``tails`` of ``tail`` vectors."""
 
-    The last tile has ``tail`` vectors, unless that is 0.
+    size: int
+    whole: int
+    tail: int = 0
+    tails: int = 0
+
+    @property
+    def count(self) -> int:
+        return self.whole + self.tails
+
+    @property
+    def last(self) -> int:
+        """Vectors of the last tile."""
+        return self.tail or self.size
+
+    @property
+    def last_start(self) -> int:
+        """Vectors before the last tile."""
+        return self.whole * self.size + self.tails * self.tail - self.last
+
+
+def tiles_of(size: int, vectors: int, *, has_tails: bool = True) -> Tiles:
+    """``vectors`` in as many tiles of ``size`` vectors as it takes, the last of them shorter if they may be.
+
+    Rather several tiles that are one vector short than one that lacks many: a tile of few vectors takes longer than its
+    multiply-adds, which wait for each other. Without tails the last tile overlaps the one before.
+    """
+    count = -(-vectors // size)
+    short = count * size - vectors
+    if not short or not has_tails:
+        return Tiles(size, count)
+    return Tiles(size, count - short, size - 1, short) if short < count else Tiles(size, count - 1, size - short, 1)
+
+
+@dataclass(frozen=True)
+class ConvWork:
+    """Groups of ``rows`` weights on ``tiles``, for ``height`` rows in ``loops`` loops.
+
     ``missed`` is the share of loads that miss the first-level cache, ``lines`` the cache lines of weights and offsets,
     which stay in the second-level cache from tile to tile if they are ``near``. ``copied`` vectors of every tile are
     copied to a panel first; where they could be and are not, ``late`` planes are waited for.
@@ -38,9 +74,7 @@ class ConvWork:
 
     groups: int
     rows: int
-    tile: int
-    tail: int
-    tiles: int
+    tiles: Tiles
     height: int
     loops: int
     displaced: bool
@@ -59,11 +93,11 @@ class ConvWork:
             group = _overlapped(self.rows * tile, load * tile + costs.weight * self.rows) + costs.group
             return self.groups * group + self.height * tile * costs.store + self.loops * costs.row
 
-        tails = int(self.tail > 0)
-        computed = (self.tiles - tails) * each(self.tile) + tails * each(self.tail)
+        tiles = self.tiles
+        computed = tiles.whole * each(tiles.size) + tiles.tails * each(tiles.tail)
         again = costs.stream_again if self.near else costs.stream
-        fetched = self.tiles * (self.copied * costs.copy + self.late * costs.late)
-        return computed + fetched + self.lines * (costs.stream + (self.tiles - 1) * again)
+        fetched = tiles.count * (self.copied * costs.copy + self.late * costs.late)
+        return computed + fetched + self.lines * (costs.stream + (tiles.count - 1) * again)
 
 
 @dataclass(frozen=True)

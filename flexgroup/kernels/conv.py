@@ -9,7 +9,7 @@ the kernel loads the tile once from one input plane, displaced by the group's ta
 - ``strip`` takes groups on the grid: all groups of a strip, then its rows are stored together.
 - ``dense`` is a strip whose groups are all there: the table of offsets is shared by all strips.
 
-Where tiles do not divide an image, the last one is smaller (`tail`), or overlaps the one before.
+Where tiles do not divide an image, the last ones are smaller (`tail`), or the last one overlaps the one before.
 
 A tile of short vectors is less than a cache line or two of every plane, and planes lie apart: the first-level cache
 holds few of them. So a tile may be copied first (`panel`): from every row of a plane that its groups read, one
@@ -50,6 +50,7 @@ SIGNATURE = Signature(
         "columns",  # dense: groups a strip
         "first_tile",
         "last_tile",
+        "whole_tiles",  # of `tile` vectors; those after them have `tail`
         "last_start",  # bytes to the last tile, which may overlap the one before
         "low",
         "high",
@@ -76,7 +77,7 @@ class ConvKernel:
     element: Element = F32
     curve: str = ""  # a name of `curves`, applied after the clamp
     in_place: bool = False  # whether the residual lies where the output goes, and the last tile overlaps
-    tail: int = 0  # vectors of the last tile, if it has fewer than the others
+    tail: int = 0  # vectors of the last tiles, if they have fewer than the others
     panel: int = 0  # vectors from a segment to the next, if a tile's inputs are copied first
     span: int = 0  # panel: numbers that taps reach beyond a tile, a vector at most
     ahead: bool = True  # whether weights come from memory, so that they have to be asked for early
@@ -125,18 +126,21 @@ class _Emitter:
         k, spec = self.k, self.spec
         b = k.builder
         first, last, last_start = k.arg("first_tile"), k.arg("last_tile"), k.arg("last_start")
-        size = ir.Constant(I64, spec.tile * self.bytes)
+
+        def overlapping(due: ir.Value, vectors: int) -> None:
+            self._tile(due, b.select(b.icmp_signed("<", due, last_start), due, last_start), vectors)
+
         if spec.tail:
-            whole = b.udiv(b.add(last_start, ir.Constant(I64, spec.tile * self.bytes - 1)), size)
+            whole = k.arg("whole_tiles")
             with k.loop(first, b.select(b.icmp_signed("<", last, whole), last, whole)) as tiles:
-                start = b.mul(tiles.index, size)
+                start = self._scaled(tiles.index, spec.tile * self.bytes)
                 self._tile(start, start, spec.tile)
             with k.loop(b.select(b.icmp_signed("<", first, whole), whole, first), last) as tails:
-                self._tile(b.mul(tails.index, size), last_start, spec.tail)
+                beyond = self._scaled(b.sub(tails.index, whole), spec.tail * self.bytes)
+                overlapping(b.add(self._scaled(whole, spec.tile * self.bytes), beyond), spec.tail)
         else:
             with k.loop(first, last) as tiles:
-                due = b.mul(tiles.index, size)
-                self._tile(due, b.select(b.icmp_signed("<", due, last_start), due, last_start), spec.tile)
+                overlapping(self._scaled(tiles.index, spec.tile * self.bytes), spec.tile)
         b.ret_void()
 
     def _tile(self, due: ir.Value, start: ir.Value, vectors: int) -> None:

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from flexgroup.engine import CompiledModel, Plan, plan_graph
-from flexgroup.engine._bands import schedule
+from flexgroup.engine import CompiledModel, Plan, _chains, plan_graph
+from flexgroup.engine._bands import even_bands, schedule
 from flexgroup.engine._layout import Image, PlaneRef
 from flexgroup.engine._rows import Rows, Use
 from flexgroup.graph import from_torch, optimize
@@ -22,6 +22,14 @@ from tests.engine.networks import PATTERNS, examples, networks, prune, randomise
 from tests.engine.twins import run_plan
 
 TINY = 2048  # bytes of cache: every image is too large for it
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _eager():
+    """Chains wherever they promise anything: the more of them, the more is tested."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_chains, "WORTH", 1.0)
+        yield
 
 
 class Bottleneck(nn.Module):
@@ -129,6 +137,41 @@ def test_a_cache_that_holds_everything_makes_no_chains():
 
 def image(buffer: int, height: int) -> Image:
     return Image((PlaneRef(buffer, 0),), height, 10)
+
+
+def test_a_chain_has_to_promise_more_than_the_model_may_err(monkeypatch):
+    model = nn.Sequential(nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 3, 1, 1, groups=16), nn.Conv2d(16, 8, 1))
+    graph = optimize(from_torch(model.eval(), (torch.randn(1, 3, 40, 40),)))
+    target = replace(TARGETS["x86-64-avx512"], cache_bytes=16384)
+    assert {step.chain for step in plan_graph(graph, target).steps} > {-1}
+    monkeypatch.setattr(_chains, "WORTH", 0.1)
+    assert {step.chain for step in plan_graph(graph, target).steps} == {-1}
+
+
+@given(st.integers(1, 224), st.integers(1, 60), st.sampled_from([1, 4]))
+def test_bands_are_as_even_as_whole_blocks_can_be(blocks, band, grain):
+    last = Rows((), Image((), blocks * grain, 1), grain)
+    count, height = even_bands(last, blocks * grain, band)
+    assert height % grain == 0
+    assert height <= last.whole(0, band)[1]
+    assert (count - 1) * height < blocks * grain <= count * height
+
+
+def test_two_bands_cost_what_both_of_them_compute():
+    """14 rows in bands of 10: the model once took two bands of the last one's 4 rows for all of the work."""
+    model = nn.Sequential(nn.Conv2d(64, 64, 1), nn.Conv2d(64, 64, 3, 1, 1, groups=64))
+    graph = optimize(from_torch(model.eval(), (torch.randn(1, 64, 14, 14),)))
+    costs = {}
+
+    class Planner(_chains.Planner):
+        def _banded(self, first, rows, windowed, band):
+            costs[band] = super()._banded(first, rows, windowed, band)
+            return costs[band]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_chains, "Planner", Planner)
+        plan_graph(graph, replace(TARGETS["x86-64-avx2"], cache_bytes=65536))
+    assert costs[10] == costs[8] == costs[7]
 
 
 @settings(max_examples=examples(200), deadline=None)

@@ -27,7 +27,7 @@ from flexgroup.graph import Graph, from_torch, optimize
 from flexgroup.kernels import F16_IN_F32, F32, TARGETS, ConvKernel, Target, target_named
 from tests.engine.agreement import HOST, RUNNABLE
 from tests.engine.networks import PATTERNS, Residual, examples, prune, randomise
-from tests.engine.twins import run_plan
+from tests.engine.twins import run_plan, tile_at
 
 
 class Sum(nn.Module):
@@ -100,12 +100,8 @@ def written(step: Step, part: tuple[int, ...], plan: Plan) -> set[int]:
     """Where in the arena a convolution's part writes, in numbers; rows beyond the last one go nowhere."""
     f = dict(zip(step.kernel.signature.fields, part, strict=True))
     lanes, size = plan.target.lanes(plan.element), plan.element.bytes
-    due = [tile * step.kernel.tile * lanes for tile in range(f["first_tile"], f["last_tile"])]
-    last = f["last_start"] // size
-    starts = [
-        (min(start, last), (step.kernel.tail if step.kernel.tail and start >= last else step.kernel.tile) * lanes)
-        for start in due
-    ]
+    due = [tile_at(step.kernel, f, tile, lanes) for tile in range(f["first_tile"], f["last_tile"])]
+    starts = [(min(start, f["last_start"] // size), width) for start, width in due]
     outputs = plan.constants[f["outputs"] :].view(np.int32)[: f["row_count"]]
     residuals = plan.constants[f["residuals"] :].view(np.int32)[: f["row_count"]]
     outputs = [output for output, residual in zip(outputs, residuals, strict=True) if output == residual]

@@ -95,6 +95,14 @@ def run_plan(
     return outputs
 
 
+def tile_at(kernel: ConvKernel, f: dict[str, int], tile: int, lanes: int) -> tuple[int, int]:
+    """Where a tile is due, and its numbers: those after the whole tiles are shorter."""
+    tails = max(0, tile - f["whole_tiles"]) if kernel.tail else 0
+    is_tail = kernel.tail and tile >= f["whole_tiles"]
+    due = (tile - tails) * kernel.tile + tails * kernel.tail
+    return due * lanes, (kernel.tail if is_tail else kernel.tile) * lanes
+
+
 def conv(kernel: ConvKernel, f: dict[str, int], memory: Memory, lanes: int) -> None:
     rows = kernel.rows
     (source, first_in), (target, first_out) = memory.base(f["source"]), memory.base(f["target"])
@@ -105,9 +113,8 @@ def conv(kernel: ConvKernel, f: dict[str, int], memory: Memory, lanes: int) -> N
     weights, mask = memory.read(f["weights"]), memory.view(f["mask"], memory.integer)
     loops = f["row_count"] if kernel.form == "ring" else f["row_count"] // rows
     for tile in range(f["first_tile"], f["last_tile"]):
-        due = tile * kernel.tile * lanes
-        is_tail = kernel.tail and due >= f["last_start"] // size
-        start, width = min(due, f["last_start"] // size), (kernel.tail if is_tail else kernel.tile) * lanes
+        due, width = tile_at(kernel, f, tile, lanes)
+        start = min(due, f["last_start"] // size)
         sums = np.zeros((f["row_count"] + rows, width), np.float32)
         inputs, first_tap = source, first_in + start
         if kernel.panel:
