@@ -172,8 +172,7 @@ def conv_work(layer: Layer, form: str, rows: int, tile: int, target: Target, pan
         near = strip * LINE < STRIP_OF_CACHE * target.cache_bytes
         return ChannelsWork(groups, rows, rows // layer.lanes, tile, tiles, strips, lines, near)
     missed = 0.0
-    held = layer.segments * panel if panel else layer.planes * tile
-    if held * layer.vector_bytes > SHARE_OF_FIRST * target.first_cache_bytes:
+    if _held_bytes(layer, form, tile, panel) > SHARE_OF_FIRST * target.first_cache_bytes:
         # Of the groups of a strip that read one plane, the first brings it to the first-level cache.
         missed = min(1.0, layer.planes * strips / max(groups, 1))
     lines = groups * (rows * layer.element.bytes + OFFSET) / LINE
@@ -190,6 +189,19 @@ def conv_work(layer: Layer, form: str, rows: int, tile: int, target: Target, pan
         layer.segments * panel,
         layer.planes if layer.far and not panel and panel_for(layer, form, tile, target) else 0,
     )
+
+
+def _held_bytes(layer: Layer, form: str, tile: int, panel: int) -> int:
+    """Bytes of the first-level cache that a tile's inputs take: in its panel, or in the planes where they are.
+
+    A dense kernel goes through all of them with every strip, and through whole lines, which short tiles do not fill.
+    """
+    if panel:
+        return layer.segments * panel * layer.vector_bytes
+    if form == "dense" and tile * layer.vector_bytes <= SHORT_TILE:
+        whole = layer.rows * layer.pitch * layer.element.bytes
+        return min(layer.segments * (tile * layer.vector_bytes + LINE), layer.planes * (whole + LINE))
+    return layer.planes * tile * layer.vector_bytes
 
 
 def best_tile(rows: int, vectors: int, target: Target) -> int:
