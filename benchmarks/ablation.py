@@ -1,0 +1,102 @@
+"""What each part of the CPU engine is worth: networks as the cost model plans them, and with one part left out.
+
+    python benchmarks/ablation.py [--models resnet50,mobilenet_v1] [--rounds 40] [--out results/ablation.json]
+
+The plans of a network take turns, round by round. Shown is how much longer an image takes without a part: the median
+over the rounds of the ratio to the whole engine's time in the same round. One thread, fp32. A machine may change its
+speed between two rounds, and the ratio of one round is off by as much; below 2 % is chance.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+from _networks import with_random_groups
+
+from flexgroup.engine import Plan, Program, plan_graph
+from flexgroup.engine._calibrate import machine_costs
+from flexgroup.graph import from_torch, optimize
+from flexgroup.kernels import host_target
+from flexgroup.report import this_machine
+
+SPARSITIES = (0.0, 0.8, 0.95)
+ENGINE = "flexgroup.engine."
+PARTS: dict[str, tuple[tuple[str, Any], ...]] = {  # name: what is put in the place of what
+    "panels": ((ENGINE + "_choose.panel_for", lambda layer, form, tile, target: 0),),
+    "blocks of rows": ((ENGINE + "_winograd.WORTH", 0.0),),
+    "chains": ((ENGINE + "_chains.LONGEST", 0),),
+    "the chains' threshold": ((ENGINE + "_chains.WORTH", 1.0),),  # so that there are more of them
+}
+
+
+@contextmanager
+def without(part: str) -> Iterator[None]:
+    """Plans that are made inside have everything but ``part`` (an empty name: all)."""
+    patches = [patch(name, other) for name, other in PARTS.get(part, ())]
+    for each in patches:
+        each.start()
+    try:
+        yield
+    finally:
+        for each in patches:
+            each.stop()
+
+
+def plans_of(model: str, sparsity: float) -> dict[str, Plan]:
+    """The network's plan, under an empty name, and one for every part that it can be made without."""
+    target = host_target()
+    costs = machine_costs(target)
+    module, x = with_random_groups(model, sparsity)
+    graph = optimize(from_torch(module, (x,)))
+    plans = {}
+    for part in ("", *PARTS):
+        with without(part):
+            plans[part] = plan_graph(graph, target, costs=costs)
+    return plans
+
+
+def measure(model: str, sparsity: float, rounds: int) -> dict[str, Any]:
+    """Milliseconds of the whole engine, and how many times as long an image takes without each part."""
+    plans = plans_of(model, sparsity)
+    programs = {part: Program(plan) for part, plan in plans.items()}
+    arrays = [np.zeros(port.elements, np.float32) for port in (*plans[""].inputs, *plans[""].outputs)]
+    pointers = [array.ctypes.data for array in arrays]
+    seconds: dict[str, list[float]] = {part: [] for part in programs}
+    for _ in range(rounds):
+        for part, program in programs.items():
+            seconds[part].append(float(program.time_steps(pointers, 4)[1:].sum(axis=1).min()))
+    for program in programs.values():
+        program.close()
+    whole = np.array(seconds.pop(""))
+    ratios = {part: float(np.median(np.array(each) / whole)) for part, each in seconds.items()}
+    return {"model": model, "sparsity": sparsity, "best_ms": 1e3 * float(whole.min()), "without": ratios}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default="resnet20,mobilenet_v1,mobilenet_v2,resnet50")
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--out", type=Path, help="write the results to this JSON file")
+    options = parser.parse_args()
+    print(f"{'network':14} {'zeros':>6} {'ms':>8}   without: " + "; ".join(PARTS))
+    rows = []
+    for model in options.models.split(","):
+        for sparsity in SPARSITIES:
+            row = measure(model, sparsity, options.rounds)
+            rows.append(row)
+            ratios = "  ".join(f"{ratio:5.2f}" for ratio in row["without"].values())
+            print(f"{model:14} {sparsity:6.0%} {row['best_ms']:8.3f}   {ratios}", flush=True)
+    if options.out:
+        result = {"machine": this_machine(), "rounds": options.rounds, "rows": rows}
+        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
