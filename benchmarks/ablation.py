@@ -13,6 +13,7 @@ import argparse
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -94,7 +95,7 @@ def main() -> None:
             ratios = "  ".join(f"{ratio:5.2f}" for ratio in row["without"].values())
             print(f"{model:14} {sparsity:6.0%} {row['best_ms']:8.3f}   {ratios}", flush=True)
     if options.out:
-        result = {"machine": this_machine(), "rounds": options.rounds, "rows": rows}
+        result = {"machine": asdict(this_machine()), "rounds": options.rounds, "rows": rows}
         options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
