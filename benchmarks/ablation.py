@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -40,14 +40,10 @@ PARTS: dict[str, tuple[tuple[str, Any], ...]] = {  # name: what is put in the pl
 @contextmanager
 def without(part: str) -> Iterator[None]:
     """Plans that are made inside have everything but ``part`` (an empty name: all)."""
-    patches = [patch(name, other) for name, other in PARTS.get(part, ())]
-    for each in patches:
-        each.start()
-    try:
+    with ExitStack() as patches:
+        for name, other in PARTS.get(part, ()):
+            patches.enter_context(patch(name, other))
         yield
-    finally:
-        for each in patches:
-            each.stop()
 
 
 def plans_of(model: str, sparsity: float) -> dict[str, Plan]:

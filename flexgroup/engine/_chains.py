@@ -172,9 +172,7 @@ class Planner:
         height = rows[-1].out.height
         limit = WORTH * sum(self._alone(i) for i in range(first, last))
         found: Candidate | None = None
-        for band in BANDS:
-            if band >= height:
-                break
+        for band in dict.fromkeys(even_bands(rows[-1], height, band)[1] for band in BANDS if band < height):
             slots = self._banded(first, rows, windowed, band)
             if slots is not None and slots < (limit if found is None else found.slots):
                 found = Candidate(first, band, windowed, slots)
@@ -183,7 +181,7 @@ class Planner:
     def _banded(self, first: int, rows: Sequence[Rows], windowed: tuple[bool, ...], band: int) -> float | None:
         """The cost of a chain in bands of this height; None if its windows do not fit the cache."""
         layout, costs, height = self.layout, self.costs, rows[-1].out.height
-        bands, band = even_bands(rows[-1], height, band)
+        bands = -(-height // band)
         sample = schedule(rows, windowed, 0, min(height, SAMPLED_BANDS * band), band)
         window_bytes = 0.0
         for i, capacity in sample.capacity.items():
@@ -192,18 +190,20 @@ class Planner:
             return None
         windows = frozenset(each.out.planes[0].buffer for each, flag in zip(rows, windowed, strict=True) if flag)
         slots = 0.0
-        # The first bands compute more rows and keep none, the last ones fewer: of many, one in the middle is typical.
-        for shares in sample.bands if bands <= SAMPLED_BANDS else sample.bands[-2:-1]:
+        # The first band computes more rows and keeps none: of many, those after it are typical.
+        typical = sample.bands if bands <= SAMPLED_BANDS else sample.bands[1:]
+        if any(each.grain == 1 and all(shares[i].is_empty for shares in typical) for i, each in enumerate(rows)):
+            return None
+        for shares in typical:
             for i, share in enumerate(shares):
                 count, kept = share.rows[1] - share.rows[0], share.keep[1] - share.keep[0]
-                grain = rows[i].grain
-                if grain == 1 and count > 0:
+                if rows[i].grain == 1 and count > 0:
                     slots += self._estimated(first + i, count, windows)
                 if kept:
                     planes, vectors = len(rows[i].out.planes), -(-kept * layout.pitch(rows[i].out) // layout.lanes)
                     slots += MoveWork(planes, planes * vectors).slots(costs) + costs.call
         if bands > SAMPLED_BANDS:
-            slots *= bands
+            slots *= height / band / len(typical)
         for i, each in enumerate(rows):
             if each.grain > 1:  # whole blocks: more in one band, fewer in the next
                 done = sum(shares[i].rows[1] - shares[i].rows[0] for shares in sample.bands)

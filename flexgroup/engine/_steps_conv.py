@@ -216,8 +216,8 @@ def _channel_bands(builder: StepBuilder, conv: ConvLayer, tiles: int) -> list[tu
     done = np.cumsum(np.add.reduceat(work, np.arange(0, height, choice.rows)))
     cuts = [0]
     for thread in range(1, builder.threads):
-        cut = int(np.searchsorted(done, done[-1] * thread / builder.threads)) + 1
-        cuts.append(max(cuts[-1], min(cut * choice.rows, height)))
+        strip = int(np.searchsorted(done, done[-1] * thread / builder.threads)) + 1
+        cuts.append(max(cuts[-1], min(strip * choice.rows, height)))
     return list(zip(cuts, [*cuts[1:], height], strict=True))
 
 
