@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,21 +27,12 @@ from flexgroup.report import this_machine
 
 SPARSITIES = (0.0, 0.8, 0.95)
 ENGINE = "flexgroup.engine."
-PARTS: dict[str, tuple[tuple[str, Any], ...]] = {  # name: what is put in the place of what
-    "panels": ((ENGINE + "_choose.panel_for", lambda layer, form, tile, target: 0),),
-    "blocks of rows": ((ENGINE + "_winograd.WORTH", 0.0),),
-    "chains": ((ENGINE + "_chains.LONGEST", 0),),
-    "the chains' threshold": ((ENGINE + "_chains.WORTH", 1.0),),  # so that there are more of them
+PARTS: dict[str, tuple[str, Any]] = {  # name: what of the engine is something else without it
+    "panels": (ENGINE + "_choose.panel_for", lambda layer, form, tile, target: 0),
+    "blocks of rows": (ENGINE + "_winograd.WORTH", 0.0),
+    "chains": (ENGINE + "_chains.LONGEST", 0),
+    "the chains' threshold": (ENGINE + "_chains.WORTH", 1.0),  # so that there are more of them
 }
-
-
-@contextmanager
-def without(part: str) -> Iterator[None]:
-    """Plans that are made inside have everything but ``part`` (an empty name: all)."""
-    with ExitStack() as patches:
-        for name, other in PARTS.get(part, ()):
-            patches.enter_context(patch(name, other))
-        yield
 
 
 def plans_of(model: str, sparsity: float) -> dict[str, Plan]:
@@ -52,9 +41,9 @@ def plans_of(model: str, sparsity: float) -> dict[str, Plan]:
     costs = machine_costs(target)
     module, x = with_random_groups(model, sparsity)
     graph = optimize(from_torch(module, (x,)))
-    plans = {}
-    for part in ("", *PARTS):
-        with without(part):
+    plans = {"": plan_graph(graph, target, costs=costs)}
+    for part, (name, other) in PARTS.items():
+        with patch(name, other):
             plans[part] = plan_graph(graph, target, costs=costs)
     return plans
 

@@ -53,10 +53,10 @@ class Schedule:
         return rows
 
 
-def even_bands(last: Rows, height: int, band: int) -> tuple[int, int]:
-    """How many bands of at most ``band`` rows ``height`` rows take, and the height that makes them even."""
+def even_band(last: Rows, height: int, band: int) -> int:
+    """The height that makes bands even, where ``height`` rows are cut into bands of at most ``band``."""
     bands = -(-height // last.whole(0, band)[1])
-    return bands, last.whole(0, -(-height // bands))[1]
+    return last.whole(0, -(-height // bands))[1]
 
 
 def schedule(chain: Sequence[Rows], windowed: Sequence[bool], first: int, last: int, band: int) -> Schedule:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from flexgroup.engine._bands import even_bands, schedule
+from flexgroup.engine._bands import even_band, schedule
 from flexgroup.engine._costs import default_costs
 from flexgroup.engine._estimate import estimate
 from flexgroup.engine._layout import ZERO, Image
@@ -172,7 +172,7 @@ class Planner:
         height = rows[-1].out.height
         limit = WORTH * sum(self._alone(i) for i in range(first, last))
         found: Candidate | None = None
-        for band in dict.fromkeys(even_bands(rows[-1], height, band)[1] for band in BANDS if band < height):
+        for band in dict.fromkeys(even_band(rows[-1], height, band) for band in BANDS if band < height):
             slots = self._banded(first, rows, windowed, band)
             if slots is not None and slots < (limit if found is None else found.slots):
                 found = Candidate(first, band, windowed, slots)

@@ -207,15 +207,15 @@ def _held_bytes(layer: Layer, form: str, tile: int, panel: int) -> int:
 def best_tile(rows: int, vectors: int, target: Target) -> int:
     """The tile that covers ``vectors`` with the least work; of equals the fewest, and the most even."""
 
-    def work(tile: int) -> int:
-        def each(size: int) -> int:
-            return max(size * rows, FEWEST_SUMS) + rows + 2
+    def each(size: int) -> int:
+        return max(size * rows, FEWEST_SUMS) + rows + 2
 
+    def order(tile: int) -> tuple[int, int, int]:
         tiles = cut(tile, vectors, target)
-        return tiles.whole * each(tiles.size) + tiles.tails * each(tiles.tail)
+        return tiles.whole * each(tiles.size) + tiles.tails * each(tiles.tail), tiles.count, tile
 
     largest = min(largest_tile(rows, target), max(1, vectors))
-    return min(range(1, largest + 1), key=lambda tile: (work(tile), cut(tile, vectors, target).count, tile))
+    return min(range(1, largest + 1), key=order)
 
 
 def cut(tile: int, vectors: int, target: Target) -> Tiles:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise, zip_longest
 from typing import TYPE_CHECKING
 
-from flexgroup.engine._bands import Schedule, Share, even_bands, schedule
+from flexgroup.engine._bands import Schedule, Share, even_band, schedule
 from flexgroup.engine._estimate import estimate
 from flexgroup.engine._layout import Image
 from flexgroup.engine._operations import ConvOp, CopyOp, DepthwiseOp, Operation, PoolOp
@@ -58,7 +58,7 @@ class Chain:
         schedules = []
         for first, last in pairwise(cuts):
             if first < last:
-                _, band = even_bands(rows[-1], last - first, self.band)
+                band = even_band(rows[-1], last - first, self.band)
                 schedules.append(schedule(rows, self.windowed, first, last, band))
         return tuple(schedules)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from flexgroup.engine import CompiledModel, Plan, _chains, plan_graph
-from flexgroup.engine._bands import even_bands, schedule
+from flexgroup.engine._bands import even_band, schedule
 from flexgroup.engine._layout import Image, PlaneRef
 from flexgroup.engine._rows import Rows, Use
 from flexgroup.graph import from_torch, optimize
@@ -151,7 +151,7 @@ def test_a_chain_has_to_promise_more_than_the_model_may_err(monkeypatch):
 @given(st.integers(1, 224), st.integers(1, 60), st.sampled_from([1, 4]))
 def test_bands_are_as_even_as_whole_blocks_can_be(blocks, band, grain):
     last = Rows((), Image((), blocks * grain, 1), grain)
-    count, height = even_bands(last, blocks * grain, band)
+    height, count = even_band(last, blocks * grain, band), -(-blocks * grain // last.whole(0, band)[1])
     assert height % grain == 0
     assert height <= last.whole(0, band)[1]
     assert (count - 1) * height < blocks * grain <= count * height
@@ -167,7 +167,7 @@ def test_two_bands_cost_what_both_of_them_compute():
         def _banded(self, first, rows, windowed, band):
             slots = super()._banded(first, rows, windowed, band)
             # What threads cut their own rows into is never higher than what was looked at.
-            assert band == even_bands(rows[-1], rows[-1].out.height, band)[1]
+            assert band == even_band(rows[-1], rows[-1].out.height, band)
             if band == 7:
                 windows = frozenset(rows[0].out.buffers)
                 # Of the first layer 8 rows, one more than the second reads for its 7, and then the other 5.
