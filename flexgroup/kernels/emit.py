@@ -13,6 +13,7 @@ from flexgroup.kernels.target import Element, Target
 
 I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 POINTER = I8.as_pointer()
+STACK = 16  # bytes that platforms align the stack to
 AHEAD = 4096  # bytes from what is read of a stream to what is asked for: memory takes a few hundred cycles
 
 BASE_SHIFT = 40  # a reference is (base << BASE_SHIFT) | byte offset
@@ -134,6 +135,8 @@ class Kernel(Code):
         wide: bool = False,
     ) -> None:
         super().__init__(module, name, target, signature, [POINTER.as_pointer(), I64.as_pointer()], fields=1)
+        if target.vector_bytes > STACK:  # else vectors that no register is left for lie across cache lines
+            self.function.attributes.alignstack = target.vector_bytes
         self.element = element
         self.lanes = target.lanes(element)
         self.number = ir.FloatType() if wide else element.computed

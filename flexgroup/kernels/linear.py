@@ -10,7 +10,7 @@ from llvmlite import ir
 
 from flexgroup.kernels.curves import emit_curve
 from flexgroup.kernels.emit import I64, Kernel, Signature
-from flexgroup.kernels.target import F32, LINE, Element, Target
+from flexgroup.kernels.target import F32, Element, Target
 
 SIGNATURE = Signature(
     (
@@ -26,7 +26,7 @@ SIGNATURE = Signature(
     )
 )
 
-UNROLL = 4  # columns a round: independent sums hide the latency of the multiply-add
+STREAMS = 4  # parts of a block that are read side by side, each with sums of its own
 
 
 @dataclass(frozen=True)
@@ -54,23 +54,23 @@ class LinearKernel:
         x, weights, bias, output = (k.address(name) for name in names)
         low, high, columns = k.splat(k.scalar("low")), k.splat(k.scalar("high")), k.arg("columns")
         column_bytes = ir.Constant(I64, tile * width)
-        whole = b.and_(columns, ir.Constant(I64, -UNROLL))
+        # A core waits for one page of memory at a time, however far ahead it asks: four are read as fast as memory can.
+        part = b.sdiv(columns, ir.Constant(I64, STREAMS))
+        whole = b.mul(part, ir.Constant(I64, STREAMS))
         with k.loop(k.arg("first"), k.arg("last")) as blocks:
             rows = b.mul(blocks.index, column_bytes)
             block = k.at(weights, b.mul(b.mul(blocks.index, columns), column_bytes))
             zero = k.constant(0.0)
             start = [k.load_vector(bias, width, b.add(rows, ir.Constant(I64, t * width))) for t in range(tile)]
-            results = [*start, *[zero] * tile * (UNROLL - 1)]
+            results = [*start, *[zero] * tile * (STREAMS - 1)]
             # Numbers behind the last column are not read: whatever lies there may be no number.
-            for begin, end, step in ((ir.Constant(I64, 0), whole, UNROLL), (whole, columns, 1)):
-                with k.loop(begin, end, step, results) as rounds:
+            for begin, end, streams in ((ir.Constant(I64, 0), part, STREAMS), (whole, columns, 1)):
+                with k.loop(begin, end, 1, results) as rounds:
                     sums = list(rounds.values)
-                    for u in range(step):
-                        column = b.add(rounds.index, ir.Constant(I64, u))
+                    for u in range(streams):
+                        column = b.add(rounds.index, b.mul(part, ir.Constant(I64, u)))
                         factor = k.load_splat(x, b.mul(column, ir.Constant(I64, size)))
                         entries = k.at(block, b.mul(column, column_bytes))
-                        for line in range(0, tile * width, LINE):
-                            k.prefetch(entries, line)
                         for t in range(tile):
                             row = k.load_vector(entries, width, t * width)
                             sums[u * tile + t] = k.fma(factor, row, sums[u * tile + t])
@@ -78,7 +78,7 @@ class LinearKernel:
                 results = rounds.results
             for t in range(tile):
                 value = results[t]
-                for u in range(1, UNROLL):
+                for u in range(1, STREAMS):
                     value = b.fadd(value, results[u * tile + t])
                 value = emit_curve(k, self.curve, k.clamp(value, low, high))
                 k.write(value, output, width, b.add(rows, ir.Constant(I64, t * width)))
