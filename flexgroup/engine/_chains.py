@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from flexgroup.engine._bands import even_band, schedule
-from flexgroup.engine._costs import default_costs
 from flexgroup.engine._estimate import estimate
 from flexgroup.engine._layout import ZERO, Image
 from flexgroup.engine._operations import ConvOp, Operation, buffers_of
@@ -60,11 +59,7 @@ class Planner:
             for buffer in written:
                 self.writers.setdefault(buffer, []).append(i)
         self._cache = builder.target.cache_bytes
-        # Memory beyond the second-level cache is shared: a step that is timed in a quiet moment finds it several
-        # times as fast as a busy machine does. Chains are for the latter, so the rates are the usual ones.
-        usual = default_costs(builder.target)
-        rates = {"near": usual.near, "far_read": usual.far_read, "far_write": usual.far_write}
-        self.costs = replace(builder.costs, **rates)
+        self.costs = builder.costs
         self._slots: dict[tuple[int, int, frozenset[int]], float] = {}
 
     def best(self) -> list[Chain]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def _conv(lowering: Lowering, node: ir.Node, op: ir.Conv2d) -> Value:
     kernel = (op.weight.shape[2], op.weight.shape[3])
     if lowering.has_depthwise and len(node.inputs) == 1 and op.groups > 1 and op.weight.shape[1] == 1:
-        form = "linear" if op.stride == (1, 1) else "rows"
+        form = "linear" if op.stride == (1, 1) else "down"
         if handles(kernel, op.stride, op.dilation, form):
             return _depthwise(lowering, node, op)
     if node.output in lowering.added:
@@ -128,7 +128,7 @@ def _pool_as_windows(lowering: Lowering, node: ir.Node, op: ir.MaxPool2d | ir.Av
     That is so for the largest of values that are not negative, and for means that divide by the same number everywhere.
     """
     dilation = op.dilation if isinstance(op, ir.MaxPool2d) else (1, 1)
-    form = "linear" if op.stride == (1, 1) else "rows"
+    form = "linear" if op.stride == (1, 1) else "down"
     if not lowering.has_depthwise or not handles(op.kernel, op.stride, dilation, form):
         return None
     channels, height, width = lowering.graph.shapes[node.inputs[0]]

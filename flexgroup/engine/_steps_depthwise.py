@@ -11,12 +11,15 @@ import numpy as np
 from flexgroup.engine._operations import DepthwiseOp
 from flexgroup.engine._plan import Step, number
 from flexgroup.engine._work import WindowWork
-from flexgroup.kernels.depthwise import DepthwiseKernel
+from flexgroup.kernels.depthwise import DepthwiseKernel, block_rows
 
 if TYPE_CHECKING:
     from flexgroup.engine._steps import Fields, Place, StepBuilder
 
 LARGEST_TILE = 8
+SHARE_OF_FIRST = 0.5  # of the first-level cache, in which what a plane reads and writes stays
+WAITING = 2.2  # entries of a window that every vector waits down the columns of larger planes
+BLOCK_ROW = 1.0  # vectors that a row of a block costs beside its own
 REASON = "a depthwise window: bound by memory, so zeros are not skipped"
 
 
@@ -40,15 +43,28 @@ def depthwise_macs(op: DepthwiseOp, rows: int) -> tuple[int, int]:
 
 def depthwise_work(builder: StepBuilder, op: DepthwiseOp, rows: int) -> WindowWork:
     """What so many rows of the output take."""
-    height, width = (int(size) for size in op.weight.shape[1:])
-    lanes, pitch = builder.layout.lanes, builder.layout.pitch(op.out)
-    if form_of(builder, op) == "rows":
-        # Going down the rows, the first output row of a call costs as much as several.
-        extra = 0.6 * (height - 1) if op.stride == (1, 1) else 0.0
-        vectors = (rows + extra) * -(-op.out.width // lanes)
-    else:
-        vectors = -(-rows * pitch // lanes)
-    return WindowWork(len(op.out.planes), vectors, height * width, op.stride != (1, 1), op.reduce == "max")
+    _, vectors = _walk(builder, op, rows)
+    entries = op.weight.shape[1] * op.weight.shape[2]
+    return WindowWork(len(op.out.planes), vectors, entries, op.stride != (1, 1), op.reduce == "max")
+
+
+def _walk(builder: StepBuilder, op: DepthwiseOp, rows: int) -> tuple[str, float]:
+    """The kernel's form for so many rows of the output, and how many vectors that is worth.
+
+    Down a column, the first output row costs as much as several, and what a plane does not leave in the first-level
+    cache is waited for; along rows, every block costs something beside its vectors. Fitted to measured kernels.
+    """
+    layout, window = builder.layout, (op.weight.shape[1], op.weight.shape[2])
+    if not _by_rows(builder, op):
+        return "linear", -(-rows * layout.pitch(op.out) // layout.lanes)
+    across = -(-op.out.width // layout.lanes)
+    down = (rows + (0.6 * (window[0] - 1) if op.stride == (1, 1) else 0.0)) * across
+    moved = rows * (layout.pitch(op.inputs) * op.stride[0] + layout.pitch(op.out)) * builder.element.bytes
+    if moved > SHARE_OF_FIRST * builder.target.first_cache_bytes:
+        down *= 1 + WAITING / (window[0] * window[1])
+    block = block_rows(window, rows, builder.target)
+    along = -(-rows // block) * block * (across + BLOCK_ROW)
+    return ("down", down) if down <= along else ("along", along)
 
 
 def depthwise_call(
@@ -57,13 +73,15 @@ def depthwise_call(
     """The kernel and its arguments, but the planes, for ``rows`` of the output."""
     layout, size = builder.layout, builder.element.bytes
     lanes, pitch, source_pitch = layout.lanes, layout.pitch(op.out), layout.pitch(op.inputs)
-    form = form_of(builder, op)
-    if form == "rows":
+    form, _ = _walk(builder, op, rows[1] - rows[0])
+    if form != "linear":
         # Columns up to the image's edge, or all of the pitch where somebody relies on the border to be zero. Where a
         # vector is longer than a row, it is written over by the next row.
         border = layout.is_windowed(op.out) and layout.reads_border(op.out)
         columns = pitch if border or op.out.width < lanes else op.out.width
-        starts, last_start, tile = -(-columns // lanes), max(0, columns - lanes) * size, 1
+        starts, last_start = -(-columns // lanes), max(0, columns - lanes) * size
+        window = (op.weight.shape[1], op.weight.shape[2])
+        tile = block_rows(window, rows[1] - rows[0], builder.target) if form == "along" else 1
         inside = np.zeros(max(pitch, lanes), builder.integer)
         inside[: op.out.width] = -1
         mask = builder.constants.add(inside)
@@ -103,11 +121,10 @@ def _tables(builder: StepBuilder, op: DepthwiseOp) -> Fields:
     }
 
 
-def form_of(builder: StepBuilder, op: DepthwiseOp) -> str:
-    """Down the rows, where a row of the output fills a vector or is strided; else over all positions."""
-    if op.stride != (1, 1):
-        return "rows"
-    return "rows" if builder.layout.pitch(op.out) >= builder.layout.lanes and op.dilation == (1, 1) else "linear"
+def _by_rows(builder: StepBuilder, op: DepthwiseOp) -> bool:
+    """Whether a row of the output fills a vector, or is strided; else kernels run over all positions."""
+    fills = builder.layout.pitch(op.out) >= builder.layout.lanes and op.dilation == (1, 1)
+    return fills or op.stride != (1, 1)
 
 
 BUILDERS: Mapping[type, Callable[..., Step]] = {DepthwiseOp: _depthwise}

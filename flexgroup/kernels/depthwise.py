@@ -1,14 +1,17 @@
 """Depthwise convolution: every output plane is one small window over one input plane.
 
-Two forms. ``rows`` walks down a column of vectors and keeps the output rows that are not complete yet in registers, so
-that every input row is loaded once for each column of the window, not once for each entry. It handles any stride along
-rows, and strides 1 and 2 along columns (a stride of 2 splits pairs of vectors into even and odd elements). ``linear``
-runs over all positions of a plane, border included, like the other convolutions: for images narrower than a vector.
+Three forms. ``down`` walks down a column of vectors and keeps the output rows that are not complete yet in registers,
+so that every input row is loaded once for each column of the window, not once for each entry. ``along`` walks along
+some output rows at once, and loads an input row once for all of them: large planes stream through the first-level
+cache, and a few rows cost no more than their share of many. Both handle any stride along rows, and strides 1 and 2
+along columns (a stride of 2 splits pairs of vectors into even and odd elements). ``linear`` runs over all positions of
+a plane, border included, like the other convolutions: for images narrower than a vector.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from llvmlite import ir
@@ -23,13 +26,13 @@ SIGNATURE = Signature(
         "outputs",  # int32 an output plane: bytes from `target` to its first position
         "weights",  # kernel_height x kernel_width numbers a plane
         "bias",  # a number a plane
-        "mask",  # an integer of a number's size: rows: a column, -1 inside the image; linear: a position
+        "mask",  # -1 inside the image, an integer of a number's size: down and along: a column; linear: a position
         "source",
         "target",
-        "rows",  # output rows; linear: not read
+        "rows",  # output rows (along: at least a block's); linear: not read
         "source_row",  # bytes from an input row to the next
         "target_row",
-        "starts",  # blocks of vectors: of a row (rows), of all positions (linear)
+        "starts",  # blocks of vectors: of a row (down, along), of all positions (linear)
         "last_start",  # bytes to the last block, which overlaps the one before where blocks do not divide
         "first",  # planes
         "last",
@@ -38,16 +41,19 @@ SIGNATURE = Signature(
     )
 )
 
+MOST_ROWS = 4  # of a block
+ROWS_SHARED = 1.0  # what a block costs beside its rows, in rows: loads of input rows that are shared
+
 
 @dataclass(frozen=True)
 class DepthwiseKernel:
-    """A ``height`` x ``width`` window with these strides; ``tile`` vectors a block (rows: one)."""
+    """A ``height`` x ``width`` window with these strides; blocks of ``tile`` vectors (linear) or rows (along)."""
 
-    form: str  # "rows" or "linear"
+    form: str  # "down", "along" or "linear"
     height: int
     width: int
     stride: tuple[int, int] = (1, 1)
-    dilation: int = 1  # along columns and rows; rows: 1
+    dilation: int = 1  # along columns and rows; only linear has any
     tile: int = 1
     curve: str = ""
     element: Element = F32
@@ -69,6 +75,14 @@ class DepthwiseKernel:
     def emit(self, module: ir.Module, target: Target) -> None:
         """Add the kernel's function to ``module``."""
         _Emitter(Kernel(module, self.name, target, self.element, SIGNATURE), self).emit()
+
+
+def block_rows(window: tuple[int, int], rows: int, target: Target) -> int:
+    """How many of ``rows`` output rows a block walks along: more load less for each, if registers hold their sums."""
+    height, width = window
+    free = target.vector_registers - height * width - width  # beside weights and the columns of a row
+    largest = MOST_ROWS if free < 0 else max(2, min(free // 2, MOST_ROWS))  # many weights are in memory anyway
+    return min(range(1, min(rows, largest) + 1), key=lambda count: (-(-rows // count) * (count + ROWS_SHARED), count))
 
 
 def handles(kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int], form: str) -> bool:
@@ -96,7 +110,6 @@ class _Emitter:
     def emit(self) -> None:
         k, spec = self.k, self.spec
         b = k.builder
-        starts, last_start = k.arg("starts"), k.arg("last_start")
         entries = spec.height * spec.width
         with k.loop(k.arg("first"), k.arg("last")) as planes:
             source = k.at(self.source, k.load_index(self.inputs, planes.index))
@@ -107,18 +120,30 @@ class _Emitter:
             )
             plane = b.mul(planes.index, ir.Constant(I64, self.size))
             self.start = k.load_splat(self.bias, plane)
-            with k.loop(0, starts) as blocks:
-                at = b.mul(blocks.index, ir.Constant(I64, spec.tile * self.bytes))
-                at = b.select(b.icmp_signed("<", at, last_start), at, last_start)
-                self.inside = k.at(self.mask, at)
-                read = k.at(source, b.mul(at, ir.Constant(I64, spec.stride[1])))
-                if spec.form == "linear":
-                    self._positions(read, k.at(target, at))
-                elif spec.stride[0] == 1:
-                    self._rolling(read, k.at(target, at))
-                else:
-                    self._strided(read, k.at(target, at))
+            if spec.form == "along":
+                self._along(source, target)
+            else:
+                with self._starts(spec.tile) as at:
+                    self._column(k.at(source, b.mul(at, ir.Constant(I64, spec.stride[1]))), k.at(target, at))
         b.ret_void()
+
+    def _column(self, read: ir.Value, write: ir.Value) -> None:
+        if self.spec.form == "linear":
+            self._positions(read, write)
+        elif self.spec.stride[0] == 1:
+            self._rolling(read, write)
+        else:
+            self._strided(read, write)
+
+    @contextlib.contextmanager
+    def _starts(self, step: int) -> Iterator[ir.Value]:
+        """A loop over blocks of ``step`` vectors: bytes to where each begins; the last may overlap the one before."""
+        k, last = self.k, self.k.arg("last_start")
+        with k.loop(0, k.arg("starts")) as blocks:
+            at = k.builder.mul(blocks.index, ir.Constant(I64, step * self.bytes))
+            at = k.builder.select(k.builder.icmp_signed("<", at, last), at, last)
+            self.inside = k.at(self.mask, at)
+            yield at
 
     def _columns(self, row: ir.Value) -> list[ir.Value]:
         """The input row under every column of the window, for one vector of outputs."""
@@ -216,6 +241,43 @@ class _Emitter:
             pair = b.fcmp_unordered("uno", values[i], values[min(i + 1, len(values) - 1)])
             odd = pair if odd is None else b.or_(odd, pair)
         return b.select(odd, self.k.constant(float("nan")), largest)
+
+    def _along(self, source: ir.Value, target: ir.Value) -> None:
+        """Blocks of output rows; the last one overlaps the one before where blocks do not divide the rows."""
+        k, spec, rows = self.k, self.spec, self.k.arg("rows")
+        b = k.builder
+        last = b.sub(rows, ir.Constant(I64, spec.tile))
+        with k.loop(0, rows, spec.tile) as blocks:
+            first = b.select(b.icmp_signed("<", blocks.index, last), blocks.index, last)
+            top = k.at(source, b.mul(first, b.mul(self.source_row, ir.Constant(I64, spec.stride[0]))))
+            out = k.at(target, b.mul(first, self.target_row))
+            with self._starts(1) as at:
+                self._block(k.at(top, b.mul(at, ir.Constant(I64, spec.stride[1]))), k.at(out, at))
+
+    def _block(self, read: ir.Value, write: ir.Value) -> None:
+        """One vector of every row of a block, stored in order: a vector may be longer than a row.
+
+        A sum is two that do not wait for each other, of even and of odd entries.
+        """
+        k, (height, width, down) = self.k, (self.spec.height, self.spec.width, self.spec.stride[0])
+        b = k.builder
+        sums = [[self.start, k.constant(0.0)] for _ in range(self.spec.tile)]
+        largest: list[ir.Value] = []  # of every input row
+        for y in range((self.spec.tile - 1) * down + height):
+            columns = self._columns(k.at(read, b.mul(self.source_row, ir.Constant(I64, y))))
+            if self.spec.reduce == "max":
+                largest.append(self._largest(columns))
+                continue
+            for row, each in enumerate(sums):
+                first = (y - row * down) * width  # entry of the window
+                for entry in range(first, first + width) if 0 <= first < height * width else ():
+                    each[entry % 2] = self._add_entry(each[entry % 2], columns[entry - first], entry)
+        for row, each in enumerate(sums):
+            if self.spec.reduce == "max":
+                total = self._largest(largest[row * down : row * down + height])
+            else:
+                total = b.fadd(*each)
+            self._store(total, k.at(write, b.mul(self.target_row, ir.Constant(I64, row))), 0)
 
     def _positions(self, read: ir.Value, write: ir.Value) -> None:
         k, spec = self.k, self.spec

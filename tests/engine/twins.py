@@ -169,13 +169,13 @@ def channels(kernel: ChannelsKernel, f: dict[str, int], memory: Memory, lanes: i
 
 
 def depthwise(kernel: DepthwiseKernel, f: dict[str, int], memory: Memory, lanes: int) -> None:
-    """Both forms, one number after another."""
+    """All forms, one number after another."""
     (source, first_in), (target, first_out) = memory.base(f["source"]), memory.base(f["target"])
     bytes_ = memory.size
     inputs, outputs = memory.view(f["inputs"], np.int32) // bytes_, memory.view(f["outputs"], np.int32) // bytes_
     weights, bias, mask = memory.read(f["weights"]), memory.read(f["bias"]), memory.view(f["mask"], memory.integer)
-    size, width = kernel.height * kernel.width, kernel.tile * lanes
-    rows = f["rows"] if kernel.form == "rows" else 1
+    size, width = kernel.height * kernel.width, lanes * (kernel.tile if kernel.form == "linear" else 1)
+    rows = 1 if kernel.form == "linear" else f["rows"]
     for plane in range(f["first"], f["last"]):
         window = weights[plane * size :][:size].reshape(kernel.height, kernel.width)
         for block in range(f["starts"]):
