@@ -12,25 +12,37 @@ model chose are slower, all together. Convolutions that are in no chain only: ot
 from __future__ import annotations
 
 import argparse
+import functools
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from _networks import with_random_groups
 
 from flexgroup.engine import Plan, Program, measured_machine, plan_graph
 from flexgroup.engine._calibrate import machine_costs
-from flexgroup.engine._choose import Choice, Chooser, Layer, channel_rows, choose, tile_of
-from flexgroup.engine._costs import Costs
+from flexgroup.engine._choose import Choice, Chooser, Layer, channel_rows, choose, panel_for, tile_of
 from flexgroup.engine._predict import step_seconds
 from flexgroup.graph import Graph, from_torch, optimize
 from flexgroup.kernels import Target, host_target
 from flexgroup.report import this_machine
 
 SPARSITIES = (0.0, 0.8, 0.95)
-FORCED = (("dense", 4), ("channels", 2), ("strip", 2), ("strip", 4), ("strip", 8), ("ring", 1), ("ring", 4))
+FORCED = (  # form, rows, whether tiles are copied first
+    ("dense", 4, False),
+    ("dense", 4, True),
+    ("dense", 2, False),
+    ("channels", 2, False),
+    ("strip", 2, False),
+    ("strip", 4, False),
+    ("strip", 4, True),
+    ("strip", 8, False),
+    ("ring", 1, False),
+    ("ring", 4, False),
+)
 
 
 def graph_of(name: str, sparsity: float) -> Graph:
@@ -64,36 +76,31 @@ def by_layer(plan: Plan, seconds: Any) -> dict[str, float]:
     return sums
 
 
-def chosen(costs: Costs) -> Chooser:
-    """The model's chooser for this machine, whatever the plan's target says of its caches."""
-
-    def chooser(layer: Layer, target: Target, *, sparse: bool, heights: tuple[int, ...]) -> Choice:
-        return choose(layer, host_target(), sparse=sparse, heights=heights, costs=costs)
-
-    return chooser
-
-
-def forced(form: str, rows: int, otherwise: Chooser) -> Chooser:
+def forced(form: str, rows: int, panel: bool, otherwise: Chooser) -> Chooser:
     """A chooser that takes one kernel form for every layer that can have it; ``rows`` of channels are vectors."""
 
     def chooser(layer: Layer, target: Target, *, sparse: bool, heights: tuple[int, ...]) -> Choice:
         height = rows * layer.lanes if form == "channels" else rows
         if height not in (channel_rows(layer, target) if form == "channels" else heights):
             return otherwise(layer, target, sparse=sparse, heights=heights)
-        return Choice(form, height, tile_of(layer, form, height, target), 0.0, 0.0, 0, 1.0, sparse)
+        tile = tile_of(layer, form, height, target)
+        segment = panel_for(layer, form, tile, target) if panel else 0
+        return Choice(form, height, tile, 0.0, 0.0, layer.groups(form, height), 1.0, sparse, segment)
 
     return chooser
 
 
-def measure(name: str, sparsity: float, rounds: int) -> dict[str, Any]:
+def measure(name: str, sparsity: float, rounds: int, *, layers: bool) -> dict[str, Any]:
     """One network: how far predictions are off, and what is lost against the best forced choice."""
     target, machine = host_target(), measured_machine()
     graph, costs = graph_of(name, sparsity), machine_costs(target)
-    unchained, usual = replace(target, cache_bytes=0), chosen(costs)
+    usual = functools.partial(choose, costs=costs)
     plans = {"": plan_graph(graph, target, costs=costs)}
-    plans["chosen"] = plan_graph(graph, unchained, costs=costs, chooser=usual)
-    for form, rows in FORCED:
-        plans[f"{form} {rows}"] = plan_graph(graph, unchained, costs=costs, chooser=forced(form, rows, usual))
+    with patch("flexgroup.engine._chains.LONGEST", 0):  # no chains
+        plans["chosen"] = plan_graph(graph, target, costs=costs, chooser=usual)
+        for form, rows, panel in FORCED:
+            way = f"{form} {rows}" + " in a panel" * panel
+            plans[way] = plan_graph(graph, target, costs=costs, chooser=forced(form, rows, panel, usual))
     best = best_seconds(plans, rounds)
     plan = plans[""]
     measured = by_layer(plan, best[""])
@@ -103,6 +110,10 @@ def measure(name: str, sparsity: float, rounds: int) -> dict[str, Any]:
     times = {key: by_layer(plans[key], best[key]) for key in plans if key}
     own = sum(times["chosen"][layer] for layer in convs)
     fastest = sum(min(each[layer] for each in times.values()) for layer in convs)
+    if layers:
+        for layer in sorted(convs, key=lambda name: min(each[name] for each in times.values()) - times["chosen"][name]):
+            way = min(times, key=lambda key: times[key][layer])
+            print(f"    {layer:30} {1e6 * times['chosen'][layer]:8.1f} us; {way}: {1e6 * times[way][layer]:8.1f} us")
     p10, median, p90 = np.percentile(ratios, [10, 50, 90])
     return {
         "model": name,
@@ -118,13 +129,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="resnet20,mobilenet_v2,resnet50")
     parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--layers", action="store_true", help="print every layer that another choice is faster for")
     parser.add_argument("--out", type=Path, help="write the results to this JSON file")
     options = parser.parse_args()
     rows = []
     print(f"{'network':14} {'zeros':>6} {'ms':>8} {'ratio':>6}   layers (p10, median, p90)   lost")
     for name in options.models.split(","):
         for sparsity in SPARSITIES:
-            row = measure(name, sparsity, options.rounds)
+            row = measure(name, sparsity, options.rounds, layers=options.layers)
             rows.append(row)
             spread = ", ".join(f"{share:.2f}" for share in row["layers"].values())
             whole = f"{name:14} {sparsity:6.0%} {row['measured_ms']:8.3f} {row['ratio']:6.2f}"

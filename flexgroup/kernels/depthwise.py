@@ -257,26 +257,23 @@ class _Emitter:
     def _block(self, read: ir.Value, write: ir.Value) -> None:
         """One vector of every row of a block, stored in order: a vector may be longer than a row.
 
-        A sum is two that do not wait for each other, of even and of odd entries.
+        Sums are added up in the order of the other form, so that which one is taken for a band changes no bit.
         """
-        k, (height, width, down) = self.k, (self.spec.height, self.spec.width, self.spec.stride[0])
+        k, height, down = self.k, self.spec.height, self.spec.stride[0]
         b = k.builder
-        sums = [[self.start, k.constant(0.0)] for _ in range(self.spec.tile)]
+        totals = [self.start] * self.spec.tile
         largest: list[ir.Value] = []  # of every input row
         for y in range((self.spec.tile - 1) * down + height):
             columns = self._columns(k.at(read, b.mul(self.source_row, ir.Constant(I64, y))))
             if self.spec.reduce == "max":
                 largest.append(self._largest(columns))
                 continue
-            for row, each in enumerate(sums):
-                first = (y - row * down) * width  # entry of the window
-                for entry in range(first, first + width) if 0 <= first < height * width else ():
-                    each[entry % 2] = self._add_entry(each[entry % 2], columns[entry - first], entry)
-        for row, each in enumerate(sums):
-            if self.spec.reduce == "max":
-                total = self._largest(largest[row * down : row * down + height])
-            else:
-                total = b.fadd(*each)
+            for row in range(self.spec.tile):
+                if 0 <= y - row * down < height:
+                    totals[row] = self._add_row(totals[row], columns, y - row * down)
+        if self.spec.reduce == "max":
+            totals = [self._largest(largest[row * down : row * down + height]) for row in range(self.spec.tile)]
+        for row, total in enumerate(totals):
             self._store(total, k.at(write, b.mul(self.target_row, ir.Constant(I64, row))), 0)
 
     def _positions(self, read: ir.Value, write: ir.Value) -> None:

@@ -1,0 +1,83 @@
+"""Depthwise layers: whichever way a kernel walks, it gives what torch gives, and both ways give the same bits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from flexgroup.engine import CompiledModel, Plan, _steps_depthwise, plan_graph
+from flexgroup.graph import from_torch, optimize
+from flexgroup.kernels import TARGETS
+from flexgroup.kernels.depthwise import MOST_ROWS, block_rows
+from tests.engine.agreement import HOST
+from tests.engine.networks import examples
+from tests.engine.twins import run_plan
+
+WALKS = ("down", "along")
+
+
+def plan_of(model: nn.Module, x: torch.Tensor, walk: str) -> Plan:
+    """The network with every depthwise window of whole rows walked this way."""
+    usual = _steps_depthwise._walk
+
+    def forced(builder, op, rows):
+        form, vectors = usual(builder, op, rows)
+        return (form if form == "linear" else walk), vectors
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_steps_depthwise, "_walk", forced)
+        return plan_graph(optimize(from_torch(model, (x,))), HOST)
+
+
+def forms(plan: Plan) -> set[str]:
+    return {word for step in plan.steps for word in step.kernel.name.split("_") if word in (*WALKS, "linear")}
+
+
+@settings(max_examples=examples(40), deadline=None)
+@given(
+    st.sampled_from([(3, 3), (5, 5), (3, 5), (2, 3), (7, 7)]),
+    st.sampled_from([(1, 1), (2, 2), (2, 1), (1, 2)]),
+    st.tuples(st.integers(7, 22), st.integers(7, 40)),
+    st.integers(1, 3),
+    st.booleans(),
+)
+def test_both_ways_agree_with_torch_and_with_each_other(window, stride, size, channels, pools):
+    padding = (window[0] // 2, window[1] // 2)
+    conv = nn.Conv2d(channels, channels, window, stride, padding, groups=channels)
+    middle = nn.MaxPool2d(window, stride, padding) if pools else conv
+    model = nn.Sequential(nn.ReLU(), middle, nn.ReLU6()).eval()
+    x = torch.randn(1, channels, *size)
+    plans = [plan_of(model, x, walk) for walk in WALKS]
+    results = [CompiledModel(plan, 0.0)(x) for plan in plans]
+    with torch.no_grad():
+        torch.testing.assert_close(results[0], model(x), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(results[0], results[1], atol=0, rtol=0)
+        for plan in plans:
+            np.testing.assert_allclose(run_plan(plan, x[0].numpy())[0], model(x)[0].numpy(), atol=1e-5)
+
+
+def test_large_planes_are_walked_along_and_small_ones_down():
+    def walked(height: int, width: int, stride: int = 1, window: int = 3) -> set[str]:
+        model = nn.Conv2d(4, 4, window, stride, window // 2, groups=4).eval()
+        x = torch.randn(1, 4, height, width)
+        target = replace(TARGETS["x86-64-avx2"], cache_bytes=0)
+        return forms(plan_graph(optimize(from_torch(model, (x,))), target))
+
+    assert walked(112, 112) == walked(112, 112, stride=2) == walked(56, 56) == {"along"}
+    assert walked(28, 28) == walked(14, 14) == walked(28, 28, stride=2) == walked(56, 56, window=5) == {"down"}
+
+
+@pytest.mark.parametrize("name", ["x86-64-avx2", "x86-64-avx512", "aarch64-linux"])
+def test_blocks_have_as_many_rows_as_registers_hold_and_none_too_many(name):
+    target = TARGETS[name]
+    for rows in range(1, 20):
+        for window in ((2, 2), (3, 3), (5, 5), (7, 7)):
+            assert 1 <= block_rows(window, rows, target) <= min(rows, MOST_ROWS)
+    assert block_rows((3, 3), 56, target) >= 2
+    assert block_rows((3, 3), 1, target) == 1
