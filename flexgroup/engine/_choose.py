@@ -24,7 +24,7 @@ FEWEST_SUMS = 12  # multiply-adds that have to run side by side, or they wait fo
 SHARE_OF_FIRST = 0.75  # of the first-level cache, in which a tile's inputs stay
 SHORT_TILE = 2 * LINE  # bytes of a tile that is worth copying: longer ones are whole cache lines anyway
 NEARLY_DENSE = 0.25  # of the groups
-SURE = 1.05  # times the cost of the best: up to there a kernel that copies far planes first is taken instead
+UNSURE = 1.05  # times the cost of the best: up to there a kernel that copies far planes first is taken instead
 PANEL_OF_CACHE = 0.5  # of the second-level cache, that a panel may take
 STRIP_OF_CACHE = 0.75  # of the second-level cache, that the weights of a strip with channels in lanes may take
 
@@ -130,7 +130,8 @@ def choose(
     best = min(candidates)
     if layer.far and layer.groups(best.form, best.rows) > NEARLY_DENSE * layer.groups("dense", best.rows):
         # What waits for far planes, and for residuals besides, is where predictions are least sure.
-        best = min((each for each in candidates if each.panel and each.slots < SURE * best.slots), default=best)
+        alike = (each for each in candidates if each.form == best.form and each.panel)
+        best = min((each for each in alike if each.slots < UNSURE * best.slots), default=best)
     fill = float(layer.pattern.sum()) / max(1, best.groups * best.rows)
     zeros = not layer.pattern.all()
     return Choice(best.form, best.rows, best.tile, best.slots, min(dense).slots, best.groups, fill, zeros, best.panel)
@@ -180,7 +181,7 @@ def conv_work(layer: Layer, form: str, rows: int, tile: int, target: Target, pan
     missed = 0.0
     if _held_bytes(layer, form, rows, tile, panel) > SHARE_OF_FIRST * target.first_cache_bytes:
         # Of the groups of a strip that read one plane, the first brings it to the first-level cache.
-        missed = min(1.0, layer.planes * strips / max(groups, 1))
+        missed = min(1.0, layer.planes // layer.blocks * strips / max(groups, 1))
     lines = groups * (rows * layer.element.bytes + OFFSET) / LINE
     return ConvWork(
         groups,
@@ -203,13 +204,14 @@ def _held_bytes(layer: Layer, form: str, rows: int, tile: int, panel: int) -> in
     A strip of a dense kernel, or of one with few zeros, goes through all of them, and through whole lines, which short
     tiles do not fill.
     """
+    planes, segments = layer.planes // layer.blocks, layer.segments // layer.blocks  # a strip reads those of its block
     if panel:
-        return layer.segments * panel * layer.vector_bytes
+        return segments * panel * layer.vector_bytes
     nearly_dense = layer.groups(form, rows) > NEARLY_DENSE * layer.groups("dense", rows)
     if nearly_dense and tile * layer.vector_bytes <= SHORT_TILE:
         whole = layer.rows * layer.pitch * layer.element.bytes
-        return min(layer.segments * (tile * layer.vector_bytes + LINE), layer.planes * (whole + LINE))
-    return layer.planes * tile * layer.vector_bytes
+        return min(segments * (tile * layer.vector_bytes + LINE), planes * (whole + LINE))
+    return planes * tile * layer.vector_bytes
 
 
 def best_tile(rows: int, vectors: int, target: Target) -> int:

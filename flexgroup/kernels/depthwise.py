@@ -257,7 +257,7 @@ class _Emitter:
     def _block(self, read: ir.Value, write: ir.Value) -> None:
         """One vector of every row of a block, stored in order: a vector may be longer than a row.
 
-        Sums are added up in the order of the other form, so that which one is taken for a band changes no bit.
+        Sums are added up in the order of the other form, so that it does not matter which one a band takes.
         """
         k, height, down = self.k, self.spec.height, self.spec.stride[0]
         b = k.builder
