@@ -108,12 +108,12 @@ def measure(name: str, sparsity: float, rounds: int, *, layers: bool) -> dict[st
     ratios = [predicted[layer] / time for layer, time in measured.items() if time > 2e-6]
     convs = {step.name for step in plan.steps if step.dense_macs and step.kernel.name.startswith("conv")}
     times = {key: by_layer(plans[key], best[key]) for key in plans if key}
-    own = sum(times["chosen"][layer] for layer in convs)
-    fastest = sum(min(each[layer] for each in times.values()) for layer in convs)
-    if layers:
-        for layer in sorted(convs, key=lambda name: min(each[name] for each in times.values()) - times["chosen"][name]):
-            way = min(times, key=lambda key: times[key][layer])
-            print(f"    {layer:30} {1e6 * times['chosen'][layer]:8.1f} us; {way}: {1e6 * times[way][layer]:8.1f} us")
+    ways = {layer: min(times, key=lambda key: times[key][layer]) for layer in convs}
+    own = {layer: times["chosen"][layer] for layer in convs}
+    fastest = {layer: times[way][layer] for layer, way in ways.items()}
+    slower = [layer for layer in convs if layers and ways[layer] != "chosen"]
+    for layer in sorted(slower, key=lambda layer: fastest[layer] - own[layer]):
+        print(f"    {layer:30} {1e6 * own[layer]:8.1f} us; {ways[layer]}: {1e6 * fastest[layer]:8.1f} us")
     p10, median, p90 = np.percentile(ratios, [10, 50, 90])
     return {
         "model": name,
@@ -121,7 +121,7 @@ def measure(name: str, sparsity: float, rounds: int, *, layers: bool) -> dict[st
         "measured_ms": 1e3 * sum(measured.values()),
         "ratio": sum(predicted.values()) / sum(measured.values()),
         "layers": {"p10": float(p10), "median": float(median), "p90": float(p90)},
-        "lost": own / fastest - 1,
+        "lost": sum(own.values()) / sum(fastest.values()) - 1,
     }
 
 

@@ -57,6 +57,15 @@ class Layer:
         """Vectors that cover all positions."""
         return -(-self.rows * self.pitch // self.lanes)
 
+    @property
+    def strip_planes(self) -> int:
+        """Distinct input planes that a strip reads: those of its block."""
+        return self.planes // self.blocks
+
+    def is_nearly_dense(self, form: str, rows: int) -> bool:
+        """Whether a kernel of this form computes a good part of all groups."""
+        return self.groups(form, rows) > NEARLY_DENSE * self.groups("dense", rows)
+
     def groups(self, form: str, rows: int) -> int:
         """How many groups of this height cover the non-zeros; counted once."""
         if form in DENSE_FORMS:
@@ -128,7 +137,7 @@ def choose(
             if layer.groups(form, rows) < layer.groups("dense", rows):
                 candidates += _candidates(form, rows, layer, target, costs)
     best = min(candidates)
-    if layer.far and layer.groups(best.form, best.rows) > NEARLY_DENSE * layer.groups("dense", best.rows):
+    if layer.far and layer.is_nearly_dense(best.form, best.rows):
         # What waits for far planes, and for residuals besides, is where predictions are least sure.
         alike = (each for each in candidates if each.form == best.form and each.panel)
         best = min((each for each in alike if each.slots < UNSURE * best.slots), default=best)
@@ -181,7 +190,7 @@ def conv_work(layer: Layer, form: str, rows: int, tile: int, target: Target, pan
     missed = 0.0
     if _held_bytes(layer, form, rows, tile, panel) > SHARE_OF_FIRST * target.first_cache_bytes:
         # Of the groups of a strip that read one plane, the first brings it to the first-level cache.
-        missed = min(1.0, layer.planes // layer.blocks * strips / max(groups, 1))
+        missed = min(1.0, layer.strip_planes * strips / max(groups, 1))
     lines = groups * (rows * layer.element.bytes + OFFSET) / LINE
     return ConvWork(
         groups,
@@ -204,11 +213,10 @@ def _held_bytes(layer: Layer, form: str, rows: int, tile: int, panel: int) -> in
     A strip of a dense kernel, or of one with few zeros, goes through all of them, and through whole lines, which short
     tiles do not fill.
     """
-    planes, segments = layer.planes // layer.blocks, layer.segments // layer.blocks  # a strip reads those of its block
+    planes, segments = layer.strip_planes, layer.segments // layer.blocks
     if panel:
         return segments * panel * layer.vector_bytes
-    nearly_dense = layer.groups(form, rows) > NEARLY_DENSE * layer.groups("dense", rows)
-    if nearly_dense and tile * layer.vector_bytes <= SHORT_TILE:
+    if layer.is_nearly_dense(form, rows) and tile * layer.vector_bytes <= SHORT_TILE:
         whole = layer.rows * layer.pitch * layer.element.bytes
         return min(segments * (tile * layer.vector_bytes + LINE), planes * (whole + LINE))
     return planes * tile * layer.vector_bytes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from flexgroup.engine._steps import Fields, Place, StepBuilder
 
 LARGEST_TILE = 8
-SHARE_OF_FIRST = 0.5  # of the first-level cache, in which what a plane reads and writes stays
+PLANE_OF_FIRST = 0.5  # of the first-level cache, in which what a plane reads and writes stays
 WAITING = 2.2  # entries of a window that every vector waits down the columns of larger planes
 BLOCK_ROW = 1.0  # vectors that a row of a block costs beside its own
 REASON = "a depthwise window: bound by memory, so zeros are not skipped"
@@ -43,28 +43,38 @@ def depthwise_macs(op: DepthwiseOp, rows: int) -> tuple[int, int]:
 
 def depthwise_work(builder: StepBuilder, op: DepthwiseOp, rows: int) -> WindowWork:
     """What so many rows of the output take."""
-    _, vectors = _walk(builder, op, rows)
+    vectors = _walk(builder, op, rows).vectors
     entries = op.weight.shape[1] * op.weight.shape[2]
     return WindowWork(len(op.out.planes), vectors, entries, op.stride != (1, 1), op.reduce == "max")
 
 
-def _walk(builder: StepBuilder, op: DepthwiseOp, rows: int) -> tuple[str, float]:
-    """The kernel's form for so many rows of the output, and how many vectors that is worth.
+@dataclass(frozen=True)
+class Walk:
+    """A kernel's form, how many output rows a block has if it walks along them, and how many vectors it is worth."""
+
+    form: str
+    block: int
+    vectors: float
+
+
+def _walk(builder: StepBuilder, op: DepthwiseOp, rows: int) -> Walk:
+    """The cheaper way for so many rows of the output.
 
     Down a column, the first output row costs as much as several, and what a plane does not leave in the first-level
-    cache is waited for; along rows, every block costs something beside its vectors. Fitted to measured kernels.
+    cache is waited for; along rows, every block costs something beside its vectors. Fitted to measured kernels. Where
+    the rows of the output are shorter than a vector, and not strided, all positions are one row.
     """
     layout, window = builder.layout, (op.weight.shape[1], op.weight.shape[2])
-    if not _by_rows(builder, op):
-        return "linear", -(-rows * layout.pitch(op.out) // layout.lanes)
+    if op.stride == (1, 1) and (layout.pitch(op.out) < layout.lanes or op.dilation != (1, 1)):
+        return Walk("linear", 1, -(-rows * layout.pitch(op.out) // layout.lanes))
     across = -(-op.out.width // layout.lanes)
     down = (rows + (0.6 * (window[0] - 1) if op.stride == (1, 1) else 0.0)) * across
     moved = rows * (layout.pitch(op.inputs) * op.stride[0] + layout.pitch(op.out)) * builder.element.bytes
-    if moved > SHARE_OF_FIRST * builder.target.first_cache_bytes:
+    if moved > PLANE_OF_FIRST * builder.target.first_cache_bytes:
         down *= 1 + WAITING / (window[0] * window[1])
     block = block_rows(window, rows, builder.target)
     along = -(-rows // block) * block * (across + BLOCK_ROW)
-    return ("down", down) if down <= along else ("along", along)
+    return Walk("down", block, down) if down <= along else Walk("along", block, along)
 
 
 def depthwise_call(
@@ -73,15 +83,14 @@ def depthwise_call(
     """The kernel and its arguments, but the planes, for ``rows`` of the output."""
     layout, size = builder.layout, builder.element.bytes
     lanes, pitch, source_pitch = layout.lanes, layout.pitch(op.out), layout.pitch(op.inputs)
-    form, _ = _walk(builder, op, rows[1] - rows[0])
-    if form != "linear":
+    walk = _walk(builder, op, rows[1] - rows[0])
+    if walk.form != "linear":
         # Columns up to the image's edge, or all of the pitch where somebody relies on the border to be zero. Where a
         # vector is longer than a row, it is written over by the next row.
         border = layout.is_windowed(op.out) and layout.reads_border(op.out)
         columns = pitch if border or op.out.width < lanes else op.out.width
         starts, last_start = -(-columns // lanes), max(0, columns - lanes) * size
-        window = (op.weight.shape[1], op.weight.shape[2])
-        tile = block_rows(window, rows[1] - rows[0], builder.target) if form == "along" else 1
+        tile = walk.block if walk.form == "along" else 1
         inside = np.zeros(max(pitch, lanes), builder.integer)
         inside[: op.out.width] = -1
         mask = builder.constants.add(inside)
@@ -102,8 +111,8 @@ def depthwise_call(
         "last_start": last_start,
     }
     height, width = op.weight.shape[1:]
-    dilation = op.dilation[0] if form == "linear" else 1
-    kernel = DepthwiseKernel(form, height, width, op.stride, dilation, tile, op.curve, builder.element, op.reduce)
+    dilation = op.dilation[0] if walk.form == "linear" else 1
+    kernel = DepthwiseKernel(walk.form, height, width, op.stride, dilation, tile, op.curve, builder.element, op.reduce)
     return kernel, fields
 
 
@@ -119,12 +128,6 @@ def _tables(builder: StepBuilder, op: DepthwiseOp) -> Fields:
         "low": number(op.clamp.low),
         "high": number(op.clamp.high),
     }
-
-
-def _by_rows(builder: StepBuilder, op: DepthwiseOp) -> bool:
-    """Whether a row of the output fills a vector, or is strided; else kernels run over all positions."""
-    fills = builder.layout.pitch(op.out) >= builder.layout.lanes and op.dilation == (1, 1)
-    return fills or op.stride != (1, 1)
 
 
 BUILDERS: Mapping[type, Callable[..., Step]] = {DepthwiseOp: _depthwise}

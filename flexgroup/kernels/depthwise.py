@@ -18,6 +18,7 @@ from llvmlite import ir
 
 from flexgroup.kernels.curves import emit_curve
 from flexgroup.kernels.emit import I32, I64, Kernel, Signature
+from flexgroup.kernels.product import overlapping
 from flexgroup.kernels.target import F32, Element, Target
 
 SIGNATURE = Signature(
@@ -246,9 +247,8 @@ class _Emitter:
         """Blocks of output rows; the last one overlaps the one before where blocks do not divide the rows."""
         k, spec, rows = self.k, self.spec, self.k.arg("rows")
         b = k.builder
-        last = b.sub(rows, ir.Constant(I64, spec.tile))
         with k.loop(0, rows, spec.tile) as blocks:
-            first = b.select(b.icmp_signed("<", blocks.index, last), blocks.index, last)
+            first = overlapping(k, blocks.index, rows, spec.tile)
             top = k.at(source, b.mul(first, b.mul(self.source_row, ir.Constant(I64, spec.stride[0]))))
             out = k.at(target, b.mul(first, self.target_row))
             with self._starts(1) as at:
