@@ -164,7 +164,7 @@ def run_benchmark(
             ours, calls = _engines(network, x, count, peer if with_onnxruntime else None, numbers)
             memory[count], error = ours.memory, max(error, ours.error)
             reference = calls["torch"]()
-            differences = {name: float((call() - reference).abs().max()) for name, call in calls.items()}
+            differences = {name: _difference(call(), reference) for name, call in calls.items()}
             progress.stage(f"timing, {count} thread{'s' if count > 1 else ''}")
             timings = interleaved(calls, rounds=runs, progress=show_round)
         fastest = timings[OURS].median_ms
@@ -179,12 +179,11 @@ def run_benchmark(
 
 def _engines(
     network: nn.Module, x: Tensor, threads: int, peer: nn.Module | str | None, numbers: dict[str, Any]
-) -> tuple[CompiledModel, dict[str, Callable[[], Tensor]]]:
+) -> tuple[CompiledModel, dict[str, Callable[[], Any]]]:
     """Our compiled network, and a call of each engine on ``x``, by the engine's name, with ONNX Runtime on ``peer``.
 
     ``numbers`` are the options of our engine's precision.
     """
-    import torch
 
     import flexgroup
     from flexgroup.report import onnxruntime_session, torch_session
@@ -198,8 +197,18 @@ def _engines(
         calls[f"{OURS}, fp32"] = lambda: single(x)
     if peer is not None:
         session, array = onnxruntime_session(peer, x, threads), x.numpy()
-        calls["onnxruntime"] = lambda: torch.from_numpy(session(array))
+        calls["onnxruntime"] = lambda: session(array)
     return sparse, calls
+
+
+def _difference(results: Any, wanted: Any) -> float:
+    """The largest absolute difference of any result, whether tensors or arrays."""
+    import torch
+
+    from flexgroup.engine import in_order
+
+    pairs = zip(in_order(results), in_order(wanted), strict=True)
+    return max(float((torch.as_tensor(result) - want).abs().max()) for result, want in pairs)
 
 
 def _sparsity(network: nn.Module) -> float:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flexgroup._errors import FlexgroupError
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
     from flexgroup.zoo import ImageData
@@ -64,7 +63,13 @@ def _onnx_network(model: str, weights: Path | None, shape: tuple[int, ...] | Non
 
 def check_classifies(network: nn.Module, model: str, data: ImageData, spec: str) -> None:
     """Raise `FlexgroupError` unless the network gives one logit for each class of the data set's images."""
+    import torch
+
     logits = run_once(network, model, (1, *data.image_shape))
+    if not isinstance(logits, torch.Tensor):
+        raise FlexgroupError(
+            f"model {model!r} returns a {type(logits).__name__}, not one tensor; wrap it so that it does"
+        )
     if tuple(logits.shape) != (1, len(data.classes)):
         raise FlexgroupError(
             f"model {model!r} gives {tuple(logits.shape)} for one image; "
@@ -72,21 +77,16 @@ def check_classifies(network: nn.Module, model: str, data: ImageData, spec: str)
         )
 
 
-def run_once(network: nn.Module, model: str, shape: Sequence[int]) -> torch.Tensor:
-    """The output for zeros of ``shape``; raises `FlexgroupError` where the network does not take them."""
+def run_once(network: nn.Module, model: str, shape: Sequence[int]) -> Any:
+    """What the network returns for zeros of ``shape``; raises `FlexgroupError` where the network does not take them."""
     import torch
 
     try:
         with torch.inference_mode():
-            output = network.eval()(torch.zeros(*shape))
+            return network.eval()(torch.zeros(*shape))
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise FlexgroupError(
             f"model {model!r} does not take an input of {'x'.join(map(str, shape))}: {first}; "
             "give --data or --input that fits it"
         ) from error
-    if not isinstance(output, torch.Tensor):
-        raise FlexgroupError(
-            f"model {model!r} returns a {type(output).__name__}, not one tensor; wrap it so that it does"
-        )
-    return output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
@@ -63,8 +64,9 @@ def parse_numbers(text: str, option: str, example: str) -> tuple[int, ...]:
 
 
 def parse_shape(text: str) -> tuple[int, ...] | None:
-    """``"1,3,224,224"`` as a shape, nothing as None. Raises `FlexgroupError` as `parse_numbers` does."""
-    return parse_numbers(text, "--input", "1,3,224,224") if text else None
+    """``"1,3,224,224"`` or ``"1x3x224x224"`` as a shape, nothing as None. Raises as `parse_numbers` does."""
+    written = text.replace("x", ",") if re.fullmatch(r"\d+(x\d+)+", text) else text
+    return parse_numbers(written, "--input", "1,3,224,224") if text else None
 
 
 def check_at_least(value: float, least: float, option: str) -> None:

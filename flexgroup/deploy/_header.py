@@ -60,7 +60,7 @@ def _description(plan: Plan, name: str) -> list[str]:
         f"{name}: a network compiled by flexgroup {__version__}",
         "",
         *_port_lines("input", plan.inputs),
-        *_port_lines("output", plan.outputs),
+        *_port_lines("output", plan.outputs, plan.keys),
         "layout     NCHW float32: the last axis is adjacent in memory; one image a call",
         f"precision  {in_words(plan.element, target)}",
         f"target     {target.name} ({target.triple}), for processors with the instructions of {processor}",
@@ -107,10 +107,11 @@ def _sizes(upper: str, word: str, ports: Sequence[Port]) -> list[str]:
     return [f"#define {upper}_{name}_ELEMENTS {port.elements}" for name, port in zip(names, ports, strict=True)]
 
 
-def _port_lines(word: str, ports: Sequence[Port]) -> list[str]:
+def _port_lines(word: str, ports: Sequence[Port], keys: Sequence[str] = ()) -> list[str]:
     lines = []
-    for name, port in zip(_names(word, ports), ports, strict=True):
+    for name, port, key in zip(_names(word, ports), ports, keys or [""] * len(ports), strict=True):
         shape = "".join(f"[{size}]" for size in port.shape)
         axes = f" ({_AXES[len(port.shape)]})" if len(port.shape) in _AXES else ""
-        lines.append(f"{name:10} float{shape}{axes}")
+        called = f": {key!r} of the module's dict" if key else ""
+        lines.append(f"{name:10} float{shape}{axes}{called}")
     return lines

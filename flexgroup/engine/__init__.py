@@ -1,5 +1,6 @@
 """From a graph to running code: layout, packing, plan, machine code, threads, profile."""
 
+from flexgroup.engine._calls import in_order
 from flexgroup.engine._compiled import CompiledModel, compile, plan_graph
 from flexgroup.engine._explain import Explanation, LayerChoice, Memory
 from flexgroup.engine._machine import Machine, measured_machine
@@ -20,6 +21,7 @@ __all__ = [
     "Program",
     "Step",
     "compile",
+    "in_order",
     "measured_machine",
     "plan_graph",
     "predicted_seconds",

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from flexgroup._errors import FlexgroupError
+from flexgroup.engine._calls import in_order
 from flexgroup.engine._precision import TOLERANCES, precision_of
 from flexgroup.kernels import F32, Element
 
@@ -99,21 +100,20 @@ def _results(model: Any, example: tuple[Any, ...], state: dict[str, Any] | None 
     finally:
         for module, flag in training.items():
             module.training = flag
-    results = [given] if isinstance(given, torch.Tensor) else given
-    if not isinstance(results, list | tuple) or not all(isinstance(result, torch.Tensor) for result in results):
+    results = in_order(given)
+    if not all(isinstance(result, torch.Tensor) for result in results):
         raise FlexgroupError(
-            f"{type(model).__name__} returns a {type(given).__name__}; wrap it in a module that returns a tensor "
-            "or a tuple of tensors"
+            f"{type(model).__name__} returns a {type(given).__name__} with something else than tensors in it; wrap it "
+            "in a module that returns a tensor, or a tuple or dict of tensors"
         )
-    return list(results)
+    return results
 
 
 def _largest_change(wanted: list[torch.Tensor], given: Any) -> float:
     """Largest absolute difference of any result, over the largest absolute number that was wanted of it."""
-    import torch
 
     worst = 0.0
-    for want, have in zip(wanted, [given] if isinstance(given, torch.Tensor) else given, strict=True):
+    for want, have in zip(wanted, in_order(given), strict=True):
         scale = max(float(want.abs().max()), 1e-30)
         change = float((want - have.reshape(want.shape)).abs().max()) / scale
         worst = change if change != change else max(worst, change)

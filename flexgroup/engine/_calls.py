@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,11 +47,20 @@ def first_image(ports: Sequence[Port], inputs: Sequence[Any]) -> list[npt.NDArra
     return arrays
 
 
-def results_like(inputs: Sequence[Any], results: Sequence[npt.NDArray[np.float32]]) -> Any:
-    """One result or a tuple of them, as torch tensors unless ``inputs`` are numpy arrays."""
+def results_like(inputs: Sequence[Any], results: Sequence[npt.NDArray[np.float32]], keys: Sequence[str] = ()) -> Any:
+    """One result, a tuple of them, or a dict where there are ``keys``: torch tensors unless ``inputs`` are arrays."""
     given: list[Any] = list(results)
     if inputs and not isinstance(inputs[0], np.ndarray):
         import torch
 
         given = [torch.from_numpy(result) for result in results]
+    if keys:
+        return dict(zip(keys, given, strict=True))
     return given[0] if len(given) == 1 else tuple(given)
+
+
+def in_order(results: Any) -> list[Any]:
+    """What a network returned, one by one: a single result, or those of a tuple, list or dict."""
+    if isinstance(results, Mapping):
+        return list(results.values())
+    return list(results) if isinstance(results, list | tuple) else [results]

@@ -98,14 +98,15 @@ def plan_graph(
         builder.constants.block(),
         builder.arena_bytes,
         layout.clear_bytes,
+        graph.keys,
     )
 
 
 class CompiledModel:
     """A network in native code: call it with what the module took, any batch size.
 
-    Torch tensors in give torch tensors out; numpy arrays give numpy arrays. A model may be called from several Python
-    threads; calls run one after another.
+    Torch tensors in give torch tensors out; numpy arrays give numpy arrays: one, a tuple of them, or a dict, as the
+    module returns them. A model may be called from several Python threads; calls run one after another.
     """
 
     def __init__(self, plan: Plan, error: float) -> None:
@@ -116,7 +117,7 @@ class CompiledModel:
 
     def __call__(self, *inputs: Any) -> Any:
         """Run the network on a batch; raises `FlexgroupError` for wrong shapes or element types."""
-        return results_like(inputs, self._run(input_arrays(self.plan.inputs, inputs)))
+        return results_like(inputs, self._run(input_arrays(self.plan.inputs, inputs)), self.plan.keys)
 
     def _run(self, arrays: list[npt.NDArray[np.float32]]) -> list[npt.NDArray[np.float32]]:
         images = len(arrays[0])

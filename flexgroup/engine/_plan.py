@@ -69,6 +69,7 @@ class Plan:
     constants: npt.NDArray[np.uint8]
     arena_bytes: int
     clear_bytes: int  # at the arena's beginning, that must be zero before the first image; the rest may hold anything
+    keys: tuple[str, ...] = ()  # of the outputs in the dict that the network returns, if it returns one
 
     def kernels(self) -> tuple[KernelSpec, ...]:
         """The distinct kernels, in order of first use."""

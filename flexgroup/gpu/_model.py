@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class GpuModel:
     """A network on an OpenCL device: call it with what the module took, any batch size.
 
-    Torch tensors in give torch tensors out; numpy arrays give numpy arrays. A model may be called from several Python
-    threads; calls run one after another.
+    Torch tensors in give torch tensors out; numpy arrays give numpy arrays: one, a tuple of them, or a dict, as the
+    module returns them. A model may be called from several Python threads; calls run one after another.
     """
 
     def __init__(self, plan: Plan, device: Device) -> None:
@@ -39,7 +39,7 @@ class GpuModel:
         arrays = input_arrays(self.plan.inputs, inputs)
         results = [np.empty((len(arrays[0]), *port.shape), dtype=np.float32) for port in self.plan.outputs]
         self._program.run(arrays, results)
-        return results_like(inputs, results)
+        return results_like(inputs, results, self.plan.keys)
 
     def profile(self, *inputs: Any, rounds: int = 50) -> Profile:
         """Time every step on the first image of ``inputs`` by the device's clock: medians over ``rounds`` runs."""

@@ -79,7 +79,7 @@ class Builder:
         """Remember that ``bad`` of the ``size`` numbers in ``name`` of this layer are not finite."""
         self._broken.append(f"layer {self.layer_of(node)!r} has {bad} of {size} in its {name}")
 
-    def finish(self, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> ir.Graph:
+    def finish(self, inputs: tuple[str, ...], outputs: tuple[str, ...], keys: tuple[str, ...] = ()) -> ir.Graph:
         """The graph, or one `FlexgroupError` about everything that stood in the way."""
         lines = list(dict.fromkeys(self._unsupported))
         if lines:
@@ -93,7 +93,7 @@ class Builder:
                 f"weights are NaN or infinite: {', '.join(self._broken)}; "
                 f"load weights from before the training diverged"
             )
-        return ir.Graph(inputs, outputs, tuple(self._nodes), self.shapes)
+        return ir.Graph(inputs, outputs, tuple(self._nodes), self.shapes, keys)
 
 
 def _unused(name: str, used: set[str], separator: str) -> str:

@@ -54,9 +54,8 @@ def _moved(graph: ir.Graph, node: ir.Node, wanted: ir.Slice, op: ir.Op, axes: Se
         if each.output not in same
     ]
     outputs = tuple(same.get(value, value) for value in graph.outputs)
-    return ir.Graph(
-        graph.inputs, outputs, tuple(kept), {name: shape for name, shape in shapes.items() if name not in same}
-    )
+    shapes = {name: shape for name, shape in shapes.items() if name not in same}
+    return replace(graph, outputs=outputs, nodes=tuple(kept), shapes=shapes)
 
 
 def _cut(shape: Shape, axis: int, wanted: ir.Slice) -> Shape:

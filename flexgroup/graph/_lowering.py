@@ -39,7 +39,7 @@ class Lowering(Builder):
             elif node.op == "get_attr":
                 self._known[node] = Unknown()
         outputs = self._read_outputs(next(node for node in graph.nodes if node.op == "output"))
-        return self.finish(inputs, outputs)
+        return self.finish(inputs, outputs, _keys(self._program))
 
     def layer_of(self, node: torch.fx.Node, kind: str = "", inner: bool = False) -> str:
         """The name of torch's own layer that ran ``node``; the operator's ``kind`` is added to any other."""
@@ -134,6 +134,13 @@ class Lowering(Builder):
     def _note(self, layer: str, what: str, source: str, hint: str) -> None:
         where = f" at {source}" if source else ""
         self.note_unsupported(f"{layer}: {what}{where}", hint)
+
+
+def _keys(program: torch.export.ExportedProgram) -> tuple[str, ...]:
+    """The keys of the dict of tensors that the program returns; empty if it returns no dict."""
+    spec = program.call_spec.out_spec
+    returned = None if spec is None else torch.utils._pytree.tree_unflatten(range(spec.num_leaves), spec)
+    return tuple(map(str, returned)) if isinstance(returned, Mapping) and len(returned) == spec.num_leaves else ()
 
 
 def _packet(node: torch.fx.Node) -> str:

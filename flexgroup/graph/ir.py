@@ -295,12 +295,16 @@ class Node:
 
 @dataclass(frozen=True)
 class Graph:
-    """Inputs, outputs, nodes in execution order and the shape (without batch) of every value."""
+    """Inputs, outputs, nodes in execution order and the shape (without batch) of every value.
+
+    ``keys`` are the outputs' names in the dict that the network returns, and empty if it returns a tensor or a tuple.
+    """
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     nodes: tuple[Node, ...]
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    keys: tuple[str, ...] = ()
 
     def consumers(self) -> dict[str, list[Node]]:
         """For every value, the nodes that read it (a node that reads it twice counts twice)."""

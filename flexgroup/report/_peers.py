@@ -25,8 +25,10 @@ Array = npt.NDArray[np.float32]
 
 def onnxruntime_session(
     model: torch.nn.Module | str | Path, example: torch.Tensor, threads: int = 1
-) -> Callable[[Array], Array]:
+) -> Callable[[Array], Any]:
     """The network as ONNX Runtime runs it on the CPU: a callable of one float32 array of ``example``'s shape.
+
+    It returns an array, or a tuple of them for a network of several outputs.
 
     ``model`` is a torch module, which is exported, or the path of an ONNX file, which runs as it is.
 
@@ -64,8 +66,9 @@ def onnxruntime_session(
             session = ort.InferenceSession(str(path), options, providers=providers)
     inputs = session.get_inputs()[0].name
 
-    def run(x: Array) -> Array:
-        return session.run(None, {inputs: x})[0]  # type: ignore[no-any-return]
+    def run(x: Array) -> Any:
+        results = session.run(None, {inputs: x})
+        return results[0] if len(results) == 1 else tuple(results)
 
     return run
 
@@ -75,15 +78,15 @@ def has_onnxruntime() -> bool:
     return all(importlib.util.find_spec(name) is not None for name in ("onnxruntime", "onnx"))
 
 
-def torch_session(model: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+def torch_session(model: torch.nn.Module) -> Callable[[torch.Tensor], Any]:
     """The network as PyTorch runs it eagerly, in inference mode, on the threads that `torch_threads` sets."""
     import torch
 
     model.eval()
 
-    def run(x: torch.Tensor) -> torch.Tensor:
+    def run(x: torch.Tensor) -> Any:
         with torch.inference_mode():
-            return model(x)  # type: ignore[no-any-return]
+            return model(x)
 
     return run
 

@@ -64,7 +64,8 @@ def test_a_ratio_below_one_is_called_slower(ratio, words):
 def test_a_network_of_the_users_needs_its_input_shape(flexgroup, my_nets):
     common = ["bench", "--model", f"{my_nets}:make", "--runs", 1, "--json"]
     assert "is not known; give it, for example --input" in flexgroup(*common).reason
-    assert flexgroup(*common, "--input", "3,1,8,8").document["input"] == [3, 1, 8, 8]
+    for written in ("3,1,8,8", "3x1x8x8"):
+        assert flexgroup(*common, "--input", written).document["input"] == [3, 1, 8, 8]
     assert "does not take an input of 1x3x9x9" in flexgroup(*common, "--input", "1,3,9,9").reason
 
 

@@ -46,6 +46,31 @@ def test_profile(flexgroup, path):
     assert document["rows"]
 
 
+class TwoHeads(nn.Module):
+    """Several outputs, as detectors have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk, self.boxes, self.scores = (nn.Conv2d(3 if i == 0 else 8, 8, 3) for i in range(3))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        shared = torch.relu(self.trunk(x))
+        return self.boxes(shared), 1000 * self.scores(shared).mean((2, 3))
+
+
+def test_a_network_of_several_outputs(flexgroup, tmp_path):
+    pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    x, file = torch.randn(1, 3, 8, 8), tmp_path / "heads.onnx"
+    torch.onnx.export(TwoHeads(), (x,), str(file), input_names=["x"], output_names=["boxes", "scores"], dynamo=False)
+    document = flexgroup("bench", file, "--against", "onnxruntime", "--runs", 1, "--json").document
+    assert all(row["max_difference"] < 1e-2 for row in document["latencies"])
+    assert document["latencies"][0]["max_difference"] > 1e-6, "the second output's, whose numbers are large"
+    assert flexgroup("profile", file, "--runs", 1, "--json").document["rows"]
+    flexgroup("export", file, "--out", tmp_path / "out")
+    assert "float *output0, float *output1" in (tmp_path / "out" / "heads.h").read_text()
+
+
 def test_export_names_the_functions_after_the_file(flexgroup, path, tmp_path):
     outcome = flexgroup("export", path, "--input", "1,3,12,12", "--out", tmp_path / "out", "--json")
     assert json.loads(outcome.stdout)["name"] == "my_net"

@@ -30,6 +30,16 @@ def defines(header: str) -> dict[str, int]:
     return {name: int(value) for name, value in re.findall(r"#define (\w+) (\d+)$", header, re.MULTILINE)}
 
 
+def test_the_header_says_which_output_is_which_of_a_dict(out):
+    class Named(nn.Module):
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"depth": torch.relu(x), "mask": torch.sigmoid(x)}
+
+    text = export(Named(), EXAMPLE, out, name="net").header.read_text()
+    assert "output0    float[4][5][6] (channels, height, width): 'depth' of the module's dict" in text
+    assert "output1    float[4][5][6] (channels, height, width): 'mask' of the module's dict" in text
+
+
 def test_two_files_in_a_new_folder(net, tmp_path):
     files = export(net, EXAMPLE, tmp_path / "new" / "out", target="aarch64-android", name="net")
     assert (files.object.name, files.header.name) == ("net.o", "net.h")

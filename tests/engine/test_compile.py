@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import threading
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -302,13 +303,39 @@ def test_bad_settings_are_refused():
         flexgroup.compile(conv, (x,), target="m4")
 
 
-def test_models_that_do_not_return_tensors_are_refused():
-    class Named(nn.Module):
-        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-            return {"y": torch.relu(x)}
+class Named(nn.Module):
+    """Returns a dict, as networks for segmentation and those of transformers do."""
 
-    with pytest.raises(FlexgroupError, match=r"Named returns a dict; wrap it in a module that returns a tensor"):
-        flexgroup.compile(Named(), (torch.zeros(1, 3, 8, 8),))
+    def __init__(self, kind: type[dict[str, torch.Tensor]]) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.kind = kind
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        y = self.conv(x)
+        return self.kind({"out": torch.relu(y), "aux": y.mean((2, 3))})
+
+
+@pytest.mark.parametrize("kind", [dict, OrderedDict])
+def test_a_dict_of_tensors_comes_back_as_a_dict(kind):
+    torch.manual_seed(0)
+    model, x = Named(kind).eval(), torch.randn(2, 3, 8, 8)
+    for _ in range(2):  # compiled, and from the cache
+        compiled = flexgroup.compile(model, (x,))
+        results, wanted = compiled(x), model(x)
+        assert list(results) == ["out", "aux"]
+        for name, result in results.items():
+            torch.testing.assert_close(result, wanted[name], atol=1e-5, rtol=1e-5)
+        assert isinstance(compiled(x.numpy())["aux"], np.ndarray)
+
+
+def test_models_that_do_not_return_tensors_are_refused():
+    class Nested(nn.Module):
+        def forward(self, x: torch.Tensor) -> dict[str, tuple[torch.Tensor, ...]]:
+            return {"y": (torch.relu(x), torch.sigmoid(x))}
+
+    with pytest.raises(FlexgroupError, match=r"Nested returns a dict with something else than tensors in it; wrap it"):
+        flexgroup.compile(Nested(), (torch.zeros(1, 3, 8, 8),))
 
 
 def test_activations_that_offsets_cannot_reach_are_refused():
