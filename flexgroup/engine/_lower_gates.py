@@ -116,7 +116,8 @@ def _expand(lowering: Lowering, node: ir.Node, op: ir.Expand) -> Value:
 def _curve(lowering: Lowering, node: ir.Node, op: ir.Curve) -> Value:
     (a,), out, result = side_by_side(lowering, node)
     count = len(a.planes) if isinstance(a, Image) else a.features
-    scale, shift = np.ones(count, np.float32), np.zeros(count, np.float32)
+    # Adding -0.0 leaves every number as it is, -0.0 too.
+    scale, shift = np.ones(count, np.float32), np.full(count, -0.0, np.float32)
     lowering.append(ElementwiseOp(node.name, a, None, scale, shift, ir.IDENTITY, out, "affine", op.kind))
     return result
 

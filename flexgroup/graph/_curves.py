@@ -9,6 +9,7 @@ import torch
 
 from flexgroup.graph import ir
 from flexgroup.graph._call import Call, Rule, Unsupported, Value
+from flexgroup.graph._elementwise import reciprocal
 
 
 def _curve(kind: str) -> Rule:
@@ -54,12 +55,51 @@ def _power(call: Call) -> Value:
         raise Unsupported("powers by an activation are not compiled")
     if isinstance(exponent, torch.Tensor) and exponent.numel() == 1:
         exponent = exponent.item()
-    if exponent not in (1, 2, 3):
-        raise Unsupported(f"its exponent is {exponent}; only squares and cubes are compiled")
+    if exponent not in (-2, -1, -0.5, 0.5, 1, 2, 3, 4):
+        raise Unsupported(f"its exponent is {exponent}; only whole ones from -2 to 4, 0.5 and -0.5 are compiled")
     value = result = call.activation("self")
+    if exponent < 0:
+        return reciprocal(call, _power(call.given({**call.arguments, "exponent": -exponent}, call.result)))
+    if exponent == 0.5:
+        return call.emit(ir.Curve("sqrt"), value)
     for _ in range(int(exponent) - 1):
         result = call.emit(ir.Mul(), result, value)
     return result
+
+
+def _inverse_root(call: Call) -> Value:
+    return reciprocal(call, call.emit(ir.Curve("sqrt"), call.activation("self")))
+
+
+def _elu(call: Call) -> Value:
+    """``scale * x`` above zero, ``scale * alpha * (exp(input_scale * x) - 1)`` below."""
+    alpha, scale, inner = (float(call.get(name, 1)) for name in ("alpha", "scale", "input_scale"))
+    return _exponential(call, above=scale, below=scale * alpha, inner=inner)
+
+
+def _celu(call: Call) -> Value:
+    alpha = float(call["alpha"])
+    return _exponential(call, above=1.0, below=alpha, inner=1 / alpha)
+
+
+def _selu(call: Call) -> Value:
+    return _exponential(call, above=_SELU_SCALE, below=_SELU_SCALE * _SELU_ALPHA, inner=1.0)
+
+
+# Klambauer et al., arXiv 1706.02515, equation 14
+_SELU_SCALE, _SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
+
+
+def _exponential(call: Call, *, above: float, below: float, inner: float) -> Value:
+    value = call.activation("self")
+
+    def scaled(x: Value, factor: float, shift: float = 0.0) -> Value:
+        ones = np.ones(x.shape[0], np.float32)
+        return call.emit(ir.Affine(np.float32(factor) * ones, np.float32(shift) * ones), x)
+
+    negative = scaled(call.emit(ir.Clamp(-ir.INF, 0.0), value), inner)
+    powers = call.emit(ir.Curve("exp"), negative)
+    return call.emit(ir.Add(), scaled(call.emit(ir.Clamp(0.0, ir.INF), value), above), scaled(powers, below, -below))
 
 
 RULES: Mapping[str, Rule] = {
@@ -76,4 +116,11 @@ RULES: Mapping[str, Rule] = {
     "aten._prelu_kernel": _prelu,
     "aten.pow": _power,
     "aten.square": _power,
+    "aten.exp": _curve("exp"),
+    "aten.sqrt": _curve("sqrt"),
+    "aten.reciprocal": _curve("reciprocal"),
+    "aten.rsqrt": _inverse_root,
+    "aten.elu": _elu,
+    "aten.celu": _celu,
+    "aten.selu": _selu,
 }

@@ -45,7 +45,8 @@ def _add(call: Call) -> Value:
     return _weighted_sum(call, 1.0, float(call.get("alpha", 1)))
 
 
-def _sub(call: Call) -> Value:
+def subtract(call: Call) -> Value:
+    """``self - alpha * other``."""
     return _weighted_sum(call, 1.0, -float(call.get("alpha", 1)))
 
 
@@ -93,11 +94,24 @@ def _scaled_by(call: Call, value: Value, factors: torch.Tensor) -> Value:
 
 
 def _div(call: Call) -> Value:
-    if not isinstance(call["self"], Value) or isinstance(call["other"], Value):
-        raise Unsupported("division by an activation is not compiled; divide by constants")
     if call.get("rounding_mode") is not None:
         raise Unsupported("rounding divisions are not compiled")
+    if isinstance(call["other"], Value):
+        return _mul(call.given({**call.arguments, "other": reciprocal(call, call.activation("other"))}, call.result))
     return _scaled_by(call, call.activation("self"), 1 / torch.as_tensor(call["other"]).to("cpu", torch.float64))
+
+
+def reciprocal(call: Call, value: Value) -> Value:
+    """``1 / value``."""
+    return call.emit(ir.Curve("reciprocal"), value)
+
+
+def _addcmul(call: Call) -> Value:
+    """``self + value * tensor1 * tensor2``, of which any may be constants, but not all."""
+    a, b = call["tensor1"], call["tensor2"]
+    both = isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor)
+    product = a * b if both else _mul(call.given({"self": a, "other": b}, call.result))
+    return _add(call.given({"self": call["self"], "other": product, "alpha": call["value"]}, call.result))
 
 
 def _along_axis(constant: Any, value: Value) -> tuple[int, Any] | None:
@@ -135,8 +149,9 @@ RULES: Mapping[str, Rule] = {
     "aten.clamp_min": _clamp("min", ir.INF),
     "aten.clamp_max": _clamp(-ir.INF, "max"),
     "aten.add": _add,
-    "aten.sub": _sub,
-    "aten.subtract": _sub,
+    "aten.sub": subtract,
+    "aten.subtract": subtract,
+    "aten.addcmul": _addcmul,
     "aten.rsub": _rsub,
     "aten.neg": lambda call: _affine(call, call.activation("self"), -1.0, 0.0),
     "aten.negative": lambda call: _affine(call, call.activation("self"), -1.0, 0.0),

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from flexgroup.graph import ir
 from flexgroup.graph._call import Call, Rule, Unsupported, Value
-from flexgroup.graph._factors import size_of
+from flexgroup.graph._factors import Factor, size_of
+from flexgroup.graph._resize import separable
 from flexgroup.graph._value import BATCH_MOVES
-from flexgroup.graph._views import axes_of, cut, permute, reshape, settle
+from flexgroup.graph._views import axes_of, cut, permute, reshape, settle, stored_axis, viewed
 
 
 def _view(call: Call) -> Value:
@@ -50,10 +53,22 @@ def _expand(call: Call) -> Value:
     value = call.viewed("self")
     if tuple(map(size_of, axes_of(call, value))) == call.result:
         return value
-    if call.result[0] != call.batch or len(call.result) != len(axes_of(call, value)):
+    if len(call.result) != len(axes_of(call, value)):
         raise Unsupported(BATCH_MOVES)
+    if call.result[0] != call.batch:
+        return _expand_behind(call, settle(call, value))
     # Sums and products, which repeat axes themselves, will read what is not expanded.
     return call.emit(ir.Expand(call.result[1:]), call.settled(value))
+
+
+def _expand_behind(call: Call, value: Value) -> Value:
+    """``value``, which is settled, with axes behind a folded batch repeated."""
+    axes, shape = list(axes_of(call, value)), list(call.stored(value))
+    for dim, size in enumerate(call.result):
+        if size != size_of(axes[dim]):
+            stored = stored_axis(call, value, dim)
+            shape[stored], axes[dim] = size, (Factor(stored, size, 1),)
+    return viewed(call, call.emit(ir.Expand(tuple(shape)), Value(value.name, call.stored(value))), tuple(axes))
 
 
 def _slice(call: Call) -> Value:
@@ -110,17 +125,51 @@ def _roll(call: Call) -> Value:
 
 def _pad(call: Call) -> Value:
     amounts = [int(amount) for amount in call["pad"]]
-    if call.get("mode", "constant") != "constant" or call["value"] not in (None, 0):
-        raise Unsupported("only padding with zeros is compiled; use padding_mode='zeros' or value=0")
     if min(amounts, default=0) < 0:
         raise Unsupported("negative padding cuts the image; slice it instead: x[:, :, 1:-1]")
     if not any(amounts):
         return call.activation("self")
-    value = call.image("self")
+    if call.get("mode", "constant") != "constant":
+        return _pad_by_its_own(call, amounts, call["mode"])
+    number = call["value"] or 0.0
+    value = call.activation("self")
+    if number != 0 or len(value.shape) != 3:
+        return _pad_with_constants(call, value, amounts, float(number))
     # torch counts from the last axis: (left, right, top, bottom, channels before, after, ...)
     pairs = [(amounts[i], amounts[i + 1]) for i in range(0, len(amounts), 2)][:3]
     columns, rows, channels = pairs + [(0, 0)] * (3 - len(pairs))
     return call.emit(ir.Pad((channels, rows, columns)), value, kind="pad")
+
+
+def _mirrored(mode: str) -> Rule:
+    return lambda call: _pad_by_its_own(call, [int(amount) for amount in call["padding"]], mode)
+
+
+def _pad_by_its_own(call: Call, amounts: list[int], mode: str) -> Value:
+    """Borders that repeat or mirror the image: every row and column is one of the image's, as in resizing."""
+    value = call.activation("self")
+    if len(amounts) not in (2, 4) or len(value.shape) != 1 + len(amounts) // 2:
+        raise Unsupported(f"padding by mode={mode!r} is compiled for rows and columns of images, and for sequences")
+    columns, rows = amounts[:2], amounts[2:] or [0, 0]
+
+    def padded(image: torch.Tensor, _: ir.Pair, axis: int) -> torch.Tensor:
+        return torch.nn.functional.pad(image, [*columns, 0, 0] if axis else [0, 0, *rows], mode)
+
+    channels, *sides = value.shape
+    image = call.settled(reshape(call, value, (call.batch, channels, *([1, *sides] if len(sides) == 1 else sides))))
+    result = call.result if len(sides) == 2 else (*call.result[:2], 1, call.result[2])
+    return reshape(call, separable(call.given(call.arguments, result), image, padded, "pad"), call.result)
+
+
+def _pad_with_constants(call: Call, value: Value, amounts: list[int], number: float) -> Value:
+    shape = [call.batch, *value.shape]
+    for i in range(0, len(amounts), 2):
+        dim = len(shape) - 1 - i // 2
+        ends = [torch.full((*shape[:dim], amount, *shape[dim + 1 :]), number) for amount in amounts[i : i + 2]]
+        parts = [part for part in (ends[0], value, ends[1]) if isinstance(part, Value) or part.numel()]
+        value = _join(call, parts, dim)
+        shape[dim] += sum(amounts[i : i + 2])
+    return value
 
 
 def _cat(call: Call) -> Value:
@@ -169,6 +218,8 @@ RULES: Mapping[str, Rule] = {
     "aten.slice": _slice,
     "aten.pad": _pad,
     "aten.constant_pad_nd": _pad,
+    **{f"aten.reflection_pad{n}d": _mirrored("reflect") for n in (1, 2)},
+    **{f"aten.replication_pad{n}d": _mirrored("replicate") for n in (1, 2)},
     "aten.cat": _cat,
     "aten.concat": _cat,
 }

@@ -7,6 +7,7 @@ door lowers it: views, broadcasting and whatever the graph learns are the same f
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -22,6 +23,11 @@ from flexgroup.graph._validate import Shape
 Operand: TypeAlias = Value | Tensor
 Results: TypeAlias = Operand | Sequence[Operand]
 
+
+aten = torch.ops.aten
+
+# What windows along a row have across it. Of pads, those before come before those after.
+_ROWS = {"kernel_shape": 1, "strides": 1, "dilations": 1, "pads": 0, "output_padding": 0, "output_shape": 1}
 
 _KNOWN = 24  # the opset whose attributes the rules know, and those of all before
 
@@ -96,6 +102,26 @@ class OnnxCall:
     def plain(self, **arguments: Any) -> Call:
         """A call with these arguments, to emit nodes of the graph itself."""
         return Call(self.builder, self.step, arguments, ())
+
+    def of_one_row(self) -> OnnxCall:
+        """The same call on images with one row, where it is on sequences (channels, length).
+
+        Raises `Unsupported` where the first input is no such sequence.
+        """
+        shape = self.shape(self.value(0))
+        if len(shape) != 3:
+            raise Unsupported(
+                f"it reads a value of shape {shape} where sequences (batch, channels, length) are supported"
+            )
+        attributes = dict(self.step.attributes)
+        for name, before in _ROWS.items():
+            numbers = attributes.get(name)
+            if numbers is not None:
+                attributes[name] = [x for number in numbers for x in (before, int(number))]
+        image = self.apply(aten.view.default, self.value(0), [*shape[:2], 1, shape[2]])
+        weights = [x[:, :, None] if isinstance(x, np.ndarray) and x.ndim == 3 else x for x in self.inputs[1:]]
+        step = replace(self.step, attributes=attributes)
+        return OnnxCall(self.builder, step, [image, *weights], self.opset)
 
     def image(self, index: int = 0) -> Value:
         """Input ``index``, which must be (channels, height, width) behind the batch."""

@@ -83,6 +83,17 @@ def _elu(call: OnnxCall) -> Results:
     return call.apply(aten.elu.default, call.value(0), float(call.attribute("alpha", 1.0)))
 
 
+def _celu(call: OnnxCall) -> Results:
+    return call.apply(aten.celu.default, call.value(0), float(call.attribute("alpha", 1.0)))
+
+
+def _selu(call: OnnxCall) -> Results:
+    alpha, gamma = (
+        float(call.attribute(name, number)) for name, number in (("alpha", 1.67326319), ("gamma", 1.05070102))
+    )
+    return call.apply(aten.elu.default, call.value(0), alpha, gamma)
+
+
 def _gelu(call: OnnxCall) -> Results:
     return call.apply(aten.gelu.default, call.value(0), approximate=call.attribute("approximate", "none"))
 
@@ -148,7 +159,6 @@ _SAME = {
     "Log": aten.log.default,
     "Sqrt": aten.sqrt.default,
     "Reciprocal": aten.reciprocal.default,
-    "Selu": aten.selu.default,
     "Floor": aten.floor.default,
     "Ceil": aten.ceil.default,
     "Sign": aten.sign.default,
@@ -165,6 +175,8 @@ ELEMENTWISE: Mapping[str, OnnxRule] = {
     "LeakyRelu": _leaky_relu,
     "PRelu": _prelu,
     "Elu": _elu,
+    "Celu": _celu,
+    "Selu": _selu,
     "Gelu": _gelu,
     "Swish": _swish,
     "Add": _binary(aten.add.Tensor),

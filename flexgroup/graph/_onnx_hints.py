@@ -8,9 +8,7 @@ _FAMILIES = {
     ),
     "recurrent layers are not compiled; compile the part before them": "LSTM, GRU, RNN",
     "resize and convolve, or compile the parts before and after it separately": "GridSample, DeformConv",
-    "use batch norm, whose statistics are fixed after training, or layer norm": (
-        "InstanceNormalization, GroupNormalization, LRN, LpNormalization"
-    ),
+    "use batch norm, whose statistics are fixed after training": "LRN, MeanVarianceNormalization",
     "end the model before it, and apply it to the compiled network's output": (
         "ArgMax, ArgMin, TopK, NonMaxSuppression, LogSoftmax, Softmax, Hardmax, GatherND, ScatterND, ScatterElements, "
         "GatherElements, OneHot, CumSum"

@@ -79,10 +79,12 @@ def _slice(call: OnnxCall) -> Results:
     return value
 
 
+_PAD_MODES = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
+
+
 def _pad(call: OnnxCall) -> Results:
     value = call.value(0)
-    if call.attribute("mode", "constant") != "constant":
-        raise Unsupported(f"it pads by mode={call.attribute('mode')!r}; only padding with zeros is compiled")
+    mode = _PAD_MODES[call.attribute("mode", "constant")]
     pads = call.numbers("pads", 1) or []
     axes = call.numbers("axes", 3)
     count = len(call.shape(value))
@@ -94,7 +96,12 @@ def _pad(call: OnnxCall) -> Results:
         raise Unsupported("it pads the first axis, which is the batch")
     # torch counts from the last axis.
     flat = [amount for axis in reversed(range(1, count)) for amount in amounts[axis]]
-    return call.apply(aten.constant_pad_nd.default, value, flat, call.number("value", 2, 0.0))
+    if mode == "constant":
+        return call.apply(aten.constant_pad_nd.default, value, flat, call.number("value", 2, 0.0))
+    while flat and not any(flat[-2:]):
+        flat = flat[:-2]
+    least = flat + [0] * (2 * count - 4 - len(flat))  # torch's modes want all axes behind the channels
+    return call.apply(aten.pad.default, value, least, mode) if flat else value
 
 
 def _concat(call: OnnxCall) -> Results:

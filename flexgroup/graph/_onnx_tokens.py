@@ -28,6 +28,30 @@ def _rms_norm(call: OnnxCall) -> Results:
     return call.apply(aten.rms_norm.default, call.value(0), shape[axis:], call.get(1), eps)
 
 
+def _instance_norm(call: OnnxCall) -> Results:
+    weight, bias = call.constant(1, "scale"), call.constant(2, "bias")
+    eps = float(call.attribute("epsilon", 1e-5))
+    statistics = (None, None, True, 0.0)  # of what it sees
+    return call.apply(aten.instance_norm.default, call.value(0), weight, bias, *statistics, eps, False)
+
+
+def _group_norm(call: OnnxCall) -> Results:
+    groups = int(call.attribute("num_groups"))
+    channels = call.shape(call.value(0))[1]
+    weight, bias = (call.constant(index, name) for index, name in ((1, "scale"), (2, "bias")))
+    if call.opset < 21:  # one number a group
+        weight, bias = (np.repeat(numbers, channels // groups) for numbers in (weight, bias))
+    eps = float(call.attribute("epsilon", 1e-5))
+    return call.apply(aten.group_norm.default, call.value(0), groups, weight, bias, eps, False)
+
+
+def _lengthened(call: OnnxCall) -> Results:
+    """LpNormalization: vectors along an axis divided by their length; a vector of zeros stays one."""
+    axis, order = int(call.attribute("axis", -1)), int(call.attribute("p", 2))
+    lengths = call.apply(aten.linalg_vector_norm.default, call.value(0), order, [axis], True)
+    return call.apply(aten.div.Tensor, call.value(0), call.apply(aten.clamp_min.default, lengths, 1e-30))
+
+
 def _softmax(call: OnnxCall) -> Results:
     shape = call.shape(call.value(0))
     old = call.opset < 13
@@ -69,6 +93,9 @@ def _heads(call: OnnxCall, index: int, attribute: str) -> Operand:
 TOKENS: Mapping[str, OnnxRule] = {
     "LayerNormalization": _layer_norm,
     "RMSNormalization": _rms_norm,
+    "InstanceNormalization": _instance_norm,
+    "GroupNormalization": _group_norm,
+    "LpNormalization": _lengthened,
     "Softmax": _softmax,
     "Attention": _attention,
 }

@@ -11,7 +11,7 @@ from flexgroup.graph import ir
 from flexgroup.graph._call import Unsupported, Value
 from flexgroup.graph._onnx_call import OnnxCall, OnnxRule, Results
 from flexgroup.graph._onnx_file import Tensor
-from flexgroup.graph._onnx_windows import border, pair_attribute, window_extent
+from flexgroup.graph._onnx_windows import border, or_sequences, pair_attribute, window_extent
 from flexgroup.graph._transposed import transposed_conv2d
 
 aten = torch.ops.aten
@@ -24,7 +24,7 @@ def _array(call: OnnxCall, name: str, array: Tensor) -> ir.Array:
 def _conv(call: OnnxCall) -> Results:
     weight = call.constant(1, "weight")
     if weight.ndim != 4:
-        raise Unsupported(f"{weight.ndim - 2}-d convolutions are not compiled; use 2-d ones")
+        raise Unsupported(f"{weight.ndim - 2}-d convolutions are not compiled; use 1-d or 2-d ones")
     image = call.image()
     stride, dilation = pair_attribute(call, "strides"), pair_attribute(call, "dilations")
     kernel = (weight.shape[2], weight.shape[3])
@@ -42,7 +42,7 @@ def _conv(call: OnnxCall) -> Results:
 def _conv_transpose(call: OnnxCall) -> Results:
     weight = call.constant(1, "weight")
     if weight.ndim != 4:
-        raise Unsupported(f"{weight.ndim - 2}-d convolutions are not compiled; use 2-d ones")
+        raise Unsupported(f"{weight.ndim - 2}-d convolutions are not compiled; use 1-d or 2-d ones")
     image = call.image()
     if pair_attribute(call, "dilations") != (1, 1):
         raise Unsupported("dilated transposed convolutions are not compiled")
@@ -125,8 +125,8 @@ def _batch_norm(call: OnnxCall) -> Results:
 
 
 WEIGHTED: Mapping[str, OnnxRule] = {
-    "Conv": _conv,
-    "ConvTranspose": _conv_transpose,
+    "Conv": or_sequences(_conv),
+    "ConvTranspose": or_sequences(_conv_transpose),
     "Gemm": _gemm,
     "Einsum": _einsum,
     "MatMul": _matmul,

@@ -16,6 +16,20 @@ aten = torch.ops.aten
 Border: TypeAlias = tuple[int, int, int, int]  # top, bottom, left, right
 
 
+def or_sequences(rule: OnnxRule) -> OnnxRule:
+    """``rule``, which is for images, for sequences (channels, length) too."""
+
+    def either(call: OnnxCall) -> Results:
+        if len(call.shape(call.value(0))) != 3:
+            return rule(call)
+        rows = rule(call.of_one_row())
+        assert isinstance(rows, Value), "one image comes of one image"
+        shape = call.shape(rows)
+        return call.apply(aten.view.default, rows, [*shape[:2], *shape[3:]])
+
+    return either
+
+
 def pair_attribute(call: OnnxCall, name: str) -> ir.Pair:
     """Attribute ``name`` as (height, width); (1, 1) where it is left out."""
     numbers = [int(x) for x in call.attribute(name, (1, 1))]
@@ -120,12 +134,34 @@ def _reduce(operator: torch._ops.OpOverload) -> OnnxRule:
     return rule
 
 
+def _reduce_norm(order: int) -> OnnxRule:
+    def rule(call: OnnxCall) -> Results:
+        axes = _reduced(call)
+        if axes is None:
+            return call.apply(aten.abs.default, call.value(0))
+        return call.apply(
+            aten.linalg_vector_norm.default, call.value(0), order, axes, bool(call.attribute("keepdims", 1))
+        )
+
+    return rule
+
+
+def _reduce_squares(call: OnnxCall) -> Results:
+    axes, squares = _reduced(call), call.apply(aten.square.default, call.value(0))
+    if axes is None:
+        return squares
+    return call.apply(aten.sum.dim_IntList, squares, axes, bool(call.attribute("keepdims", 1)))
+
+
 WINDOWS: Mapping[str, OnnxRule] = {
-    "MaxPool": _max_pool,
-    "AveragePool": _average_pool,
+    "MaxPool": or_sequences(_max_pool),
+    "AveragePool": or_sequences(_average_pool),
     "GlobalAveragePool": _global_average_pool,
-    "GlobalMaxPool": _global_max_pool,
+    "GlobalMaxPool": or_sequences(_global_max_pool),
     "ReduceMean": _reduce(aten.mean.dim),
     "ReduceSum": _reduce(aten.sum.dim_IntList),
     "ReduceMax": _reduce(aten.amax.default),
+    "ReduceL1": _reduce_norm(1),
+    "ReduceL2": _reduce_norm(2),
+    "ReduceSumSquare": _reduce_squares,
 }

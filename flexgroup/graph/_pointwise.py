@@ -9,7 +9,7 @@ import torch
 from flexgroup.graph._call import Call, Rule, Unsupported, Value
 from flexgroup.graph._factors import Axes
 from flexgroup.graph._value import BATCH, BATCH_MOVES
-from flexgroup.graph._views import axes_of, plain_axes, settle, viewed
+from flexgroup.graph._views import axes_of, has_batch, plain_axes, settle, viewed
 
 
 def pointwise(call: Call, rule: Rule) -> Value:
@@ -24,6 +24,11 @@ def pointwise(call: Call, rule: Rule) -> Value:
         operands = {name: settle(call, value) for name, value in operands.items()}
     if not operands:
         raise Unsupported("it works on constants alone, but not the same way every time")
+    spread = None if constants else _spread(call, list(operands.values()))
+    if spread is not None:
+        plain = {name: Value(value.name, call.stored(value)) for name, value in operands.items()}
+        sizes = tuple(map(max, zip(*(value.shape for value in plain.values()), strict=True)))
+        return viewed(call, _single(rule(call.given({**call.arguments, **plain}, (call.batch, *sizes)))), spread)
     first = next(iter(operands.values()))
     axes, stored = axes_of(call, first), call.stored(first)
     if not _alike(call, list(operands.values())) or (constants and axes == plain_axes(call.batch, stored)):
@@ -43,6 +48,21 @@ def _single(result: Any) -> Value:
 
 def _alike(call: Call, values: list[Value]) -> bool:
     return len({(axes_of(call, value), call.stored(value)) for value in values}) == 1
+
+
+def _spread(call: Call, values: list[Value]) -> Axes | None:
+    """The axes of what settled ``values`` broadcast to, where the batch is not first; None where it is, or none fit."""
+    if _alike(call, values) or len({len(call.stored(value)) for value in values}) > 1:
+        return None
+    if all(axes_of(call, value) == plain_axes(call.batch, call.stored(value)) for value in values):
+        return None
+    result = []
+    for axis in zip(*(axes_of(call, value) for value in values), strict=False):
+        longer = set(axis) - {()}
+        if len(longer) > 1 or (() in axis and any(map(has_batch, longer))):
+            return None
+        result.append(next(iter(longer), ()))
+    return tuple(result)
 
 
 def _arranged(call: Call, constant: torch.Tensor, axes: Axes, stored: tuple[int, ...]) -> torch.Tensor:

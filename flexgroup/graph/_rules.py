@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from flexgroup.graph import _curves, _einsum, _elementwise, _moves, _resize, _shuffles, _tokens, _weighted, _windows
+from flexgroup.graph import (
+    _curves,
+    _einsum,
+    _elementwise,
+    _moves,
+    _norms,
+    _resize,
+    _shuffles,
+    _tokens,
+    _weighted,
+    _windows,
+)
 from flexgroup.graph._call import Call, Result, Rule, Unsupported
 from flexgroup.graph._hints import hint_for
 from flexgroup.graph._pointwise import pointwise
@@ -17,6 +28,7 @@ RULES: Mapping[str, Rule] = {
     **_resize.RULES,
     **_shuffles.RULES,
     **_windows.RULES,
+    **_norms.RULES,
     **_moves.RULES,
     **_tokens.RULES,
     **_einsum.RULES,
@@ -25,9 +37,8 @@ RULES: Mapping[str, Rule] = {
 POINTWISE = frozenset((*_elementwise.RULES, *_curves.RULES))
 """Operators that treat every number alike, so that views of their operands need not be put in torch's order."""
 
-MOVES_BATCH = frozenset(
-    (*POINTWISE, *_moves.RULES, *_tokens.RULES, *_einsum.RULES, "aten.linear", "aten.addmm", "aten.mean", "aten.sum")
-)
+_ANYWHERE = (*_weighted.LAST_AXIS, "aten.mean", "aten.sum")
+MOVES_BATCH = frozenset((*POINTWISE, *_moves.RULES, *_tokens.RULES, *_einsum.RULES, *_norms.RULES, *_ANYWHERE))
 """Operators whose rules know where the batch is; the results of all others must have it first."""
 
 SHAPE_ONLY = frozenset(

@@ -11,7 +11,7 @@ from flexgroup.graph import ir
 from flexgroup.graph._call import Call, Rule, Unsupported, Value
 from flexgroup.graph._factors import whole
 from flexgroup.graph._transposed import transposed_conv2d
-from flexgroup.graph._views import axes_of, has_batch, plain_axes, settle, viewed
+from flexgroup.graph._views import axes_of, has_batch, plain_axes, reshape, settle, viewed
 
 
 def pair(numbers: Any) -> ir.Pair:
@@ -24,8 +24,10 @@ def _conv2d(call: Call) -> Value:
     if call.get("transposed"):
         return _conv_transpose2d(call)
     weight = call.constant("weight")
+    if weight.ndim == 3:
+        return _of_one_row(call, _conv2d)
     if weight.ndim != 4:
-        raise Unsupported("only 2-d convolutions are compiled; use nn.Conv2d")
+        raise Unsupported("only 1-d and 2-d convolutions are compiled")
     dilation = pair(call["dilation"])
     op = ir.Conv2d(
         weight=call.array("weight", weight),
@@ -39,9 +41,12 @@ def _conv2d(call: Call) -> Value:
 
 
 def _conv_transpose2d(call: Call) -> Value:
-    weight, image = call.constant("weight"), call.image("input")
+    weight = call.constant("weight")
+    if weight.ndim == 3:
+        return _of_one_row(call, _conv_transpose2d)
     if weight.ndim != 4:
-        raise Unsupported("only 2-d convolutions are compiled; use nn.ConvTranspose2d")
+        raise Unsupported("only 1-d and 2-d convolutions are compiled")
+    image = call.image("input")
     if pair(call["dilation"]) != (1, 1):
         raise Unsupported("dilated transposed convolutions are not compiled; use dilation=1")
     groups = int(call["groups"])
@@ -55,6 +60,25 @@ def _conv_transpose2d(call: Call) -> Value:
         size=(call.result[2], call.result[3]),
         groups=groups,
     )
+
+
+def _of_one_row(call: Call, rule: Rule) -> Value:
+    """A convolution over a sequence (channels, length): one over an image with one row."""
+    value = call.viewed("input")
+    if len(call.result) != 3:
+        raise Unsupported("it reads other than sequences (batch, channels, length)")
+    channels, length = value.shape
+    lifted = {
+        **call.arguments,
+        "input": reshape(call, value, (call.batch, channels, 1, length)),
+        "weight": call.constant("weight").unsqueeze(2),
+    }
+    for name, one in (("stride", 1), ("padding", 0), ("dilation", 1)):
+        numbers = call[name]
+        lifted[name] = numbers if isinstance(numbers, str) else (one, pair(numbers)[-1])
+    result = rule(call.given(lifted, (*call.result[:2], 1, call.result[2])))
+    assert isinstance(result, Value), "a convolution gives one image"
+    return reshape(call, result, call.result)
 
 
 def _bias(call: Call, size: int) -> ir.Array:
@@ -97,7 +121,7 @@ def on_last_axis(call: Call, value: Value, op: ir.Linear | ir.LayerNorm, kind: s
 
 
 def _batch_norm(call: Call) -> Value:
-    value = call.activation("input")
+    value = call.viewed("input")
     if call.get("training") or call["running_mean"] is None:
         raise Unsupported("it normalises by the batch it sees; use track_running_stats=True and eval mode")
     mean, variance = (_float64(call, name) for name in ("running_mean", "running_var"))
@@ -107,7 +131,19 @@ def _batch_norm(call: Call) -> Value:
     shift = -mean * scale
     if call["bias"] is not None:
         shift = shift + _float64(call, "bias")
-    return call.emit(ir.Affine(scale.astype(np.float32), shift.astype(np.float32)), value, kind="batch_norm")
+    axis = _whole_axis(call, value)
+    if axis is None:
+        value, axis = call.activation("input"), 0
+    op = ir.Affine(scale.astype(np.float32), shift.astype(np.float32), axis=axis)
+    result = call.emit(op, Value(value.name, call.stored(value)), kind="batch_norm")
+    return Value(result.name, value.shape, value.axes)
+
+
+def _whole_axis(call: Call, value: Value) -> int | None:
+    """The stored axis, the first or the last, that torch's axis 1 is as a whole; None if it is none."""
+    axis, stored = axes_of(call, value)[1], call.stored(value)
+    ends = [i for i in (0, len(stored) - 1) if axis == whole(stored)[i] and axis]
+    return ends[0] if ends else None
 
 
 def _float64(call: Call, name: str) -> Any:
@@ -120,8 +156,13 @@ RULES: Mapping[str, Rule] = {
     "aten.conv2d": _conv2d,
     "aten.convolution": _conv2d,
     "aten.conv_transpose2d": _conv_transpose2d,
+    "aten.conv1d": _conv2d,
+    "aten.conv_transpose1d": _conv_transpose2d,
     "aten.linear": _linear,
     "aten.addmm": _addmm,
     "aten.batch_norm": _batch_norm,
     "aten._native_batch_norm_legit_no_training": _batch_norm,
 }
+
+LAST_AXIS = ("aten.linear", "aten.addmm", "aten.batch_norm", "aten._native_batch_norm_legit_no_training")
+"""Layers that work wherever the batch is, as long as it is not in the axis of their features."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,31 @@ from flexgroup.graph._resize import separable
 from flexgroup.graph._value import BATCH_MOVES
 from flexgroup.graph._views import axes_of, has_batch, permute, plain_axes, reshape, settle, viewed
 from flexgroup.graph._weighted import pair
+
+
+def _of_rows(rule: Rule) -> Rule:
+    """The rule of a pool over sequences (channels, length), by that of images with one row."""
+
+    def of_rows(call: Call) -> Value:
+        value = call.activation("self")
+        if len(value.shape) != 2:
+            raise Unsupported("it reads other than sequences (batch, channels, length)")
+        image = reshape(call, value, (call.batch, value.shape[0], 1, value.shape[1]))
+        given = {name: _numbers(call[name] or ()) for name in _ONE_ROW if name in call.arguments}
+        across = {name: (_ONE_ROW[name], *numbers) if numbers else () for name, numbers in given.items()}
+        lifted = {"divisor_override": None, **call.arguments, **across, "self": image}
+        result = rule(call.given(lifted, (*call.result[:2], 1, *call.result[2:])))
+        assert isinstance(result, Value), "a pool gives one image"
+        return reshape(call, result, call.result)
+
+    return of_rows
+
+
+_ONE_ROW = {"kernel_size": 1, "stride": 1, "padding": 0, "dilation": 1}
+
+
+def _numbers(given: Any) -> Sequence[int]:
+    return (given,) if isinstance(given, int) else tuple(given)
 
 
 def _max_pool2d(call: Call) -> Value:
@@ -81,7 +107,8 @@ def _adaptive_max_pool2d(call: Call) -> Value:
     return call.emit(ir.MaxPool2d(kernel, kernel), value, kind="max_pool2d")
 
 
-def _mean(call: Call) -> Value:
+def mean_of(call: Call) -> Value:
+    """The mean over the axes ``dim``, or all, of ``self``."""
     value = call.viewed("self")
     axes = axes_of(call, value)
     reduced = {axis % len(axes) for axis in call.get("dim") or range(len(axes))}
@@ -94,8 +121,8 @@ def _mean(call: Call) -> Value:
     if len(image) == 3 and axes == plain and reduced == {1}:
         # A mean over channels is a convolution.
         weight = np.full((1, image[0], 1, 1), 1 / image[0], np.float32)
-        mean = call.emit(ir.Conv2d(weight, np.zeros(1, np.float32)), Value(value.name, image), kind="mean")
-        return reshape(call, mean, call.result)
+        average = call.emit(ir.Conv2d(weight, np.zeros(1, np.float32)), Value(value.name, image), kind="mean")
+        return reshape(call, average, call.result)
     if len(image) != 3 or kept != plain[:2]:
         return _mean_over(call, value, reduced)
     whole_image = Value(value.name, image)
@@ -105,11 +132,11 @@ def _mean(call: Call) -> Value:
     return Value(pooled.name, call.result[1:])
 
 
-def _sum(call: Call) -> Value:
+def sum_of(call: Call) -> Value:
     """As many times the mean as numbers are summed."""
     axes = axes_of(call, call.viewed("self"))
     size = _sizes(axes, {axis % len(axes) for axis in call.get("dim") or range(len(axes))})
-    mean = _mean(call)
+    mean = mean_of(call)
     stored = call.stored(mean)
     scale = np.full(stored[0], size, np.float32)
     total = call.emit(ir.Affine(scale, np.zeros_like(scale)), Value(mean.name, stored), kind="sum")
@@ -157,7 +184,11 @@ RULES: Mapping[str, Rule] = {
     "aten.adaptive_avg_pool2d": _adaptive_avg_pool2d,
     "aten._adaptive_avg_pool2d": _adaptive_avg_pool2d,
     "aten.adaptive_max_pool2d": _adaptive_max_pool2d,
-    "aten.mean": _mean,
-    "aten.sum": _sum,
+    "aten.max_pool1d": _of_rows(_max_pool2d),
+    "aten.avg_pool1d": _of_rows(_avg_pool2d),
+    "aten.adaptive_avg_pool1d": _of_rows(_adaptive_avg_pool2d),
+    "aten.adaptive_max_pool1d": _of_rows(_adaptive_max_pool2d),
+    "aten.mean": mean_of,
+    "aten.sum": sum_of,
     "aten.amax": _largest,
 }

@@ -57,6 +57,9 @@ _CURVES: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
     "mish": F.mish,
+    "exp": torch.exp,
+    "sqrt": torch.sqrt,
+    "reciprocal": torch.reciprocal,
 }
 
 

@@ -1,4 +1,4 @@
-"""Activation functions as vector code without a library call: sigmoid, silu, hard swish, tanh, gelu, mish, leaky relu.
+"""Functions of one number as vector code without a library call: activations, and what norms are made of.
 
 All are made of three approximations, whose coefficients were fitted for the least largest error in 32 bits: exp and
 expm1 by the range reduction of Cody and Waite (1980) and a polynomial, erf by a rational function. Errors are a few
@@ -116,6 +116,10 @@ def _leaky_relu(k: Kernel, kind: str, x: ir.Value) -> ir.Value:
     return b.select(b.fcmp_ordered(">", x, number(k, 0.0)), x, b.fmul(x, number(k, slope)))
 
 
+def _reciprocal(k: Kernel, x: ir.Value) -> ir.Value:
+    return k.builder.fdiv(number(k, 1.0), x)
+
+
 def _reduced(k: Kernel, x: ir.Value) -> tuple[ir.Value, ir.Value]:
     """x = n ln 2 + r: n in the low bits of the first result, ``exp(r)`` in the second."""
     b = k.builder
@@ -200,4 +204,7 @@ _CURVES: Mapping[str, Callable[[Kernel, ir.Value], ir.Value]] = {
     "gelu": _gelu,
     "gelu_tanh": _gelu_tanh,
     "mish": _mish,
+    "exp": emit_exp,
+    "sqrt": Kernel.sqrt,
+    "reciprocal": _reciprocal,
 }

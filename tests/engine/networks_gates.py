@@ -11,10 +11,10 @@ from tests.engine.networks import randomise
 
 ACTIVATIONS = [
     *(nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.SiLU, nn.GELU, nn.Tanh, nn.Mish, nn.PReLU, nn.ReLU),
-    *(lambda: nn.GELU(approximate="tanh"), lambda: nn.LeakyReLU(0.1)),
+    *(lambda: nn.GELU(approximate="tanh"), lambda: nn.LeakyReLU(0.1), nn.ELU),
 ]
 
-KINDS = ["conv", "depthwise", "squeeze", "resize", "shuffle", "enlarge", "adaptive", "alone"]
+KINDS = ["conv", "depthwise", "squeeze", "resize", "shuffle", "enlarge", "adaptive", "norm", "border", "alone"]
 
 
 class Squeeze(nn.Module):
@@ -122,6 +122,12 @@ def gated_networks(draw) -> tuple[nn.Module, tuple[int, int, int]]:
         elif kind == "enlarge" and channels < 20:
             layers.append(Enlarged(channels, draw(st.sampled_from(["shuffle", "2x2", "3x3", "4x4"]))))
             channels *= 2
+        elif kind == "norm":
+            groups = draw(st.sampled_from([size for size in range(1, channels + 1) if channels % size == 0]))
+            layers += [nn.GroupNorm(groups, channels, eps=0.1), activation()]  # little is divided by next to nothing
+        elif kind == "border":
+            borders = draw(st.tuples(*[st.integers(0, 2)] * 4))
+            layers.append(draw(st.sampled_from([nn.ReplicationPad2d(borders), nn.ConstantPad2d(borders, 0.5)])))
         elif kind == "adaptive":
             layers.append(nn.AdaptiveAvgPool2d((draw(st.integers(2, 5)), draw(st.integers(2, 5)))))
         else:

@@ -23,6 +23,7 @@ ACTIVATIONS = {
     "tanh": nn.Tanh(),
     "mish": nn.Mish(),
     "leaky_relu": nn.LeakyReLU(0.1),
+    "elu": nn.ELU(),
 }
 
 

@@ -34,27 +34,28 @@ class Modern(nn.Module):
     def __init__(self):
         super().__init__()
         self.features = nn.Sequential(
-            nn.Conv2d(3, 8, 3), nn.ELU(), nn.Conv2d(8, 8, 3, padding_mode="circular", padding=1)
+            nn.Conv2d(3, 8, 3), nn.RReLU(), nn.LocalResponseNorm(2), nn.Conv2d(8, 8, 3, padding=1)
         )
         self.norm = nn.LayerNorm(8)
         self.head = nn.Linear(8, 3)
 
     def forward(self, x):
         x = self.features(x)
-        x = x / F.softplus(x.mean((2, 3), keepdim=True))
+        x = x.div(F.softplus(x.mean((2, 3), keepdim=True)) + 1, rounding_mode="floor")
         x = self.norm(x.permute(0, 2, 3, 1))
         return self.head(x.flatten(1, 2).amax(1)).softmax(-1)
 
 
 def test_all_unsupported_operators_are_reported_at_once_with_layer_line_and_hint():
     headline, *lines = error_of(Modern()).splitlines()
-    assert headline.startswith("Modern uses 5 operators that are not supported; supported are convolutions,")
+    assert headline.startswith("Modern uses 6 operators that are not supported; supported are convolutions,")
     line = r" at test_errors\.py:\d+, in forward: "
     expected = [
-        rf"  features\.1: aten\.elu\.default{line}use another activation, such as nn\.SiLU or nn\.LeakyReLU, .*",
-        rf"  features\.2: aten\.pad\.default{line}only padding with zeros is compiled; use padding_mode='zeros' .*",
+        rf"  features\.1: aten\.rrelu\.default{line}use another activation, such as nn\.SiLU or nn\.LeakyReLU, .*",
+        rf"  features\.2: aten\.avg_pool3d\.default{line}use the 2-d layer instead",
+        rf"  features\.2: aten\.pow\.Tensor_Scalar{line}its exponent is 0\.75; only whole ones from -2 to 4, .*",
         rf"  \(model\): aten\.softplus\.default{line}use another activation, .*",
-        rf"  \(model\): aten\.div\.Tensor{line}division by an activation is not compiled; divide by constants",
+        rf"  \(model\): aten\.div\.Tensor_mode{line}rounding divisions are not compiled",
         rf"  \(model\): aten\.amax\.default{line}only maxima over all of height and width are compiled: .*",
     ]
     for pattern, text in zip(expected, lines, strict=True):
@@ -80,7 +81,7 @@ def test_all_unsupported_operators_are_reported_at_once_with_layer_line_and_hint
             lambda x: F.pad(x, (1, -1, 0, 0)),
             "negative padding cuts the image; slice it instead: x.:, :, 1:-1.",
         ),
-        (lambda x: F.pad(x, (1, 1), value=1.0), "only padding with zeros is compiled"),
+        (lambda x: F.pad(x[:, None], (1, 1, 1, 1, 1, 1), "replicate"), "by mode='replicate' is compiled for rows and"),
         (
             lambda x: F.adaptive_max_pool2d(x, 3),
             "its output 3x3 does not divide its input 8x8, so windows differ",
@@ -91,8 +92,13 @@ def test_all_unsupported_operators_are_reported_at_once_with_layer_line_and_hint
         ),
         (lambda x: x.mean(0), "aten.mean.dim.*it changes the first axis"),
         (lambda x: x * torch.arange(16.0).view(2, 1, 8, 1), "its constant constant of shape .2, 1, 8, 1. differs"),
-        (lambda x: x**1.5, "its exponent is 1.5; only squares and cubes are compiled"),
-        (lambda x: 1 / x, "aten.reciprocal"),
+        (lambda x: x**1.5, "its exponent is 1.5; only whole ones from -2 to 4, 0.5 and -0.5 are"),
+        (lambda x: x.norm(p=3, dim=1), "it is a norm of order 3; only those of order 1 and 2 are compiled"),
+        (lambda x: x.var((2, 3), correction=64), "it is the variance of 64 numbers with a correction of 64"),
+        (
+            lambda x: F.instance_norm(x, torch.zeros(3), torch.ones(3), use_input_stats=False),
+            "its statistics are fixed",
+        ),
         (lambda x: x.clamp(torch.zeros(8)), "its bounds are tensors; clamp to numbers"),
         (lambda x: F.dropout(x, 0.5, True), "dropout is active in eval mode; pass training=self.training"),
         (lambda x: x + torch.rand(1), "aten.rand.default.*remove random numbers from eval mode"),

@@ -42,6 +42,9 @@ ACTIVATIONS = {
     leaky_relu(0.1): nn.LeakyReLU(0.1),
     leaky_relu(0.25): nn.PReLU(),
     leaky_relu(-1.0): Net(lambda s, x: x.abs()),
+    "exp": Net(lambda s, x: torch.exp(x)),
+    "sqrt": Net(lambda s, x: torch.sqrt(x + 9)),
+    "reciprocal": Net(lambda s, x: torch.reciprocal(x + 9)),
 }
 
 

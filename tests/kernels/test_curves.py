@@ -35,6 +35,9 @@ def torch_curve(kind: str, x: torch.Tensor) -> torch.Tensor:
         "gelu": F.gelu,
         "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
         "mish": F.mish,
+        "exp": torch.exp,
+        "sqrt": torch.sqrt,
+        "reciprocal": torch.reciprocal,
     }
     return meanings[kind](x)
 
@@ -51,7 +54,7 @@ def apply(kind: str, x: np.ndarray, target) -> np.ndarray:
         "second_inputs": np.zeros(1, np.int32),
         "outputs": np.full(1, 4 * count, np.int32),
         "scale": np.ones(1, np.float32),
-        "shift": np.zeros(1, np.float32),
+        "shift": np.full(1, -0.0, np.float32),  # which leaves -0.0 what it is
         "mask": np.full(count, -1, np.int32),
         "arena": np.concatenate([x, np.zeros(2 * count - len(x))]).astype(np.float32),
     }
@@ -77,8 +80,11 @@ def test_a_curve_is_exact_to_a_few_units_in_the_last_place(kind, target):
     expected = torch_curve(kind, torch.from_numpy(x.astype(np.float64))).numpy()
     # 1 + erf(x) rounds to units of 1.
     scale = np.abs(expected) + (np.abs(x) if kind.startswith("gelu") else 0)
-    error = np.abs(apply(kind, x, target) - expected)
-    assert (error <= 3 * ULP * scale + 1e-35).all()
+    given, narrow = apply(kind, x, target), expected.astype(np.float32)
+    inside = np.isfinite(narrow)
+    np.testing.assert_array_equal(given[~inside], narrow[~inside])
+    error = np.abs(given - expected)[inside]
+    assert (error <= 3 * ULP * scale[inside] + 1e-35).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)

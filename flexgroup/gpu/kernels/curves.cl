@@ -8,6 +8,9 @@
 static inline VECTOR curve_NONE(VECTOR x) { return x; }
 static inline VECTOR curve_SIGMOID(VECTOR x) { return 1 / (1 + exp(-x)); }
 static inline VECTOR curve_SILU(VECTOR x) { return x / (1 + exp(-x)); }
+static inline VECTOR curve_EXP(VECTOR x) { return exp(x); }
+static inline VECTOR curve_SQRT(VECTOR x) { return sqrt(x); }
+static inline VECTOR curve_RECIPROCAL(VECTOR x) { return 1 / x; }
 static inline VECTOR curve_TANH(VECTOR x) { return tanh(x); }
 static inline VECTOR curve_GELU(VECTOR x) { return x / 2 * (1 + erf(x * (ELEMENT)0.70710678118654752)); }
 
