@@ -87,18 +87,21 @@ def _writes_gaps(layout: Layout, operation: Operation) -> bool:
 
 
 def clearing(builder: StepBuilder, index: int, needs: Needs, name: str) -> Step | None:
-    """The step that clears what has to be zero of a buffer that takes over memory; None if nothing has."""
-    if not needs.borders:
-        return None
+    """The step that clears what has to be zero of a buffer that takes over memory; None if nothing has.
+
+    Pixels that no step writes are zero for every reader: where there are any, all of the buffer is cleared.
+    """
     layout, width = builder.layout, builder.layout.lanes * builder.element.bytes
     buffer, size = layout.buffers[index], layout.plane_bytes(index)
+    whole = buffer.footprint == Footprint(((0, 0, buffer.height, buffer.width),))
+    if whole and not needs.borders:
+        return None
     pitch, element = layout.geometry(index).pitch, layout.element_bytes
     row, rows = pitch * element, buffer.height
     gap = (pitch - buffer.width) * element if needs.gaps else 0
-    whole = buffer.footprint == Footprint(((0, 0, buffer.height, buffer.width),))
     starts = [buffer.offset + plane * size for plane in range(buffer.channels)]
     after = layout.border_bytes(index)
-    if needs.gaps and (not whole or row < width or (gap and 2 * rows * -(-gap // width) * width > size)):
+    if not whole or (needs.gaps and (row < width or (gap and 2 * rows * -(-gap // width) * width > size))):
         runs = [(starts, size), ([buffer.offset - after], after)]
     else:
         runs = [([start + size - after for start in [buffer.offset - size, *starts]], after)]

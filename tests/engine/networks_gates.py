@@ -127,7 +127,13 @@ def gated_networks(draw) -> tuple[nn.Module, tuple[int, int, int]]:
             layers += [nn.GroupNorm(groups, channels, eps=0.1), activation()]  # little is divided by next to nothing
         elif kind == "border":
             borders = draw(st.tuples(*[st.integers(0, 2)] * 4))
-            layers.append(draw(st.sampled_from([nn.ReplicationPad2d(borders), nn.ConstantPad2d(borders, 0.5)])))
+            layers.append(
+                draw(
+                    st.sampled_from(
+                        [nn.ReplicationPad2d(borders), nn.ConstantPad2d(borders, 0.5), nn.ZeroPad2d(borders)]
+                    )
+                )
+            )
         elif kind == "adaptive":
             layers.append(nn.AdaptiveAvgPool2d((draw(st.integers(2, 5)), draw(st.integers(2, 5)))))
         else:

@@ -13,13 +13,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flexgroup.engine import Step, _compiled, plan_graph
+from flexgroup.engine import CompiledModel, Step, _compiled, plan_graph
 from flexgroup.engine._in_place import take_places
 from flexgroup.engine._layout import Layout, PlaneRef
 from flexgroup.engine._operations import ConvOp, DepthwiseOp, MeanOp, Operation, PoolOp
 from flexgroup.engine._plan import ARENA, reference
-from flexgroup.graph import from_torch, optimize
-from flexgroup.kernels import TARGETS, FillKernel
+from flexgroup.graph import Add, Graph, Node, Pad, from_torch, optimize
+from flexgroup.graph.evaluate import evaluate
+from flexgroup.kernels import TARGETS, FillKernel, host_target
 from tests.engine.networks import examples, networks
 from tests.engine.test_in_place import residual_networks
 from tests.engine.twins import Memory, run_plan
@@ -84,3 +85,20 @@ def test_what_has_to_be_zero_before_a_step_is_zero(case, target, threads):
             assert not numbers[first + places[:, 0] * pitch + places[:, 1]].any()
 
     run_plan(plan, np.ones(shape, np.float32), times=2, before=check)
+
+
+@pytest.mark.parametrize("amounts", [((0, 4), (0, 4), (0, 0)), ((0, 0), (0, 4), (0, 0)), ((1, 0), (2, 1), (1, 3))])
+def test_pixels_that_no_step_writes_are_zero_for_readers_of_pixels_only(amounts):
+    """A padded image that takes over an input's memory, and is given back as it is."""
+    shape = (6, 7, 8)
+    padded = tuple(size + before + after for size, (before, after) in zip(shape, amounts, strict=True))
+    nodes = (Node("sum", Add(), ("x", "y"), "sum"), Node("pad", Pad(amounts), ("sum",), "pad"))
+    graph = Graph(("x", "y"), ("pad",), nodes, {"x": shape, "y": shape, "sum": shape, "pad": padded})
+    inputs = [np.random.default_rng(i).normal(size=(1, *shape)).astype(np.float32) for i in range(2)]
+    (wanted,) = evaluate(graph, inputs)
+    compiled = CompiledModel(plan_graph(graph, host_target()), 0.0)
+    try:
+        for _ in range(2):
+            np.testing.assert_allclose(compiled(*inputs), wanted, atol=1e-6)
+    finally:
+        compiled.close()
