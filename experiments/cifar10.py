@@ -13,6 +13,7 @@ build/cifar10.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -93,6 +94,7 @@ def run(
     options += ["--gradual" if gradual else "--one-shot"]
     running: list[tuple[Run, subprocess.Popen[bytes]]] = []
     failed: list[str] = []
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an interrupt does: the workers end too
     try:
         while waiting or running:
             while waiting and len(running) < workers:

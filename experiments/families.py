@@ -1,8 +1,8 @@
 """Which networks of other people's collections compile: one of each family of timm and torchvision, checked with torch.
 
     pip install timm torchvision
-    python experiments/coverage.py timm:mobilevitv2_050 torchvision:densenet121   # without names: all of NETWORKS
-    python experiments/coverage.py --table
+    python experiments/families.py timm:mobilevitv2_050 torchvision:densenet121   # without names: all of NETWORKS
+    python experiments/families.py --table
 
 Weights are random; batch norms get statistics. Nothing is downloaded. One JSON file, written after every network, so
 that a run that was stopped goes on.
@@ -26,7 +26,7 @@ from flexgroup import FlexgroupError
 from flexgroup.report import this_machine
 from flexgroup.zoo import write_atomically
 
-OUT = Path(__file__).resolve().parent.parent / "results" / "coverage.json"
+OUT = Path(__file__).resolve().parent.parent / "results" / "families.json"
 NETWORKS = {
     "timm": (
         "mobilenetv4_conv_small mobilenetv3_small_050 efficientnet_lite0 tf_efficientnetv2_b0 mixnet_s "
