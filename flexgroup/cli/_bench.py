@@ -184,7 +184,6 @@ def _engines(
 
     ``numbers`` are the options of our engine's precision.
     """
-
     import flexgroup
     from flexgroup.report import onnxruntime_session, torch_session
 

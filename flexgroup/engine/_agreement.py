@@ -111,7 +111,6 @@ def _results(model: Any, example: tuple[Any, ...], state: dict[str, Any] | None 
 
 def _largest_change(wanted: list[torch.Tensor], given: Any) -> float:
     """Largest absolute difference of any result, over the largest absolute number that was wanted of it."""
-
     worst = 0.0
     for want, have in zip(wanted, in_order(given), strict=True):
         scale = max(float(want.abs().max()), 1e-30)

@@ -9,7 +9,7 @@ import torch
 
 from flexgroup.graph import ir
 from flexgroup.graph._call import Call, Rule, Unsupported, Value
-from flexgroup.graph._elementwise import reciprocal
+from flexgroup.graph._elementwise import affine, reciprocal
 
 
 def _curve(kind: str) -> Rule:
@@ -92,14 +92,9 @@ _SELU_SCALE, _SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
 
 def _exponential(call: Call, *, above: float, below: float, inner: float) -> Value:
     value = call.activation("self")
-
-    def scaled(x: Value, factor: float, shift: float = 0.0) -> Value:
-        ones = np.ones(x.shape[0], np.float32)
-        return call.emit(ir.Affine(np.float32(factor) * ones, np.float32(shift) * ones), x)
-
-    negative = scaled(call.emit(ir.Clamp(-ir.INF, 0.0), value), inner)
-    powers = call.emit(ir.Curve("exp"), negative)
-    return call.emit(ir.Add(), scaled(call.emit(ir.Clamp(0.0, ir.INF), value), above), scaled(powers, below, -below))
+    positive, negative = (call.emit(ir.Clamp(*ends), value) for ends in ((0.0, ir.INF), (-ir.INF, 0.0)))
+    powers = call.emit(ir.Curve("exp"), affine(call, negative, inner, 0.0))
+    return call.emit(ir.Add(), affine(call, positive, above, 0.0), affine(call, powers, below, -below))
 
 
 RULES: Mapping[str, Rule] = {

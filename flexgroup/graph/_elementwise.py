@@ -65,14 +65,14 @@ def _weighted_sum(call: Call, first: float, second: float) -> Value:
     along = _along_axis(constant, value)
     if along is not None:
         axis, numbers = along
-        return _affine(call, value, factors[0], np.multiply(factors[1], numbers), axis)
+        return affine(call, value, factors[0], np.multiply(factors[1], numbers), axis)
     tensor = torch.as_tensor(constant).detach().to("cpu", torch.float64) * factors[1]
     tensor = tensor.reshape((1,) * (len(value.shape) + 1 - tensor.ndim) + tuple(tensor.shape))
     return call.emit(ir.Add(), _scaled(call, value, factors[0]), call.constant_value("constant", tensor, value.shape))
 
 
 def _scaled(call: Call, value: Value, factor: float) -> Value:
-    return value if factor == 1 else _affine(call, value, factor, 0.0)
+    return value if factor == 1 else affine(call, value, factor, 0.0)
 
 
 def _mul(call: Call) -> Value:
@@ -88,7 +88,7 @@ def _scaled_by(call: Call, value: Value, factors: torch.Tensor) -> Value:
     along = _along_axis(factors, value)
     if along is not None:
         axis, numbers = along
-        return _affine(call, value, numbers, 0.0, axis)
+        return affine(call, value, numbers, 0.0, axis)
     factors = factors.reshape((1,) * (len(value.shape) + 1 - factors.ndim) + tuple(factors.shape))
     return call.emit(ir.Mul(), value, call.constant_value("constant", factors, value.shape))
 
@@ -125,10 +125,12 @@ def _along_axis(constant: Any, value: Value) -> tuple[int, Any] | None:
     return axis, np.broadcast_to(array.reshape(-1), value.shape[axis : axis + 1])
 
 
-def _affine(call: Call, value: Value, scale: Any, shift: Any, axis: int = 0) -> Value:
+def affine(call: Call, value: Value, scale: Any, shift: Any, axis: int = 0, kind: str = "") -> Value:
+    """``scale * value + shift``: numbers, or arrays of one for each index of ``axis``."""
     size = value.shape[axis : axis + 1]
     scales, shifts = (torch.from_numpy(np.broadcast_to(x, size).copy()) for x in (scale, shift))
-    return call.emit(ir.Affine(call.array("scale", scales), call.array("shift", shifts), axis=axis), value)
+    op = ir.Affine(call.array("scale", scales), call.array("shift", shifts), axis=axis)
+    return call.emit(op, value, kind=kind)
 
 
 _IDENTITIES = (
@@ -153,8 +155,8 @@ RULES: Mapping[str, Rule] = {
     "aten.subtract": subtract,
     "aten.addcmul": _addcmul,
     "aten.rsub": _rsub,
-    "aten.neg": lambda call: _affine(call, call.activation("self"), -1.0, 0.0),
-    "aten.negative": lambda call: _affine(call, call.activation("self"), -1.0, 0.0),
+    "aten.neg": lambda call: affine(call, call.activation("self"), -1.0, 0.0),
+    "aten.negative": lambda call: affine(call, call.activation("self"), -1.0, 0.0),
     "aten.mul": _mul,
     "aten.multiply": _mul,
     "aten.div": _div,

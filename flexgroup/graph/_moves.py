@@ -11,6 +11,7 @@ from flexgroup.graph import ir
 from flexgroup.graph._call import Call, Rule, Unsupported, Value
 from flexgroup.graph._factors import Factor, size_of
 from flexgroup.graph._resize import separable
+from flexgroup.graph._sequences import as_image
 from flexgroup.graph._value import BATCH_MOVES
 from flexgroup.graph._views import axes_of, cut, permute, reshape, settle, stored_axis, viewed
 
@@ -155,9 +156,8 @@ def _pad_by_its_own(call: Call, amounts: list[int], mode: str) -> Value:
     def padded(image: torch.Tensor, _: ir.Pair, axis: int) -> torch.Tensor:
         return torch.nn.functional.pad(image, [*columns, 0, 0] if axis else [0, 0, *rows], mode)
 
-    channels, *sides = value.shape
-    image = call.settled(reshape(call, value, (call.batch, channels, *([1, *sides] if len(sides) == 1 else sides))))
-    result = call.result if len(sides) == 2 else (*call.result[:2], 1, call.result[2])
+    image = call.settled(as_image(call, value))
+    result = (*call.result[:2], *((1, *call.result[2:])[-2:]))
     return reshape(call, separable(call.given(call.arguments, result), image, padded, "pad"), call.result)
 
 

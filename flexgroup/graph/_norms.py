@@ -13,9 +13,11 @@ import numpy as np
 
 from flexgroup.graph import ir
 from flexgroup.graph._call import Call, Rule, Unsupported, Value
-from flexgroup.graph._elementwise import subtract
+from flexgroup.graph._elementwise import affine, reciprocal, subtract
 from flexgroup.graph._factors import size_of
 from flexgroup.graph._pointwise import pointwise
+from flexgroup.graph._sequences import as_image
+from flexgroup.graph._tokens import affine_parts
 from flexgroup.graph._views import axes_of, reshape, settle, viewed
 from flexgroup.graph._windows import mean_of, sum_of
 
@@ -34,17 +36,16 @@ def _instance_norm(call: Call) -> Value:
 
 def _normalised(call: Call, groups: int) -> Value:
     value = call.activation("input")
-    channels, *around = value.shape
+    channels = value.shape[0]
     if channels % groups:
         raise Unsupported(f"its {groups} groups do not divide {channels} channels")
-    sides = around if len(around) == 2 else (1, math.prod(around))
-    image = call.settled(reshape(call, value, (call.batch, channels, *sides)))
+    image = call.settled(as_image(call, value))
     means = call.emit(ir.GlobalMean(), image, kind="mean")
     centred = call.emit(ir.Add(), image, _spread(call, _of_groups(call, means, groups, -1.0, 0.0)))
     squares = call.emit(ir.Mul(), centred, centred)
     variances = _of_groups(call, call.emit(ir.GlobalMean(), squares, kind="mean"), groups, 1.0, float(call["eps"]))
-    rates = call.emit(ir.Curve("reciprocal"), call.emit(ir.Curve("sqrt"), variances))
-    weight, bias = (_by_channel(call, name, otherwise) for name, otherwise in (("weight", 1.0), ("bias", 0.0)))
+    rates = reciprocal(call, call.emit(ir.Curve("sqrt"), variances))
+    weight, bias = affine_parts(call, channels)
     scales = call.emit(ir.Affine(weight, np.zeros_like(weight)), rates)
     scaled = call.emit(ir.Mul(), centred, _spread(call, scales))
     result = call.emit(ir.Affine(np.ones_like(bias), bias), scaled)
@@ -66,12 +67,6 @@ def _of_groups(call: Call, numbers: Value, groups: int, factor: float, shift: fl
 def _spread(call: Call, numbers: Value) -> Value:
     """A vector as an image of one pixel."""
     return call.emit(ir.Reshape((*numbers.shape, 1, 1)), numbers, kind="reshape")
-
-
-def _by_channel(call: Call, name: str, otherwise: float) -> ir.Array:
-    channels = call.result[1]
-    given = call.get(name)
-    return np.full(channels, otherwise, np.float32) if given is None else call.array(name, call.constant(name))
 
 
 def _variance(call: Call) -> Value:
@@ -97,9 +92,7 @@ def _moments(call: Call) -> tuple[Value, Value]:
         raise Unsupported(f"it is the variance of {count} numbers with a correction of {correction}")
     given = {"self": _squared(call, apart), "dim": sorted(reduced), "keepdim": bool(call.get("keepdim"))}
     variance = mean_of(call.given(given, call.result))
-    stored = call.stored(variance)
-    scale = np.full(stored[0], count / left, np.float32)
-    scaled = call.emit(ir.Affine(scale, np.zeros_like(scale)), Value(variance.name, stored), kind="variance")
+    scaled = affine(call, Value(variance.name, call.stored(variance)), count / left, 0.0, kind="variance")
     return Value(scaled.name, variance.shape, variance.axes), reshape(call, middle, call.result)
 
 

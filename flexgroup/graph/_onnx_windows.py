@@ -9,7 +9,7 @@ import torch
 
 from flexgroup.graph import ir
 from flexgroup.graph._call import Unsupported, Value
-from flexgroup.graph._onnx_call import OnnxCall, OnnxRule, Results
+from flexgroup.graph._onnx_call import OnnxCall, OnnxRule, Operand, Results
 
 aten = torch.ops.aten
 
@@ -123,34 +123,23 @@ def _reduced(call: OnnxCall) -> list[int] | None:
     return sorted({axis % count for axis in axes})
 
 
-def _reduce(operator: torch._ops.OpOverload) -> OnnxRule:
-    """A rule for what torch reduces by ``operator(value, axes, keepdim)``."""
+def _reduce(
+    operator: torch._ops.OpOverload,
+    before: torch._ops.OpOverload | None = None,
+    after: torch._ops.OpOverload | None = None,
+) -> OnnxRule:
+    """A rule for ``after(operator(before(value), axes, keepdim))``; ``before`` and ``after`` are of every number."""
 
     def rule(call: OnnxCall) -> Results:
         axes = _reduced(call)
-        value = call.value(0)
-        return value if axes is None else call.apply(operator, value, axes, bool(call.attribute("keepdims", 1)))
+        value: Operand = call.value(0)
+        if before is not None:
+            value = call.apply(before, value)
+        if axes is not None:
+            value = call.apply(operator, value, axes, bool(call.attribute("keepdims", 1)))
+        return value if after is None else call.apply(after, value)
 
     return rule
-
-
-def _reduce_norm(order: int) -> OnnxRule:
-    def rule(call: OnnxCall) -> Results:
-        axes = _reduced(call)
-        if axes is None:
-            return call.apply(aten.abs.default, call.value(0))
-        return call.apply(
-            aten.linalg_vector_norm.default, call.value(0), order, axes, bool(call.attribute("keepdims", 1))
-        )
-
-    return rule
-
-
-def _reduce_squares(call: OnnxCall) -> Results:
-    axes, squares = _reduced(call), call.apply(aten.square.default, call.value(0))
-    if axes is None:
-        return squares
-    return call.apply(aten.sum.dim_IntList, squares, axes, bool(call.attribute("keepdims", 1)))
 
 
 WINDOWS: Mapping[str, OnnxRule] = {
@@ -161,7 +150,7 @@ WINDOWS: Mapping[str, OnnxRule] = {
     "ReduceMean": _reduce(aten.mean.dim),
     "ReduceSum": _reduce(aten.sum.dim_IntList),
     "ReduceMax": _reduce(aten.amax.default),
-    "ReduceL1": _reduce_norm(1),
-    "ReduceL2": _reduce_norm(2),
-    "ReduceSumSquare": _reduce_squares,
+    "ReduceL1": _reduce(aten.sum.dim_IntList, aten.abs.default),
+    "ReduceL2": _reduce(aten.sum.dim_IntList, aten.square.default, aten.sqrt.default),
+    "ReduceSumSquare": _reduce(aten.sum.dim_IntList, aten.square.default),
 }

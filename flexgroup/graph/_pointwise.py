@@ -52,12 +52,12 @@ def _alike(call: Call, values: list[Value]) -> bool:
 
 def _spread(call: Call, values: list[Value]) -> Axes | None:
     """The axes of what settled ``values`` broadcast to, where the batch is not first; None where it is, or none fit."""
-    if _alike(call, values) or len({len(call.stored(value)) for value in values}) > 1:
+    if _alike(call, values) or len({(len(call.stored(x)), len(axes_of(call, x))) for x in values}) > 1:
         return None
     if all(axes_of(call, value) == plain_axes(call.batch, call.stored(value)) for value in values):
         return None
     result = []
-    for axis in zip(*(axes_of(call, value) for value in values), strict=False):
+    for axis in zip(*(axes_of(call, value) for value in values), strict=True):
         longer = set(axis) - {()}
         if len(longer) > 1 or (() in axis and any(map(has_batch, longer))):
             return None

@@ -22,11 +22,16 @@ def _layer_norm(call: Call) -> Value:
     axes = len(call["normalized_shape"])
     size = math.prod(call["normalized_shape"])
     folded = reshape(call, value, (*call.result[:-axes], size))
-    weight, bias = (_affine_part(call, name, otherwise, size) for name, otherwise in (("weight", 1.0), ("bias", 0.0)))
+    weight, bias = affine_parts(call, size)
     centred = "bias" in call.arguments
     eps = torch.finfo(torch.float32).eps if call["eps"] is None else float(call["eps"])
     op = ir.LayerNorm(weight, bias, eps, centred)
     return reshape(call, on_last_axis(call, folded, op, "layer_norm" if centred else "rms_norm"), call.result)
+
+
+def affine_parts(call: Call, size: int) -> tuple[ir.Array, ir.Array]:
+    """The weight and the bias of a norm, ``size`` numbers each; ones and zeros where it has none."""
+    return _affine_part(call, "weight", 1.0, size), _affine_part(call, "bias", 0.0, size)
 
 
 def _affine_part(call: Call, name: str, otherwise: float, size: int) -> ir.Array:

@@ -10,8 +10,9 @@ import numpy as np
 from flexgroup.graph import ir
 from flexgroup.graph._call import Call, Rule, Unsupported, Value
 from flexgroup.graph._factors import whole
+from flexgroup.graph._sequences import of_one_row
 from flexgroup.graph._transposed import transposed_conv2d
-from flexgroup.graph._views import axes_of, has_batch, plain_axes, reshape, settle, viewed
+from flexgroup.graph._views import axes_of, has_batch, plain_axes, settle, viewed
 
 
 def pair(numbers: Any) -> ir.Pair:
@@ -25,7 +26,7 @@ def _conv2d(call: Call) -> Value:
         return _conv_transpose2d(call)
     weight = call.constant("weight")
     if weight.ndim == 3:
-        return _of_one_row(call, _conv2d)
+        return of_one_row(call, _conv2d, "input", {"weight": weight.unsqueeze(2)})
     if weight.ndim != 4:
         raise Unsupported("only 1-d and 2-d convolutions are compiled")
     dilation = pair(call["dilation"])
@@ -43,7 +44,7 @@ def _conv2d(call: Call) -> Value:
 def _conv_transpose2d(call: Call) -> Value:
     weight = call.constant("weight")
     if weight.ndim == 3:
-        return _of_one_row(call, _conv_transpose2d)
+        return of_one_row(call, _conv_transpose2d, "input", {"weight": weight.unsqueeze(2)})
     if weight.ndim != 4:
         raise Unsupported("only 1-d and 2-d convolutions are compiled")
     image = call.image("input")
@@ -60,25 +61,6 @@ def _conv_transpose2d(call: Call) -> Value:
         size=(call.result[2], call.result[3]),
         groups=groups,
     )
-
-
-def _of_one_row(call: Call, rule: Rule) -> Value:
-    """A convolution over a sequence (channels, length): one over an image with one row."""
-    value = call.viewed("input")
-    if len(call.result) != 3:
-        raise Unsupported("it reads other than sequences (batch, channels, length)")
-    channels, length = value.shape
-    lifted = {
-        **call.arguments,
-        "input": reshape(call, value, (call.batch, channels, 1, length)),
-        "weight": call.constant("weight").unsqueeze(2),
-    }
-    for name, one in (("stride", 1), ("padding", 0), ("dilation", 1)):
-        numbers = call[name]
-        lifted[name] = numbers if isinstance(numbers, str) else (one, pair(numbers)[-1])
-    result = rule(call.given(lifted, (*call.result[:2], 1, call.result[2])))
-    assert isinstance(result, Value), "a convolution gives one image"
-    return reshape(call, result, call.result)
 
 
 def _bias(call: Call, size: int) -> ir.Array:

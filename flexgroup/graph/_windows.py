@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -13,34 +12,10 @@ from flexgroup.graph import ir
 from flexgroup.graph._call import Call, Rule, Unsupported, Value
 from flexgroup.graph._factors import Axes, size_of
 from flexgroup.graph._resize import separable
+from flexgroup.graph._sequences import of_one_row
 from flexgroup.graph._value import BATCH_MOVES
 from flexgroup.graph._views import axes_of, has_batch, permute, plain_axes, reshape, settle, viewed
 from flexgroup.graph._weighted import pair
-
-
-def _of_rows(rule: Rule) -> Rule:
-    """The rule of a pool over sequences (channels, length), by that of images with one row."""
-
-    def of_rows(call: Call) -> Value:
-        value = call.activation("self")
-        if len(value.shape) != 2:
-            raise Unsupported("it reads other than sequences (batch, channels, length)")
-        image = reshape(call, value, (call.batch, value.shape[0], 1, value.shape[1]))
-        given = {name: _numbers(call[name] or ()) for name in _ONE_ROW if name in call.arguments}
-        across = {name: (_ONE_ROW[name], *numbers) if numbers else () for name, numbers in given.items()}
-        lifted = {"divisor_override": None, **call.arguments, **across, "self": image}
-        result = rule(call.given(lifted, (*call.result[:2], 1, *call.result[2:])))
-        assert isinstance(result, Value), "a pool gives one image"
-        return reshape(call, result, call.result)
-
-    return of_rows
-
-
-_ONE_ROW = {"kernel_size": 1, "stride": 1, "padding": 0, "dilation": 1}
-
-
-def _numbers(given: Any) -> Sequence[int]:
-    return (given,) if isinstance(given, int) else tuple(given)
 
 
 def _max_pool2d(call: Call) -> Value:
@@ -57,7 +32,7 @@ def _avg_pool2d(call: Call) -> Value:
     kernel = pair(call["kernel_size"])
     stride = pair(call["stride"] or kernel)
     padding = _padding(call, value, kernel, stride)
-    divisor, counts_border = call["divisor_override"], bool(call["count_include_pad"])
+    divisor, counts_border = call.get("divisor_override"), bool(call["count_include_pad"])
     if divisor is not None:
         # Zeros in the border add nothing, so a mean over all of the window is the sum divided by its area.
         mean = call.emit(ir.AvgPool2d(kernel, stride, padding), value, kind="avg_pool2d")
@@ -155,6 +130,10 @@ def _largest(call: Call) -> Value:
     return reshape(call, largest, call.result)
 
 
+def _on_sequences(rule: Rule) -> Rule:
+    return lambda call: of_one_row(call, rule, "self")
+
+
 def _mean_over(call: Call, value: Value, reduced: set[int]) -> Value:
     """A mean over any axes is one over an image whose channels are all the others."""
     axes = axes_of(call, value)
@@ -184,10 +163,10 @@ RULES: Mapping[str, Rule] = {
     "aten.adaptive_avg_pool2d": _adaptive_avg_pool2d,
     "aten._adaptive_avg_pool2d": _adaptive_avg_pool2d,
     "aten.adaptive_max_pool2d": _adaptive_max_pool2d,
-    "aten.max_pool1d": _of_rows(_max_pool2d),
-    "aten.avg_pool1d": _of_rows(_avg_pool2d),
-    "aten.adaptive_avg_pool1d": _of_rows(_adaptive_avg_pool2d),
-    "aten.adaptive_max_pool1d": _of_rows(_adaptive_max_pool2d),
+    "aten.max_pool1d": _on_sequences(_max_pool2d),
+    "aten.avg_pool1d": _on_sequences(_avg_pool2d),
+    "aten.adaptive_avg_pool1d": _on_sequences(_adaptive_avg_pool2d),
+    "aten.adaptive_max_pool1d": _on_sequences(_adaptive_max_pool2d),
     "aten.mean": mean_of,
     "aten.sum": sum_of,
     "aten.amax": _largest,
