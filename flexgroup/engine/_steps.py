@@ -206,9 +206,16 @@ class StepBuilder:
             total += use.image.distinct * max(height, 0) * use.image.width
         return total * self.element.bytes
 
-    def by_range(self, name: str, kernel: KernelSpec, fields: Fields, count: int, dense_macs: int = 0) -> Step:
-        """A step whose items ``first..last`` are shared out evenly."""
+    def by_range(
+        self, name: str, kernel: KernelSpec, fields: Fields, count: int, dense_macs: int = 0, *, tied: int = 0
+    ) -> Step:
+        """A step whose items ``first..last`` are shared out evenly.
+
+        The last two of every ``tied`` items stay on one thread: their tiles overlap, and are not written just once.
+        """
         bounds = [count * part // self.threads for part in range(self.threads + 1)]
+        if tied > 1:
+            bounds = [bound + (bound % tied == tied - 1) for bound in bounds]
         parts = [
             tuple(kernel.signature.pack(fields | {"first": a, "last": b})) if b > a else None
             for a, b in pairwise(bounds)

@@ -11,15 +11,15 @@ import numpy as np
 from flexgroup.engine._operations import DepthwiseOp
 from flexgroup.engine._plan import Step, number
 from flexgroup.engine._work import WindowWork
-from flexgroup.kernels.depthwise import DepthwiseKernel, block_rows
+from flexgroup.kernels.depthwise import DepthwiseKernel, block_rows, loads
 
 if TYPE_CHECKING:
     from flexgroup.engine._steps import Fields, Place, StepBuilder
 
 LARGEST_TILE = 8
-PLANE_OF_FIRST = 0.5  # of the first-level cache, in which what a plane reads and writes stays
+PLANE_OF_FIRST = 0.45  # of the first-level cache, in which what a plane reads and writes stays
 WAITING = 2.2  # entries of a window that every vector waits down the columns of larger planes
-BLOCK_ROW = 1.0  # vectors that a row of a block costs beside its own
+BLOCK_ROW = 0.2  # vectors that a row of a block costs beside its own
 REASON = "a depthwise window: bound by memory, so zeros are not skipped"
 
 
@@ -61,19 +61,26 @@ def _walk(builder: StepBuilder, op: DepthwiseOp, rows: int) -> Walk:
     """The cheaper way for so many rows of the output.
 
     Down a column, the first output row costs as much as several, and what a plane does not leave in the first-level
-    cache is waited for; along rows, every block costs something beside its vectors. Fitted to measured kernels. Where
-    the rows of the output are shorter than a vector, and not strided, all positions are one row.
+    cache is waited for; along rows, every block costs something beside its vectors, and more is loaded. Fitted to
+    measured kernels. Where the rows of the output are shorter than a vector, and not strided, all positions are one
+    row.
     """
     layout, window = builder.layout, (op.weight.shape[1], op.weight.shape[2])
     if op.stride == (1, 1) and (layout.pitch(op.out) < layout.lanes or op.dilation != (1, 1)):
         return Walk("linear", 1, -(-rows * layout.pitch(op.out) // layout.lanes))
-    across = -(-op.out.width // layout.lanes)
-    down = (rows + (0.6 * (window[0] - 1) if op.stride == (1, 1) else 0.0)) * across
+    across, entries = -(-op.out.width // layout.lanes), window[0] * window[1]
+
+    def effort(kernel: DepthwiseKernel) -> float:
+        """Of a vector; 1 where every input row is loaded once."""
+        return (entries + loads(kernel, builder.target)) / (entries + kernel.stride[0] * kernel.row_loads)
+
+    kernel = DepthwiseKernel("down", *window, op.stride, reduce=op.reduce)
+    down = (rows + (0.6 * (window[0] - 1) if op.stride == (1, 1) else 0.0)) * across * effort(kernel)
     moved = rows * (layout.pitch(op.inputs) * op.stride[0] + layout.pitch(op.out)) * builder.element.bytes
     if moved > PLANE_OF_FIRST * builder.target.first_cache_bytes:
-        down *= 1 + WAITING / (window[0] * window[1])
-    block = block_rows(window, rows, builder.target)
-    along = -(-rows // block) * block * (across + BLOCK_ROW)
+        down *= 1 + WAITING / entries
+    block = block_rows(rows)
+    along = -(-rows // block) * block * (across + BLOCK_ROW) * effort(replace(kernel, form="along", tile=block))
     return Walk("down", block, down) if down <= along else Walk("along", block, along)
 
 

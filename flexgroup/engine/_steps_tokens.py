@@ -187,7 +187,9 @@ def _softmax(builder: StepBuilder, op: SoftmaxOp) -> Step:
         "tiles": tiles,
         "last_start": vectors - tile,
     }
-    return builder.by_range(op.name, SoftmaxKernel(tile, builder.element), fields, op.blocks * tiles)
+    # The output holds exponentials for a while: no thread may write what another one works on.
+    tied = tiles if vectors % tile else 0
+    return builder.by_range(op.name, SoftmaxKernel(tile, builder.element), fields, op.blocks * tiles, tied=tied)
 
 
 def _product(builder: StepBuilder, op: ProductOp) -> Step:

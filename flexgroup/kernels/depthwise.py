@@ -43,6 +43,7 @@ SIGNATURE = Signature(
 )
 
 MOST_ROWS = 4  # of a block
+BLOCK = 16  # bytes within which every processor shuffles with one instruction
 ROWS_SHARED = 1.0  # what a block costs beside its rows, in rows: loads of input rows that are shared
 
 
@@ -73,17 +74,36 @@ class DepthwiseKernel:
     def signature(self) -> Signature:
         return SIGNATURE
 
+    @property
+    def row_loads(self) -> int:
+        """Vectors of an input row that are loaded for a vector of outputs."""
+        return self.width if self.stride[1] == 1 else 2 * -(-self.width // 2)
+
     def emit(self, module: ir.Module, target: Target) -> None:
         """Add the kernel's function to ``module``."""
         _Emitter(Kernel(module, self.name, target, self.element, SIGNATURE), self).emit()
 
 
-def block_rows(window: tuple[int, int], rows: int, target: Target) -> int:
-    """How many of ``rows`` output rows a block walks along: more load less for each, if registers hold their sums."""
-    height, width = window
-    free = target.vector_registers - height * width - width  # beside weights and the columns of a row
-    largest = MOST_ROWS if free < 0 else max(2, min(free // 2, MOST_ROWS))  # many weights are in memory anyway
-    return min(range(1, min(rows, largest) + 1), key=lambda count: (-(-rows // count) * (count + ROWS_SHARED), count))
+def block_rows(rows: int) -> int:
+    """How many of ``rows`` output rows a block walks along: more load less for each, even where registers are short."""
+    return min(range(1, min(rows, MOST_ROWS) + 1), key=lambda count: (-(-rows // count) * (count + ROWS_SHARED), count))
+
+
+def loads(spec: DepthwiseKernel, target: Target) -> float:
+    """Vectors that are loaded for a vector of outputs, on the way down or along."""
+    rows: float = spec.stride[0]
+    if spec.form == "along":
+        rows = ((spec.tile - 1) * spec.stride[0] + spec.height) / spec.tile
+    elif spec.stride[0] > 1 and not _shared_rows(spec, target):
+        rows = spec.height
+    return rows * spec.row_loads
+
+
+def _shared_rows(spec: DepthwiseKernel, target: Target) -> int:
+    """Input rows that stay in registers for the next output row, on the way down with a stride."""
+    shared = max(0, spec.height - spec.stride[0])
+    entries, columns = (0, 1) if spec.reduce == "max" else (spec.height * spec.width, spec.width)
+    return shared if shared * columns + entries + 4 <= target.vector_registers else 0
 
 
 def handles(kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int], form: str) -> bool:
@@ -93,6 +113,32 @@ def handles(kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[in
     if form == "linear":
         return stride == (1, 1) and dilation[0] == dilation[1]
     return dilation == (1, 1) and stride[1] in (1, 2)
+
+
+class _Split:
+    """Two vectors as their even and their odd elements, in an order that costs one instruction each.
+
+    Where no instruction picks from two whole vectors, no element leaves its 128 bits: what is computed from such
+    vectors is put in the order of memory at the end, once.
+    """
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.k, lanes = kernel, kernel.lanes
+        has_permutes = kernel.target.vector_bytes > 32  # AVX-512
+        block = lanes if has_permutes else min(lanes, BLOCK // (2 if kernel.number == ir.HalfType() else 4))
+        # Of every block of both vectors, the first one's elements first.
+        places = [vector * lanes + at + i for at in range(0, lanes, block) for vector in (0, 1) for i in range(block)]
+        self.even, self.odd = places[::2], places[1::2]
+        self.order = sorted(range(lanes), key=self.even.__getitem__)
+
+    def halves(self, pair: Sequence[ir.Value]) -> list[ir.Value]:
+        return [self.k.builder.shuffle_vector(*pair, self._mask(part)) for part in (self.even, self.odd)]
+
+    def in_order(self, value: ir.Value) -> ir.Value:
+        return self.k.builder.shuffle_vector(value, ir.Constant(value.type, ir.Undefined), self._mask(self.order))
+
+    def _mask(self, places: Sequence[int]) -> ir.Constant:
+        return ir.Constant(ir.VectorType(I32, len(places)), list(places))
 
 
 class _Emitter:
@@ -107,6 +153,7 @@ class _Emitter:
         )
         self.low, self.high = kernel.splat(kernel.scalar("low")), kernel.splat(kernel.scalar("high"))
         self.source_row, self.target_row = kernel.arg("source_row"), kernel.arg("target_row")
+        self.split = _Split(kernel)
 
     def emit(self) -> None:
         k, spec = self.k, self.spec
@@ -151,13 +198,10 @@ class _Emitter:
         k, spec = self.k, self.spec
         if spec.stride[1] == 1:
             return [k.load_vector(row, self.size, x * self.size) for x in range(spec.width)]
-        even = ir.Constant(ir.VectorType(I32, k.lanes), list(range(0, 2 * k.lanes, 2)))
-        odd = ir.Constant(ir.VectorType(I32, k.lanes), list(range(1, 2 * k.lanes, 2)))
         columns = []
         for x in range(0, spec.width, 2):
             pair = [k.load_vector(row, self.size, x * self.size + i * self.bytes) for i in (0, 1)]
-            columns.append(k.builder.shuffle_vector(*pair, even))
-            columns.append(k.builder.shuffle_vector(*pair, odd))
+            columns += self.split.halves(pair)
         return columns[: spec.width]
 
     def _add_row(self, total: ir.Value, columns: list[ir.Value], y: int) -> ir.Value:
@@ -193,13 +237,10 @@ class _Emitter:
     def _strided(self, read: ir.Value, write: ir.Value) -> None:
         """Row by row; what the windows of two output rows have in common stays in registers, if it fits."""
         k, spec = self.k, self.spec
-        b, width = k.builder, spec.width
-        shared = max(0, spec.height - spec.stride[0])
+        b, width, shared = k.builder, spec.width, _shared_rows(spec, k.target)
         if spec.reduce == "max":
             self._strided_largest(read, write, shared)
             return
-        if shared * width + len(self.factors) + 4 > k.target.vector_registers:
-            shared = 0
 
         def columns(top: ir.Value, y: int) -> list[ir.Value]:
             return self._columns(k.at(top, b.mul(self.source_row, ir.Constant(I64, y))))
@@ -291,6 +332,8 @@ class _Emitter:
 
     def _store(self, value: ir.Value, write: ir.Value, offset: int) -> None:
         k = self.k
+        if self.spec.stride[1] == 2:
+            value = self.split.in_order(value)
         value = k.clamp(value, self.low, self.high)
         value = emit_curve(k, self.spec.curve, value)
         inside = k.load(self.inside, k.mask, self.size, offset)

@@ -14,7 +14,7 @@ from torch import nn
 from flexgroup.engine import CompiledModel, Plan, _steps_depthwise, plan_graph
 from flexgroup.graph import from_torch, optimize
 from flexgroup.kernels import TARGETS
-from flexgroup.kernels.depthwise import block_rows
+from flexgroup.kernels.depthwise import MOST_ROWS, DepthwiseKernel, block_rows, loads
 from tests.engine.agreement import HOST
 from tests.engine.networks import examples
 from tests.engine.twins import run_plan
@@ -75,11 +75,16 @@ def test_large_planes_are_walked_along_and_small_ones_down():
     assert walked(28, 28) == walked(14, 14) == walked(28, 28, stride=2) == walked(56, 56, window=5) == {"down"}
 
 
-@pytest.mark.parametrize(
-    ("name", "rows"), [("x86-64-avx2", {(3, 3): 2, (5, 5): 4}), ("x86-64-avx512", {(3, 3): 4, (5, 5): 2})]
-)
-def test_blocks_have_as_many_rows_as_registers_hold(name, rows):
-    for window, most in rows.items():
-        assert block_rows(window, 56, TARGETS[name]) == most
+def test_blocks_divide_rows_evenly():
+    assert [block_rows(count) for count in (1, 2, 3, 4, 5, 6, 8, 56)] == [1, 2, 3, 4, 3, 3, 4, 4]
     for count in range(1, 20):
-        assert 1 <= block_rows((3, 3), count, TARGETS[name]) <= count
+        assert 1 <= block_rows(count) <= min(count, MOST_ROWS)
+
+
+def test_rows_that_registers_do_not_hold_are_loaded_again():
+    down = DepthwiseKernel("down", 3, 3, (2, 2))
+    assert loads(down, TARGETS["x86-64-avx2"]) == 2 * 4  # two rows of two pairs: the third is the one above
+    assert loads(replace(down, reduce="max"), TARGETS["x86-64-avx2"]) == 2 * 4
+    assert loads(replace(down, height=5, width=5), TARGETS["x86-64-avx2"]) == 5 * 6
+    assert loads(replace(down, form="along", tile=4), TARGETS["x86-64-avx2"]) == 9 * 4 / 4
+    assert loads(DepthwiseKernel("down", 5, 5), TARGETS["x86-64-avx2"]) == 5

@@ -172,6 +172,22 @@ class Window(nn.Module):
         return x + y.roll((1, 1), (1, 2))
 
 
+@pytest.mark.parametrize("threads", [2, 3, 4])
+def test_tiles_of_a_softmax_that_overlap_stay_on_one_thread(threads):
+    """The output holds exponentials before it is divided by their sum: two threads would spoil each other's."""
+    for height in range(1, 24):
+        network = Net(lambda s, x: s.conv(x).softmax(1), conv=nn.Conv2d(2, 2, 1))
+        plan = flexgroup.compile(network, (torch.randn(1, 2, height, 7),), threads=threads).plan
+        (step,) = (step for step in plan.steps if step.kernel.name.startswith("softmax"))
+        parts = [dict(zip(step.kernel.signature.fields, part, strict=True)) for part in step.parts if part]
+        starts = [
+            [min(tile * step.kernel.tile, part["last_start"]) for tile in range(part["first"], part["last"])]
+            for part in parts
+        ]
+        written = [{start + i for start in of_part for i in range(step.kernel.tile)} for of_part in starts]
+        assert sum(map(len, written)) == len(set().union(*written)), height
+
+
 def test_attention_within_windows():
     model = nn.Sequential(Window(2, 8, 2), Window(3, 8, 2))
     randomise(model, 0)
