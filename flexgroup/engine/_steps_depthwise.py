@@ -65,7 +65,7 @@ def _walk(builder: StepBuilder, op: DepthwiseOp, rows: int) -> Walk:
     measured kernels. Where the rows of the output are shorter than a vector, and not strided, all positions are one
     row.
     """
-    layout, window = builder.layout, (op.weight.shape[1], op.weight.shape[2])
+    layout, window = builder.layout, (int(op.weight.shape[1]), int(op.weight.shape[2]))
     if op.stride == (1, 1) and (layout.pitch(op.out) < layout.lanes or op.dilation != (1, 1)):
         return Walk("linear", 1, -(-rows * layout.pitch(op.out) // layout.lanes))
     across, entries = -(-op.out.width // layout.lanes), window[0] * window[1]
