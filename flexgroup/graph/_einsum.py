@@ -12,7 +12,7 @@ import torch
 from flexgroup.graph._call import Call, Rule, Unsupported, Value
 from flexgroup.graph._factors import size_of
 from flexgroup.graph._tokens import multiply
-from flexgroup.graph._views import axes_of, permute, reshape
+from flexgroup.graph._views import axes_of, has_batch, permute, reshape
 
 
 def _einsum(call: Call) -> Value:
@@ -27,6 +27,11 @@ def _einsum(call: Call) -> Value:
     rows, columns = ([x for x in each if x not in shared] for each in (first, second))
     if any(x not in result for x in (*rows, *columns)):
         raise Unsupported(f"einsum({equation!r}) sums an axis of one operand alone; sum it before: x.sum(axis)")
+    if any(isinstance(operand, torch.Tensor) for operand in operands):
+        # A constant is the same for every image: the batch goes around the product.
+        batched = [x for each, operand in zip(letters, operands, strict=False) for x in _of_batch(call, operand, each)]
+        rows, columns = ([x for x in each if x not in batched] for each in (rows, columns))
+        around = [*(x for x in batched if x in result and x not in around), *around]
     sizes = {
         letter: size
         for each, x in zip((first, second), operands, strict=True)
@@ -40,6 +45,12 @@ def _einsum(call: Call) -> Value:
     return permute(call, apart, [order.index(x) for x in result])
 
 
+def _of_batch(call: Call, x: Any, letters: str) -> str:
+    """The letters of axes that the batch is in."""
+    axes = () if isinstance(x, torch.Tensor) else axes_of(call, x)
+    return "".join(letter for letter, axis in zip(letters, axes, strict=False) if has_batch(axis))
+
+
 def _shape(call: Call, x: Any) -> tuple[int, ...]:
     return tuple(x.shape) if isinstance(x, torch.Tensor) else tuple(map(size_of, axes_of(call, x)))
 
@@ -49,6 +60,10 @@ def _arranged(
 ) -> Value | torch.Tensor:
     """``x`` with its axes in the order of ``groups``: those of the first apart, those of the others as one each."""
     around, *others = groups
+    missing = [letter for letter in around if letter not in letters]
+    if isinstance(x, torch.Tensor) and missing:
+        x = x.expand(*(sizes[letter] for letter in missing), *x.shape)
+        letters = "".join(missing) + letters
     order = [letters.index(letter) for group in groups for letter in group]
     shape = (*(sizes[x] for x in around), *(math.prod(sizes[x] for x in group) for group in others))
     if isinstance(x, torch.Tensor):

@@ -154,9 +154,11 @@ def _kind(node: torch.fx.Node) -> str:
 
 
 def _result_shapes(node: torch.fx.Node) -> list[Shape]:
+    """The shapes of a node's tensors; none where they depend on numbers that only a run knows."""
     result = node.meta.get("val")
     results = result if isinstance(result, (tuple, list)) else (result,)
-    return [tuple(tensor.shape) for tensor in results if isinstance(tensor, torch.Tensor)]
+    shapes = [tuple(tensor.shape) for tensor in results if isinstance(tensor, torch.Tensor)]
+    return shapes if all(isinstance(size, int) for shape in shapes for size in shape) else []
 
 
 def _check_type(node: torch.fx.Node) -> None:

@@ -12,8 +12,8 @@ from flexgroup.graph._call import Call, Rule, Unsupported, Value
 from flexgroup.graph._factors import Factor, size_of
 from flexgroup.graph._resize import separable
 from flexgroup.graph._sequences import as_image
-from flexgroup.graph._value import BATCH_MOVES
-from flexgroup.graph._views import axes_of, cut, permute, reshape, settle, stored_axis, viewed
+from flexgroup.graph._value import BATCH, BATCH_MOVES
+from flexgroup.graph._views import axes_of, cut, permute, plain_axes, reshape, settle, stored_axis, viewed
 
 
 def _view(call: Call) -> Value:
@@ -50,7 +50,8 @@ def _numbers(value: Any) -> list[int]:
     return [value] if isinstance(value, int) else list(value)
 
 
-def _expand(call: Call) -> Value:
+def expand(call: Call) -> Value:
+    """``self`` with axes of size one repeated, to the shape of the result."""
     value = call.viewed("self")
     if tuple(map(size_of, axes_of(call, value))) == call.result:
         return value
@@ -120,7 +121,7 @@ def _roll(call: Call) -> Value:
         at = -shift % size
         if at:
             ends = [cut(call, value, dim, start, stop) for start, stop in ((at, size), (0, at))]
-            value = _join(call, ends, dim)
+            value = join(call, ends, dim)
     return value
 
 
@@ -132,9 +133,9 @@ def _pad(call: Call) -> Value:
         return call.activation("self")
     if call.get("mode", "constant") != "constant":
         return _pad_by_its_own(call, amounts, call["mode"])
-    number = call["value"] or 0.0
-    value = call.activation("self")
-    if number != 0 or len(value.shape) != 3:
+    number, value = call["value"] or 0.0, settle(call, call.viewed("self"))
+    folded = axes_of(call, value) != plain_axes(call.batch, call.stored(value))
+    if folded or number != 0 or len(value.shape) != 3:
         return _pad_with_constants(call, value, amounts, float(number))
     # torch counts from the last axis: (left, right, top, bottom, channels before, after, ...)
     pairs = [(amounts[i], amounts[i + 1]) for i in range(0, len(amounts), 2)][:3]
@@ -162,32 +163,41 @@ def _pad_by_its_own(call: Call, amounts: list[int], mode: str) -> Value:
 
 
 def _pad_with_constants(call: Call, value: Value, amounts: list[int], number: float) -> Value:
-    shape = [call.batch, *value.shape]
+    shape = list(map(size_of, axes_of(call, value)))
     for i in range(0, len(amounts), 2):
         dim = len(shape) - 1 - i // 2
         ends = [torch.full((*shape[:dim], amount, *shape[dim + 1 :]), number) for amount in amounts[i : i + 2]]
         parts = [part for part in (ends[0], value, ends[1]) if isinstance(part, Value) or part.numel()]
-        value = _join(call, parts, dim)
+        value = join(call, parts, dim)
         shape[dim] += sum(amounts[i : i + 2])
     return value
 
 
 def _cat(call: Call) -> Value:
-    return _join(call, list(call["tensors"]), int(call["dim"]) % len(call.result))
+    return join(call, list(call["tensors"]), int(call["dim"]) % len(call.result))
 
 
 def _stack(call: Call) -> Value:
     axis = int(call["dim"]) % len(call.result)
+    if axis == 0:  # the graph has the batch first
+        order = [1, 0, *range(2, len(call.result))]
+        behind = tuple(call.result[i] for i in order)
+        return permute(call, _stack(call.given({**call.arguments, "dim": 1}, behind)), order)
     single = (*call.result[:axis], 1, *call.result[axis + 1 :])
     parts = [reshape(call, x, single) if isinstance(x, Value) else x.reshape(single) for x in call["tensors"]]
-    return _join(call, parts, axis)
+    return join(call, parts, axis)
 
 
-def _join(call: Call, parts: list[Any], dim: int) -> Value:
+def join(call: Call, parts: list[Any], dim: int) -> Value:
     """Concatenation along torch's axis ``dim`` of activations, and of constants that are the same for every image."""
-    values = [call.settled(part) for part in parts if isinstance(part, Value)]
+    parts = [part for part in parts if isinstance(part, Value) or part.numel()]
     if dim == 0:
         raise Unsupported(BATCH_MOVES)
+    parts = [settle(call, part) if isinstance(part, Value) else part for part in parts]
+    values = [part for part in parts if isinstance(part, Value)]
+    if any(axes_of(call, value) != plain_axes(call.batch, call.stored(value)) for value in values):
+        return _join_behind(call, parts, values[0], dim)
+    values = [call.first(value) for value in values]
     if len(values) == len(parts):
         return values[0] if len(parts) == 1 else call.emit(ir.Concat(dim - 1), *values)
     zeros = all(isinstance(part, Value) or not part.any() for part in parts)
@@ -202,13 +212,35 @@ def _join(call: Call, parts: list[Any], dim: int) -> Value:
     return call.emit(ir.Concat(dim - 1), *operands)
 
 
+def _join_behind(call: Call, parts: list[Any], first: Value, dim: int) -> Value:
+    """Concatenation of settled activations and constants along an axis behind those that the batch is folded into."""
+    axes, at = axes_of(call, first), stored_axis(call, first, dim)
+    operands, total = [], 0
+    for part in parts:
+        if isinstance(part, Value):
+            own = axes_of(call, part)
+            if (*own[:dim], *own[dim + 1 :]) != (*axes[:dim], *axes[dim + 1 :]):
+                raise Unsupported(BATCH_MOVES)
+            stored = call.stored(part)
+            operands.append(Value(part.name, stored))
+        else:
+            factors = [factor for axis in axes[:dim] for factor in axis]
+            apart = part.reshape(*(factor.size for factor in factors), *part.shape[dim:])
+            batch = next(i for i, factor in enumerate(factors) if factor.axis == BATCH)
+            stored = (*call.stored(first)[:at], part.shape[dim], *call.stored(first)[at + 1 :])
+            operands.append(call.constant_value("tensors", apart.movedim(batch, 0).reshape(-1, *stored)))
+        total += stored[at]
+    joined = call.emit(ir.Concat(at), *operands)
+    return viewed(call, joined, (*axes[:dim], (Factor(at, total, 1),), *axes[dim + 1 :]))
+
+
 _VIEWS = ("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "_unsafe_view", "view_as")
 
 RULES: Mapping[str, Rule] = {
     "aten.permute": _permute,
     **{f"aten.{name}": _transpose for name in ("transpose", "t", "swapaxes", "swapdims")},
     "aten.movedim": _movedim,
-    "aten.expand": _expand,
+    "aten.expand": expand,
     "aten.select": _select,
     "aten.unbind": _unbind,
     **{f"aten.{name}": _split for name in ("split", "split_with_sizes", "chunk")},

@@ -10,6 +10,7 @@ from flexgroup.graph import (
     _elementwise,
     _moves,
     _norms,
+    _patches,
     _resize,
     _shuffles,
     _tokens,
@@ -30,6 +31,7 @@ RULES: Mapping[str, Rule] = {
     **_windows.RULES,
     **_norms.RULES,
     **_moves.RULES,
+    **_patches.RULES,
     **_tokens.RULES,
     **_einsum.RULES,
 }
@@ -38,7 +40,8 @@ POINTWISE = frozenset((*_elementwise.RULES, *_curves.RULES))
 """Operators that treat every number alike, so that views of their operands need not be put in torch's order."""
 
 _ANYWHERE = (*_weighted.LAST_AXIS, "aten.mean", "aten.sum")
-MOVES_BATCH = frozenset((*POINTWISE, *_moves.RULES, *_tokens.RULES, *_einsum.RULES, *_norms.RULES, *_ANYWHERE))
+_MOVING = (_moves, _patches, _tokens, _einsum, _norms)
+MOVES_BATCH = frozenset((*POINTWISE, *_ANYWHERE, *(operator for rules in _MOVING for operator in rules.RULES)))
 """Operators whose rules know where the batch is; the results of all others must have it first."""
 
 SHAPE_ONLY = frozenset(

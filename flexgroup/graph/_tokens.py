@@ -12,7 +12,7 @@ import torch
 from flexgroup.graph import ir
 from flexgroup.graph._call import Call, Rule, Unsupported, Value
 from flexgroup.graph._factors import Axes, size_of, whole
-from flexgroup.graph._value import BATCH_MOVES
+from flexgroup.graph._value import BATCH, BATCH_MOVES
 from flexgroup.graph._views import axes_of, has_batch, permute, reshape, settle, stored_axis, viewed
 from flexgroup.graph._weighted import on_last_axis
 
@@ -57,12 +57,44 @@ def multiply(call: Call, first: Value | torch.Tensor, second: Value | torch.Tens
         return on_last_axis(call, first, op, "linear")
     if isinstance(first, torch.Tensor) and first.ndim == 2 and isinstance(second, Value):
         return swapped(call, multiply(call, swapped(call, second), first.T))
-    if not (isinstance(first, Value) and isinstance(second, Value)):
-        raise Unsupported("it multiplies an activation by a constant that is not one matrix; use nn.Linear")
+    if isinstance(first, torch.Tensor) and isinstance(second, Value):
+        second = settle(call, second)
+        first = _beside(call, first, second)
+    elif isinstance(second, torch.Tensor) and isinstance(first, Value):
+        first = settle(call, first)
+        second = _beside(call, second, first)
+    assert isinstance(first, Value), "products of constants are constants"
+    assert isinstance(second, Value)
     first, second = settle(call, first), settle(call, second)
     _check_around(call, first, second)
     product = call.emit(ir.MatMul(), *(Value(x.name, call.stored(x)) for x in (first, second)), kind="matmul")
     return _like_rows(call, product, first)
+
+
+def _beside(call: Call, matrices: torch.Tensor, other: Value) -> Value:
+    """Constant matrices as an activation with the axes of ``other``, which is settled, before the last two."""
+    around = axes_of(call, other)[:-2]
+    spread = _along(around, matrices)
+    if spread is None:
+        raise Unsupported("its constant matrices differ between images of a batch, or do not fit the activation's")
+    shape = (*call.stored(other)[:-2], *matrices.shape[-2:])
+    value = call.constant_value("matrices", spread.reshape(1, *shape))
+    return viewed(call, value, (*around, *whole(shape)[-2:]))
+
+
+def _along(around: Axes, matrices: torch.Tensor) -> torch.Tensor | None:
+    """``matrices``, which broadcast to torch's axes ``around``, along their factors without the batch; None if not."""
+    factors = [factor for axis in around for factor in axis]
+    sizes, last = tuple(map(size_of, around)), matrices.shape[-2:]
+    if matrices.ndim > len(sizes) + 2 or any(
+        given not in (1, size) for given, size in zip(reversed(matrices.shape[:-2]), reversed(sizes), strict=False)
+    ):
+        return None
+    spread = matrices.expand(*sizes, *last).reshape(*(factor.size for factor in factors), *last)
+    batch = next((i for i, factor in enumerate(factors) if factor.axis == BATCH), None)
+    if batch is None:
+        return spread
+    return spread.select(batch, 0) if bool((spread == spread.narrow(batch, 0, 1)).all()) else None
 
 
 def swapped(call: Call, value: Value) -> Value:
@@ -95,25 +127,39 @@ def _attention(call: Call) -> Value:
     query, key, value = (settle(call, call.viewed(name)) for name in ("query", "key", "value"))
     _check_around(call, query, key, value)
     shape = call.stored(query)
-    scale = call.get("scale")
-    op = ir.Attention(
-        scale=1 / math.sqrt(shape[-1]) if scale is None else float(scale),
-        mask=_mask(call, axes_of(call, query), shape, call.stored(key)[-2]),
-    )
+    scale = 1 / math.sqrt(shape[-1]) if call.get("scale") is None else float(call["scale"])
+    keys, given = call.stored(key)[-2], call.get("attn_mask")
+    if isinstance(given, Value) and not _is_by_key(call, given, keys):
+        return _written_out(call, (query, key, value), given, scale)
+    op = ir.Attention(scale=scale, mask=_mask(call, axes_of(call, query), shape, keys))
     operands = [Value(x.name, call.stored(x)) for x in (query, key, value)]
-    if isinstance(call.get("attn_mask"), Value):
-        operands.append(_by_key(call, call.viewed("attn_mask"), call.stored(key)[-2]))
+    if isinstance(given, Value):
+        operands.append(call.first(settle(call, reshape(call, given, (call.batch, keys)))))
     attended = call.emit(op, *operands, kind="attention")
     return _like_rows(call, attended, query)
 
 
-def _by_key(call: Call, mask: Value, keys: int) -> Value:
-    """A mask that depends on the input, if it says the same of a key to every head and query."""
+def _is_by_key(call: Call, mask: Value, keys: int) -> bool:
+    """Whether a mask that depends on the input says the same of a key to every head and query."""
     *around, last = axes_of(call, mask)
     alone = all(not axis or has_batch(axis) for axis in around) and size_of(last) == keys
-    if not alone or size_of(around[0]) != call.batch:
-        raise Unsupported("its mask depends on the input in more than the key; give a mask (batch, 1, 1, keys)")
-    return call.first(settle(call, reshape(call, mask, (call.batch, keys))))
+    return alone and size_of(around[0]) == call.batch
+
+
+def _written_out(call: Call, operands: tuple[Value, Value, Value], mask: Value, scale: float) -> Value:
+    """Attention whose mask is computed from the input: the scores are there, to have it added."""
+    query, key, value = operands
+    scores = multiply(call, query, swapped(call, key))
+    mask, stored = settle(call, mask), call.stored(scores)
+    if call.get("is_causal") or (axes_of(call, mask), call.stored(mask)) != (axes_of(call, scores), stored):
+        raise Unsupported(
+            "its mask depends on the input, and is not of the scores' shape; expand it, or add it yourself"
+        )
+    ones = np.full(stored[:1], scale, np.float32)
+    scaled = call.emit(ir.Affine(ones, np.zeros_like(ones)), Value(scores.name, stored), kind="scale")
+    added = call.emit(ir.Add(), scaled, Value(mask.name, stored), kind="mask")
+    weights = call.emit(ir.Softmax(len(stored) - 1), added, kind="softmax")
+    return multiply(call, viewed(call, weights, axes_of(call, scores)), value)
 
 
 def _mask(call: Call, axes: Axes, query: tuple[int, ...], keys: int) -> ir.Array | None:
@@ -131,16 +177,18 @@ def _mask(call: Call, axes: Axes, query: tuple[int, ...], keys: int) -> ir.Array
 
 
 def _spread_mask(call: Call, mask: torch.Tensor, axes: Axes, scores: tuple[int, ...]) -> ir.Array:
-    if mask.ndim == len(axes) and len(mask) > 1 and has_batch(axes[0]):
-        if not bool((mask == mask[:1]).all()):
-            raise Unsupported(BATCH_MOVES)
-        mask = mask[:1]
+    """A mask that broadcasts to torch's scores, as (queries, keys) or as the stored ``scores``."""
     if mask.isnan().any() or bool((mask == -ir.INF).all(-1).any()):
         raise Unsupported("its mask hides every key from some query, or is NaN; the result would be NaN")
+    while mask.ndim > 2 and len(mask) == 1:
+        mask = mask[0]
+    shape = scores[-2:]
+    if mask.ndim > 2:
+        spread = _along(axes[:-2], mask.expand(*mask.shape[:-2], *shape))
+        if spread is None:
+            raise Unsupported(BATCH_MOVES)
+        mask, shape = spread.reshape(scores), scores
     array: Any = mask.detach().to("cpu").numpy()
-    while array.ndim > 2 and len(array) == 1:
-        array = array[0]
-    shape = scores[-2:] if array.ndim <= 2 else scores
     return np.ascontiguousarray(np.broadcast_to(array, shape), np.float32)
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from flexgroup.graph import ir
 from flexgroup.graph._call import Call, Rule, Unsupported, Value
-from flexgroup.graph._factors import whole
+from flexgroup.graph._factors import Factor, whole
 from flexgroup.graph._sequences import of_one_row
 from flexgroup.graph._transposed import transposed_conv2d
+from flexgroup.graph._value import BATCH, BATCH_MOVES
 from flexgroup.graph._views import axes_of, has_batch, plain_axes, settle, viewed
 
 
@@ -38,7 +41,28 @@ def _conv2d(call: Call) -> Value:
         dilation=dilation,
         groups=int(call["groups"]),
     )
+    value = call.viewed("input")
+    if call.result[0] != call.batch:
+        return _on_each(call, settle(call, value), op)
     return call.emit(op, call.image("input"), kind="conv2d")
+
+
+def _on_each(call: Call, value: Value, op: ir.Conv2d) -> Value:
+    """``op`` on every one of the images that are folded into the batch: each has channels and weights of its own."""
+    axes, stored = axes_of(call, value), call.stored(value)
+    if not has_batch(axes[0]) or any(map(has_batch, axes[1:])):
+        raise Unsupported(BATCH_MOVES)
+    around, (channels, height, width) = stored[:-3], stored[-3:]
+    count, filters = math.prod(around), len(op.weight)
+    each = replace(
+        op, weight=np.tile(op.weight, (count, 1, 1, 1)), bias=np.tile(op.bias, count), groups=count * op.groups
+    )
+    image = call.emit(ir.Reshape((count * channels, height, width)), Value(value.name, stored), kind="reshape")
+    result = call.emit(each, image, kind="conv2d")
+    steps = [filters * math.prod(around[i + 1 :]) for i in range(len(around))]
+    apart = (factor if factor.axis == BATCH else Factor(0, factor.size, steps[factor.axis]) for factor in axes[0])
+    channel = (Factor(0, filters, 1),) if filters > 1 else ()
+    return viewed(call, result, (tuple(apart), channel, *whole(call.stored(result))[1:]))
 
 
 def _conv_transpose2d(call: Call) -> Value:
@@ -113,19 +137,21 @@ def _batch_norm(call: Call) -> Value:
     shift = -mean * scale
     if call["bias"] is not None:
         shift = shift + _float64(call, "bias")
-    axis = _whole_axis(call, value)
-    if axis is None:
-        value, axis = call.activation("input"), 0
-    op = ir.Affine(scale.astype(np.float32), shift.astype(np.float32), axis=axis)
-    result = call.emit(op, Value(value.name, call.stored(value)), kind="batch_norm")
+    place = _features(call, value)
+    if place is None:
+        value, place = call.activation("input"), (0, 1)
+    axis, count = place
+    scale, shift = (np.tile(x, count).astype(np.float32) for x in (scale, shift))
+    result = call.emit(ir.Affine(scale, shift, axis=axis), Value(value.name, call.stored(value)), kind="batch_norm")
     return Value(result.name, value.shape, value.axes)
 
 
-def _whole_axis(call: Call, value: Value) -> int | None:
-    """The stored axis, the first or the last, that torch's axis 1 is as a whole; None if it is none."""
+def _features(call: Call, value: Value) -> tuple[int, int] | None:
+    """The stored axis, the first or the last, whose indices are torch's axis 1 so many times over; None if none is."""
     axis, stored = axes_of(call, value)[1], call.stored(value)
-    ends = [i for i in (0, len(stored) - 1) if axis == whole(stored)[i] and axis]
-    return ends[0] if ends else None
+    if len(axis) != 1 or axis[0].step != 1 or axis[0].axis not in (0, len(stored) - 1):
+        return None
+    return axis[0].axis, stored[axis[0].axis] // axis[0].size
 
 
 def _float64(call: Call, name: str) -> Any:
@@ -146,5 +172,12 @@ RULES: Mapping[str, Rule] = {
     "aten._native_batch_norm_legit_no_training": _batch_norm,
 }
 
-LAST_AXIS = ("aten.linear", "aten.addmm", "aten.batch_norm", "aten._native_batch_norm_legit_no_training")
+LAST_AXIS = (
+    "aten.conv2d",
+    "aten.convolution",
+    "aten.linear",
+    "aten.addmm",
+    "aten.batch_norm",
+    "aten._native_batch_norm_legit_no_training",
+)
 """Layers that work wherever the batch is, as long as it is not in the axis of their features."""

@@ -41,8 +41,9 @@ def _avg_pool2d(call: Call) -> Value:
     top, bottom, left, right = padding
     grown = (top, left) != (bottom, right)
     if grown and counts_border and (top or left):
-        raise Unsupported("ceil_mode with padding counts some of the border only; use count_include_pad=False")
-    # torch never counts what ceil_mode adds.
+        # The padding counts, what ceil_mode adds does not: make one of them part of the image.
+        value = call.emit(ir.Pad(((0, 0), (top, top), (left, left))), value, kind="pad")
+        padding = (0, bottom - top, 0, right - left)
     return call.emit(ir.AvgPool2d(kernel, stride, padding, counts_border and not grown), value, kind="avg_pool2d")
 
 

@@ -33,6 +33,7 @@ def optimize(graph: ir.Graph) -> ir.Graph:
         for change in (
             eliminate_dead_code,
             drop_identities,
+            fit_windows,
             use_global_mean,
             use_vectors,
             drop_expansions,
@@ -78,6 +79,35 @@ def drop_identities(graph: ir.Graph) -> ir.Graph:
         return graph
     outputs = tuple(same.get(value, value) for value in graph.outputs)
     return _with_nodes(replace(graph, outputs=outputs), kept)
+
+
+def fit_windows(graph: ir.Graph) -> ir.Graph:
+    """Let a pool's window see no more than the image where it has one place only, whatever its size."""
+    nodes = []
+    for node in graph.nodes:
+        op = node.op
+        if isinstance(op, ir.MaxPool2d | ir.AvgPool2d):
+            size, places = (graph.shapes[value][1:] for value in (node.inputs[0], node.output))
+            fitted = _fitted(op, size, places)
+            node = node if fitted == op else replace(node, op=fitted)
+        nodes.append(node)
+    changed = any(now is not before for now, before in zip(nodes, graph.nodes, strict=True))
+    return _with_nodes(graph, nodes) if changed else graph
+
+
+def _fitted(
+    op: ir.MaxPool2d | ir.AvgPool2d, size: tuple[int, ...], places: tuple[int, ...]
+) -> ir.MaxPool2d | ir.AvgPool2d:
+    kernel, stride, padding = list(op.kernel), list(op.stride), list(op.padding)
+    if isinstance(op, ir.AvgPool2d) and op.count_include_pad and any(padding):
+        return op
+    for axis in (0, 1):
+        apart = isinstance(op, ir.MaxPool2d) and op.dilation[axis] > 1
+        if places[axis] == 1 and not apart:
+            kernel[axis], stride[axis] = min(kernel[axis] - padding[2 * axis], size[axis]), size[axis]
+            padding[2 * axis : 2 * axis + 2] = 0, 0
+    top, bottom, left, right = padding
+    return replace(op, kernel=(kernel[0], kernel[1]), stride=(stride[0], stride[1]), padding=(top, bottom, left, right))
 
 
 def use_global_mean(graph: ir.Graph) -> ir.Graph:

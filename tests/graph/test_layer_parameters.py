@@ -68,9 +68,7 @@ def average_pools(draw):
     kernel, padding = draw(windows())
     divisor = draw(st.none() | st.integers(1, 9))
     ceil_mode = draw(st.booleans())
-    # torch counts its own padding then, but not what ceil_mode adds: see test_errors.
-    counts = draw(st.booleans()) if divisor or not (ceil_mode and any(padding)) else False
-    return nn.AvgPool2d(kernel, draw(strides), padding, ceil_mode, counts, divisor)
+    return nn.AvgPool2d(kernel, draw(strides), padding, ceil_mode, draw(st.booleans()), divisor)
 
 
 @st.composite
