@@ -1,11 +1,11 @@
-"""Which networks of other people's collections compile: one of each family of timm and torchvision, checked with torch.
+"""Which networks of other people's collections compile: one of each family of timm, torchvision and transformers.
 
-    pip install timm torchvision
+    pip install timm torchvision transformers
     python experiments/families.py timm:mobilevitv2_050 torchvision:densenet121   # without names: all of NETWORKS
     python experiments/families.py --table
 
-Weights are random; batch norms get statistics. Nothing is downloaded. One JSON file, written after every network, so
-that a run that was stopped goes on.
+Each is compared with torch. Weights are random; batch norms get statistics; encoders of transformers have few layers.
+Nothing is downloaded. One JSON file, written after every network, so that a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -27,6 +27,83 @@ from flexgroup.report import this_machine
 from flexgroup.zoo import write_atomically
 
 OUT = Path(__file__).resolve().parent.parent / "results" / "families.json"
+SIDES = {"inception_v3": 299}
+FEW = {"num_hidden_layers": 2}
+TINY = {"hidden_size": 96, "num_attention_heads": 3, "num_hidden_layers": 4}
+NECK = {"neck_hidden_sizes": [12, 24, 48, 48], "fusion_hidden_size": 32}
+TRANSFORMERS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {  # options of the configuration, shape of an input
+    "ViTForImageClassification": (FEW, (3, 224, 224)),
+    "DeiTForImageClassification": (FEW, (3, 224, 224)),
+    "BeitForImageClassification": ({**FEW, "use_relative_position_bias": True}, (3, 224, 224)),
+    "Data2VecVisionForImageClassification": (FEW, (3, 224, 224)),
+    "Dinov2ForImageClassification": (FEW, (3, 224, 224)),
+    "DINOv3ViTModel": (FEW, (3, 224, 224)),
+    "DINOv3ConvNextModel": ({"depths": [1, 1, 2, 1]}, (3, 224, 224)),
+    "CLIPVisionModel": (FEW, (3, 224, 224)),
+    "SiglipVisionModel": (FEW, (3, 224, 224)),
+    "SwinForImageClassification": ({"depths": [2, 2, 2, 2]}, (3, 224, 224)),
+    "Swinv2ForImageClassification": ({"depths": [2, 2, 2, 2]}, (3, 224, 224)),
+    "ConvNextForImageClassification": ({"depths": [1, 1, 2, 1]}, (3, 224, 224)),
+    "ConvNextV2ForImageClassification": ({"depths": [1, 1, 2, 1]}, (3, 224, 224)),
+    "MobileNetV1ForImageClassification": ({}, (3, 224, 224)),
+    "MobileNetV2ForImageClassification": ({}, (3, 224, 224)),
+    "MobileNetV2ForSemanticSegmentation": ({}, (3, 224, 224)),
+    "MobileViTForImageClassification": ({}, (3, 256, 256)),
+    "MobileViTForSemanticSegmentation": ({}, (3, 256, 256)),
+    "MobileViTV2ForImageClassification": ({}, (3, 256, 256)),
+    "EfficientNetForImageClassification": (
+        {"width_coefficient": 1.0, "depth_coefficient": 1.0, "hidden_dim": 1280},
+        (3, 224, 224),
+    ),
+    "ResNetForImageClassification": ({"depths": [1, 1, 1, 1]}, (3, 224, 224)),
+    "RegNetForImageClassification": ({"depths": [1, 1, 2, 1]}, (3, 224, 224)),
+    "SegformerForSemanticSegmentation": ({}, (3, 224, 224)),
+    "PvtForImageClassification": ({}, (3, 224, 224)),
+    "PvtV2ForImageClassification": ({}, (3, 224, 224)),
+    "LevitForImageClassification": ({}, (3, 224, 224)),
+    "CvtForImageClassification": ({}, (3, 224, 224)),
+    "PoolFormerForImageClassification": ({}, (3, 224, 224)),
+    "FocalNetForImageClassification": ({}, (3, 224, 224)),
+    "HieraForImageClassification": ({"depths": [1, 1, 2, 1]}, (3, 224, 224)),
+    "TextNetForImageClassification": ({}, (3, 224, 224)),
+    "YolosForObjectDetection": ({**FEW, "image_size": [224, 224]}, (3, 224, 224)),
+    "DetrForObjectDetection": (
+        {
+            "backbone_config": {"model_type": "resnet", "depths": [1, 1, 1, 1], "out_features": ["stage4"]},
+            "encoder_layers": 1,
+            "decoder_layers": 1,
+            "num_queries": 10,
+        },
+        (3, 224, 224),
+    ),
+    "DPTForDepthEstimation": (
+        {**TINY, **NECK, "intermediate_size": 192, "backbone_out_indices": [0, 1, 2, 3]},
+        (3, 384, 384),
+    ),
+    "DepthAnythingForDepthEstimation": (
+        {
+            **NECK,
+            "reassemble_hidden_size": 96,
+            "backbone_config": {
+                **TINY,
+                "model_type": "dinov2",
+                "image_size": 224,
+                "patch_size": 14,
+                "out_indices": [1, 2, 3, 4],
+                "reshape_hidden_states": False,
+            },
+        },
+        (3, 224, 224),
+    ),
+    "GLPNForDepthEstimation": ({}, (3, 256, 256)),
+    "VitPoseForPoseEstimation": ({"backbone_config": {**FEW, "model_type": "vitpose_backbone"}}, (3, 256, 192)),
+    "SuperPointForKeypointDetection": ({}, (3, 224, 224)),
+    "Swin2SRForImageSuperResolution": ({"depths": [2, 2], "num_heads": [6, 6]}, (3, 64, 64)),
+    "SamVisionModel": ({**FEW, "image_size": 256, "global_attn_indexes": [1]}, (3, 256, 256)),
+    "Wav2Vec2ForCTC": (FEW, (8000,)),
+    "HubertModel": (FEW, (8000,)),
+    "ASTForAudioClassification": (FEW, (1024, 128)),
+}
 NETWORKS = {
     "timm": (
         "mobilenetv4_conv_small mobilenetv3_small_050 efficientnet_lite0 tf_efficientnetv2_b0 mixnet_s "
@@ -48,8 +125,8 @@ NETWORKS = {
         "vit_b_32 maxvit_t swin_t swin_v2_t lraspp_mobilenet_v3_large deeplabv3_mobilenet_v3_large "
         "fcn_resnet50"
     ),
+    "transformers": " ".join(TRANSFORMERS),
 }
-SIDES = {"inception_v3": 299}
 
 console = Console()
 
@@ -57,20 +134,25 @@ console = Console()
 def build(network: str) -> tuple[nn.Module, torch.Tensor]:
     """The network in eval mode and one image of the size it was made for."""
     collection, _, name = network.partition(":")
+    options: dict[str, Any]
     torch.manual_seed(0)
     if collection == "timm":
         model = importlib.import_module("timm").create_model(name, pretrained=False)
         shape = model.default_cfg["input_size"]
     elif collection == "torchvision":
-        options: dict[str, Any] = {"weights": None}
+        options = {"weights": None}
         if name in ("googlenet", "inception_v3"):
             options["init_weights"] = False
         if name.startswith(("lraspp", "deeplab", "fcn")):
             options["weights_backbone"] = None
         model = importlib.import_module("torchvision.models").get_model(name, **options)
         shape = (3, SIDES.get(name, 224), SIDES.get(name, 224))
+    elif collection == "transformers" and name in TRANSFORMERS:
+        options, shape = TRANSFORMERS[name]
+        kind = getattr(importlib.import_module("transformers"), name)
+        model = kind(kind.config_class(**options))
     else:
-        raise FlexgroupError(f"{network!r} is of no known collection; write timm:NAME or torchvision:NAME")
+        raise FlexgroupError(f"{network!r} is not known; write timm:NAME, torchvision:NAME or transformers:CLASS")
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
             module.running_mean.uniform_(-0.1, 0.1)
@@ -98,7 +180,9 @@ def compiled(network: str) -> dict[str, Any]:
 
 
 def main(
-    networks: Annotated[list[str] | None, typer.Argument(help="timm:NAME or torchvision:NAME.")] = None,
+    networks: Annotated[
+        list[str] | None, typer.Argument(help="timm:NAME, torchvision:NAME or transformers:CLASS.")
+    ] = None,
     table: Annotated[bool, typer.Option("--table", help="Print what is known, and compile nothing.")] = False,
     again: Annotated[bool, typer.Option("--again", help="Also those that have a result.")] = False,
     out: Annotated[Path, typer.Option("--out", help="The results, as JSON.")] = OUT,

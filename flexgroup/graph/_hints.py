@@ -17,7 +17,7 @@ _FAMILIES = {
         "local_response_norm, _native_batch_norm_legit, native_batch_norm"
     ),
     "end the model before it, and apply it to the compiled network's output": (
-        "log_softmax, _log_softmax, argmax, topk, max, sort"
+        "log_softmax, _log_softmax, argmax, topk, sort"
     ),
     "write it as a permutation: x.permute(...)": "numpy_T, matrix_H, adjoint",
     "write it as a product and a sum: input + a @ b": "baddbmm",

@@ -88,7 +88,8 @@ class Lowering(Builder):
         operands = torch.utils._pytree.tree_leaves(list(arguments.values()))
         if node.target is operator.getitem:
             return self._item(node, *arguments.values())
-        if not any(isinstance(operand, (Value, Unknown)) for operand in operands) and _is_pure(node):
+        drops_nothing = arguments.get("dropout_p") == 0  # attention, which torch counts among what is random
+        if not any(isinstance(operand, (Value, Unknown)) for operand in operands) and (_is_pure(node) or drops_nothing):
             return _compute(node, self._known)
         try:
             return self._apply(node, arguments, operands)

@@ -100,7 +100,7 @@ def mean_of(call: Call) -> Value:
         average = call.emit(ir.Conv2d(weight, np.zeros(1, np.float32)), Value(value.name, image), kind="mean")
         return reshape(call, average, call.result)
     if len(image) != 3 or kept != plain[:2]:
-        return _mean_over(call, value, reduced)
+        return _reduced(call, value, reduced)
     whole_image = Value(value.name, image)
     if not call["keepdim"]:
         return call.emit(ir.GlobalMean(), whole_image, kind="mean")
@@ -120,23 +120,35 @@ def sum_of(call: Call) -> Value:
 
 
 def _largest(call: Call) -> Value:
-    """The largest number of every channel: along rows, then along columns."""
-    axes = len(axes_of(call, call.viewed("self")))
-    if axes != 4 or {axis % 4 for axis in call.get("dim") or range(4)} != {2, 3}:
-        raise Unsupported("only maxima over all of height and width are compiled: x.amax((2, 3))")
-    value = call.image("self")
-    _, height, width = value.shape
-    rows = call.emit(ir.MaxPool2d((1, width), (1, width)), value, kind="amax")
+    """The largest number of every channel, along rows and then along columns; or along any axes."""
+    value = call.viewed("self")
+    axes, dim = axes_of(call, value), call.get("dim")
+    chosen = [dim] if isinstance(dim, int) else dim or range(len(axes))
+    reduced = {axis % len(axes) for axis in chosen}
+    if any(has_batch(axes[axis]) for axis in reduced) or (call.batch == 1 and 0 in reduced):
+        raise Unsupported(BATCH_MOVES)
+    if len(axes) != 4 or reduced != {2, 3}:
+        return _reduced(call, value, reduced, largest=True)
+    image = call.image("self")
+    _, height, width = image.shape
+    rows = call.emit(ir.MaxPool2d((1, width), (1, width)), image, kind="amax")
     largest = call.emit(ir.MaxPool2d((height, 1), (height, 1)), rows, kind="amax")
     return reshape(call, largest, call.result)
+
+
+def _largest_and_where(call: Call) -> tuple[Value]:
+    """The first of torch's two results: who reads where it is, is told so."""
+    if "other" in call.arguments:
+        raise Unsupported("the larger of two activations is not compiled; write it as a + torch.relu(b - a)")
+    return (_largest(call),)
 
 
 def _on_sequences(rule: Rule) -> Rule:
     return lambda call: of_one_row(call, rule, "self")
 
 
-def _mean_over(call: Call, value: Value, reduced: set[int]) -> Value:
-    """A mean over any axes is one over an image whose channels are all the others."""
+def _reduced(call: Call, value: Value, reduced: set[int], *, largest: bool = False) -> Value:
+    """The mean, or the largest, over any axes: over an image whose channels are all the others."""
     axes = axes_of(call, value)
     kept = [axis for axis in range(len(axes)) if axis not in reduced]
     size = _sizes(axes, reduced)
@@ -147,10 +159,14 @@ def _mean_over(call: Call, value: Value, reduced: set[int]) -> Value:
     image = Value(settled.name, stored)
     if len(stored) != 3 or stored[1] != 1:
         image = call.emit(ir.Reshape((math.prod(stored[:-1]), 1, size)), image, kind="reshape")
-    mean = call.emit(ir.GlobalMean(), image, kind="mean")
-    if len(stored) > 2:
-        mean = call.emit(ir.Reshape(stored[:-1]), mean, kind="reshape")
-    return reshape(call, viewed(call, mean, around), call.result)
+    if largest:
+        pool = call.emit(ir.MaxPool2d((1, size), (1, size)), image, kind="amax")
+        result = call.emit(ir.Reshape(stored[:-1]), pool, kind="reshape")
+    else:
+        result = call.emit(ir.GlobalMean(), image, kind="mean")
+        if len(stored) > 2:
+            result = call.emit(ir.Reshape(stored[:-1]), result, kind="reshape")
+    return reshape(call, viewed(call, result, around), call.result)
 
 
 def _sizes(axes: Axes, chosen: set[int]) -> int:
@@ -171,4 +187,5 @@ RULES: Mapping[str, Rule] = {
     "aten.mean": mean_of,
     "aten.sum": sum_of,
     "aten.amax": _largest,
+    "aten.max": _largest_and_where,
 }

@@ -43,7 +43,7 @@ class Modern(nn.Module):
         x = self.features(x)
         x = x.div(F.softplus(x.mean((2, 3), keepdim=True)) + 1, rounding_mode="floor")
         x = self.norm(x.permute(0, 2, 3, 1))
-        return self.head(x.flatten(1, 2).amax(1)).softmax(-1)
+        return self.head(x.flatten(1, 2).argmax(1).float()).softmax(-1)
 
 
 def test_all_unsupported_operators_are_reported_at_once_with_layer_line_and_hint():
@@ -56,7 +56,7 @@ def test_all_unsupported_operators_are_reported_at_once_with_layer_line_and_hint
         rf"  features\.2: aten\.pow\.Tensor_Scalar{line}its exponent is 0\.75; only whole ones from -2 to 4, .*",
         rf"  \(model\): aten\.softplus\.default{line}use another activation, .*",
         rf"  \(model\): aten\.div\.Tensor_mode{line}rounding divisions are not compiled",
-        rf"  \(model\): aten\.amax\.default{line}only maxima over all of height and width are compiled: .*",
+        rf"  \(model\): aten\.argmax\.default{line}end the model before it, .*",
     ]
     for pattern, text in zip(expected, lines, strict=True):
         assert re.fullmatch(pattern, text), text
@@ -106,6 +106,8 @@ def test_all_unsupported_operators_are_reported_at_once_with_layer_line_and_hint
             lambda x: F.fold(F.unfold(x, 3, dilation=2), 8, 3, dilation=2),
             "windows with gaps are not put together again",
         ),
+        (lambda x: torch.max(x, x.relu()), "write it as a . torch.relu"),
+        (lambda x: x.max(1)[1].float(), "use only the first result"),
         (lambda x: x.repeat_interleave(2), "it repeats the flattened value, the batch included; name the axis"),
         (lambda x: x[x > 0], "aten.index.Tensor|aten.nonzero|torch.export cannot export"),
         (lambda x: x @ x[:, :1], "its operands differ in the axes before the last two; expand them to"),

@@ -125,6 +125,20 @@ def test_masks_of_attention(same_as_torch):
     assert "Attention" in kinds(graph)
 
 
+MAXIMA = {
+    "of tokens": (lambda s, x: x.max(1)[0] + x.amax(1), TOKENS),
+    "of channels": (lambda s, x: x.amax(1, keepdim=True), IMAGE),
+    "of rows": (lambda s, x: x.max(2, keepdim=True).values, IMAGE),
+    "of all but the batch": (lambda s, x: x.amax((1, 2, 3)), IMAGE),
+    "in windows": (lambda s, x: x.reshape(-1, 3, 8).amax(1).view(-1, 4, 8), TOKENS),
+}
+
+
+@pytest.mark.parametrize("name", MAXIMA)
+def test_largest_numbers_along_any_axes(same_as_torch, name):
+    same(same_as_torch, *MAXIMA[name])
+
+
 @pytest.mark.parametrize("counted", [False, True])
 def test_a_window_sees_no_more_than_the_image(same_as_torch, counted):
     """As in the EfficientNets of transformers, whose last pool is as large as it has channels."""
