@@ -128,9 +128,8 @@ def _expand(call: OnnxCall) -> Results:
 
 
 def _tile(call: OnnxCall) -> Results:
-    if any(int(x) != 1 for x in call.constant(1, "repeats").reshape(-1)):
-        raise Unsupported("it repeats an activation along an axis; only constants are repeated")
-    return call.value(0)
+    repeats = [int(x) for x in call.constant(1, "repeats").reshape(-1)]
+    return call.apply(aten.repeat.default, call.value(0), repeats)
 
 
 def _gather(call: OnnxCall) -> Results:

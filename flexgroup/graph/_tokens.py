@@ -124,17 +124,22 @@ def _attention(call: Call) -> Value:
         raise Unsupported("dropout is active in eval mode; pass dropout_p=0.0 unless self.training")
     if call.get("enable_gqa"):
         raise Unsupported("enable_gqa=True is not compiled; give every head a key and a value of its own")
-    query, key, value = (settle(call, call.viewed(name)) for name in ("query", "key", "value"))
+    names = ("query", "key", "value")
+    given = {name: settle(call, call[name]) for name in names if isinstance(call[name], Value)}
+    if not given:
+        raise Unsupported("it attends to constants alone, but not the same way every time")
+    around = next(iter(given.values()))
+    query, key, value = (given.get(name) or _beside(call, call.constant(name), around) for name in names)
     _check_around(call, query, key, value)
     shape = call.stored(query)
     scale = 1 / math.sqrt(shape[-1]) if call.get("scale") is None else float(call["scale"])
-    keys, given = call.stored(key)[-2], call.get("attn_mask")
-    if isinstance(given, Value) and not _is_by_key(call, given, keys):
-        return _written_out(call, (query, key, value), given, scale)
+    keys, mask = call.stored(key)[-2], call.get("attn_mask")
+    if isinstance(mask, Value) and not _is_by_key(call, mask, keys):
+        return _written_out(call, (query, key, value), mask, scale)
     op = ir.Attention(scale=scale, mask=_mask(call, axes_of(call, query), shape, keys))
     operands = [Value(x.name, call.stored(x)) for x in (query, key, value)]
-    if isinstance(given, Value):
-        operands.append(call.first(settle(call, reshape(call, given, (call.batch, keys)))))
+    if isinstance(mask, Value):
+        operands.append(call.first(settle(call, reshape(call, mask, (call.batch, keys)))))
     attended = call.emit(op, *operands, kind="attention")
     return _like_rows(call, attended, query)
 

@@ -111,6 +111,11 @@ def test_concatenation(axis):
     same_step("Concat", IMAGE, IMAGE, IMAGE, axis=axis)
 
 
+@pytest.mark.parametrize("repeats", [(1, 2, 1, 1), (1, 1, 3, 2), (1, 1, 1, 1)])
+def test_copies_of_axes(repeats):
+    same_step("Tile", IMAGE, weights={"repeats": list(repeats)})
+
+
 def test_a_constant_in_front_of_tokens():
     model = model_of(
         node("Shape", ["x"], ["s"]),

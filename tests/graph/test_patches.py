@@ -118,6 +118,17 @@ def in_folded_windows(s, x):
     return F.scaled_dot_product_attention(q, q, q, mask).transpose(1, 2).reshape(x.shape)
 
 
+def learned_queries(s, x):
+    """Queries that are the same for every image, as in the decoder of DETR (arXiv 2005.12872), section 3.2."""
+    keys = x.view(-1, 12, 2, 4).transpose(1, 2)
+    return F.scaled_dot_product_attention(s.queries.expand(len(x), -1, -1, -1), keys, keys)
+
+
+def test_queries_may_be_constants(same_as_torch):
+    _, graph = same(same_as_torch, learned_queries, TOKENS, queries=nn.Parameter(torch.randn(1, 2, 5, 4)))
+    assert "Attention" in kinds(graph)
+
+
 def test_masks_of_attention(same_as_torch):
     _, graph = same(same_as_torch, with_mask, TOKENS, bias=nn.Linear(4, 12))
     assert "Attention" not in kinds(graph)
