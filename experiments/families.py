@@ -153,7 +153,7 @@ def build(network: str) -> tuple[nn.Module, torch.Tensor]:
         model = kind(kind.config_class(**options))
         for parameter in model.parameters():  # transformers starts so small that a bias may be all that is left
             if parameter.ndim > 1:
-                nn.init.kaiming_normal_(parameter)
+                nn.init.kaiming_normal_(parameter, nonlinearity="linear")
     else:
         raise FlexgroupError(f"{network!r} is not known; write timm:NAME, torchvision:NAME or transformers:CLASS")
     for module in model.modules():

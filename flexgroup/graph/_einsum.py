@@ -27,11 +27,12 @@ def _einsum(call: Call) -> Value:
     rows, columns = ([x for x in each if x not in shared] for each in (first, second))
     if any(x not in result for x in (*rows, *columns)):
         raise Unsupported(f"einsum({equation!r}) sums an axis of one operand alone; sum it before: x.sum(axis)")
-    if any(isinstance(operand, torch.Tensor) for operand in operands):
-        # A constant is the same for every image: the batch goes around the product.
-        batched = [x for each, operand in zip(letters, operands, strict=False) for x in _of_batch(call, operand, each)]
+    if around and any(isinstance(operand, torch.Tensor) for operand in operands):
+        # A constant that has a matrix for each of some axes is the same for every image: the batch goes around too.
+        pairs = zip((first, second), operands, strict=True)
+        batched = [x for each, operand in pairs for x in _of_batch(call, operand, each) if x not in around]
         rows, columns = ([x for x in each if x not in batched] for each in (rows, columns))
-        around = [*(x for x in batched if x in result and x not in around), *around]
+        around = [*(x for x in batched if x in result), *around]
     sizes = {
         letter: size
         for each, x in zip((first, second), operands, strict=True)
@@ -47,8 +48,9 @@ def _einsum(call: Call) -> Value:
 
 def _of_batch(call: Call, x: Any, letters: str) -> str:
     """The letters of axes that the batch is in."""
-    axes = () if isinstance(x, torch.Tensor) else axes_of(call, x)
-    return "".join(letter for letter, axis in zip(letters, axes, strict=False) if has_batch(axis))
+    if isinstance(x, torch.Tensor):
+        return ""
+    return "".join(letter for letter, axis in zip(letters, axes_of(call, x), strict=True) if has_batch(axis))
 
 
 def _shape(call: Call, x: Any) -> tuple[int, ...]:

@@ -59,6 +59,8 @@ def regrouped(axes: Axes, shape: Sequence[int], whole_axes: frozenset[int] = fro
     for size in shape:
         need, axis = size, []
         while need > 1:
+            if not left:
+                return None
             factor = left.pop()
             if need % factor.size == 0:
                 axis.append(factor)
@@ -71,4 +73,4 @@ def regrouped(axes: Axes, shape: Sequence[int], whole_axes: frozenset[int] = fro
             else:
                 return None
         result.append(merged(axis))
-    return tuple(result)
+    return None if left else tuple(result)

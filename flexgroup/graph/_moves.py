@@ -9,7 +9,7 @@ import torch
 
 from flexgroup.graph import ir
 from flexgroup.graph._call import Call, Rule, Unsupported, Value
-from flexgroup.graph._factors import Factor, size_of
+from flexgroup.graph._factors import Axes, Factor, size_of
 from flexgroup.graph._resize import separable
 from flexgroup.graph._sequences import as_image
 from flexgroup.graph._value import BATCH, BATCH_MOVES
@@ -130,7 +130,7 @@ def _pad(call: Call) -> Value:
     if min(amounts, default=0) < 0:
         raise Unsupported("negative padding cuts the image; slice it instead: x[:, :, 1:-1]")
     if not any(amounts):
-        return call.activation("self")
+        return call.viewed("self")
     if call.get("mode", "constant") != "constant":
         return _pad_by_its_own(call, amounts, call["mode"])
     number, value = call["value"] or 0.0, settle(call, call.viewed("self"))
@@ -215,6 +215,8 @@ def join(call: Call, parts: list[Any], dim: int) -> Value:
 def _join_behind(call: Call, parts: list[Any], first: Value, dim: int) -> Value:
     """Concatenation of settled activations and constants along an axis behind those that the batch is folded into."""
     axes, at = axes_of(call, first), stored_axis(call, first, dim)
+    if len(parts) == 1:
+        return first
     operands, total = [], 0
     for part in parts:
         if isinstance(part, Value):
@@ -224,14 +226,25 @@ def _join_behind(call: Call, parts: list[Any], first: Value, dim: int) -> Value:
             stored = call.stored(part)
             operands.append(Value(part.name, stored))
         else:
-            factors = [factor for axis in axes[:dim] for factor in axis]
-            apart = part.reshape(*(factor.size for factor in factors), *part.shape[dim:])
-            batch = next(i for i, factor in enumerate(factors) if factor.axis == BATCH)
             stored = (*call.stored(first)[:at], part.shape[dim], *call.stored(first)[at + 1 :])
-            operands.append(call.constant_value("tensors", apart.movedim(batch, 0).reshape(-1, *stored)))
+            operands.append(call.constant_value("tensors", _beside(part, axes, dim).reshape(-1, *stored)))
         total += stored[at]
     joined = call.emit(ir.Concat(at), *operands)
     return viewed(call, joined, (*axes[:dim], (Factor(at, total, 1),), *axes[dim + 1 :]))
+
+
+def _beside(constant: torch.Tensor, axes: Axes, dim: int) -> torch.Tensor:
+    """``constant`` with an axis for every factor of ``axes``, of which ``dim`` is its own; the batch comes first."""
+    sizes, batch = [], None
+    for i, axis in enumerate(axes):
+        if i == dim:
+            sizes.append(constant.shape[dim])
+            continue
+        for factor in axis:
+            batch = len(sizes) if factor.axis == BATCH else batch
+            sizes.append(factor.size)
+    apart = constant.reshape(sizes)
+    return apart[None] if batch is None else apart.movedim(batch, 0)
 
 
 _VIEWS = ("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "_unsafe_view", "view_as")

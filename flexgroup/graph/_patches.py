@@ -11,6 +11,7 @@ from flexgroup.graph._call import Call, Rule, Unsupported, Value
 from flexgroup.graph._factors import size_of
 from flexgroup.graph._moves import expand, join
 from flexgroup.graph._transposed import transposed_conv2d
+from flexgroup.graph._value import BATCH_MOVES
 from flexgroup.graph._views import axes_of, cut, permute, reshape
 from flexgroup.graph._weighted import pair
 
@@ -40,6 +41,8 @@ def _fold(call: Call) -> Value:
     if pair(call["dilation"]) != (1, 1):
         raise Unsupported("windows with gaps are not put together again; use dilation=1")
     padding = pair(call["padding"])
+    if len(call.result) != 4 or call.result[0] != call.batch:
+        raise Unsupported(BATCH_MOVES)
     channels, size = call.result[1], (call.result[2], call.result[3])
     count = _places(size, kernel, stride, padding, (1, 1))
     if kernel == stride and not any(padding) and all(n * k == s for n, k, s in zip(count, kernel, size, strict=True)):
@@ -82,6 +85,8 @@ def _repeat_interleave(call: Call) -> Value:
     value, times = call.viewed("self"), int(call["repeats"])
     if call["dim"] is None:
         raise Unsupported("it repeats the flattened value, the batch included; name the axis: dim=1")
+    if not times:
+        raise Unsupported("its result is empty")
     dim = int(call["dim"]) % len(call.result)
     shape = (*call.result[:dim], call.result[dim] // times, *call.result[dim + 1 :])
     return _repeated(call, reshape(call, value, shape), dim, times, before=False)
@@ -91,6 +96,8 @@ def _repeat(call: Call) -> Value:
     """Whole axes several times after one another."""
     value, given = call.viewed("self"), call["repeats" if "repeats" in call.arguments else "dims"]
     repeats = [int(count) for count in given]
+    if 0 in call.result:
+        raise Unsupported("its result is empty")
     repeats = [1] * (len(call.result) - len(repeats)) + repeats
     value = reshape(call, value, tuple(size // times for size, times in zip(call.result, repeats, strict=True)))
     for dim, times in enumerate(repeats):

@@ -39,7 +39,7 @@ RULES: Mapping[str, Rule] = {
 POINTWISE = frozenset((*_elementwise.RULES, *_curves.RULES))
 """Operators that treat every number alike, so that views of their operands need not be put in torch's order."""
 
-_ANYWHERE = (*_weighted.LAST_AXIS, "aten.mean", "aten.sum", "aten.amax", "aten.max")
+_ANYWHERE = (*_weighted.BATCH_ANYWHERE, "aten.mean", "aten.sum", "aten.amax", "aten.max")
 _MOVING = (_moves, _patches, _tokens, _einsum, _norms)
 MOVES_BATCH = frozenset((*POINTWISE, *_ANYWHERE, *(operator for rules in _MOVING for operator in rules.RULES)))
 """Operators whose rules know where the batch is; the results of all others must have it first."""

@@ -16,6 +16,8 @@ from flexgroup.graph._value import BATCH, BATCH_MOVES
 from flexgroup.graph._views import axes_of, has_batch, permute, reshape, settle, stored_axis, viewed
 from flexgroup.graph._weighted import on_last_axis
 
+ALONG_BATCH = "it multiplies along the batch; keep the batch apart and first (batch_first=True)"
+
 
 def _layer_norm(call: Call) -> Value:
     value = call.viewed("input")
@@ -47,7 +49,12 @@ def _softmax(call: Call) -> Value:
 
 
 def _matmul(call: Call) -> Value:
-    return multiply(call, call["self"], call["mat2" if "mat2" in call.arguments else "other"])
+    first, second = call["self"], call["mat2" if "mat2" in call.arguments else "other"]
+    if isinstance(first, torch.Tensor) and first.ndim == 1:
+        return reshape(call, multiply(call, first[None], second), call.result)
+    if isinstance(second, torch.Tensor) and second.ndim == 1:
+        return reshape(call, multiply(call, first, second[:, None]), call.result)
+    return multiply(call, first, second)
 
 
 def multiply(call: Call, first: Value | torch.Tensor, second: Value | torch.Tensor) -> Value:
@@ -73,11 +80,16 @@ def multiply(call: Call, first: Value | torch.Tensor, second: Value | torch.Tens
 
 def _beside(call: Call, matrices: torch.Tensor, other: Value) -> Value:
     """Constant matrices as an activation with the axes of ``other``, which is settled, before the last two."""
-    around = axes_of(call, other)[:-2]
+    *outer, last, innermost = axes_of(call, other)
+    if has_batch(last) or has_batch(innermost):
+        raise Unsupported(ALONG_BATCH)
+    around = tuple(outer)
     spread = _along(around, matrices)
     if spread is None:
         raise Unsupported("its constant matrices differ between images of a batch, or do not fit the activation's")
     shape = (*call.stored(other)[:-2], *matrices.shape[-2:])
+    if math.prod(shape) != spread.numel():  # of one image, the batch may be any axis of size one
+        raise Unsupported(ALONG_BATCH)
     value = call.constant_value("matrices", spread.reshape(1, *shape))
     return viewed(call, value, (*around, *whole(shape)[-2:]))
 
@@ -107,7 +119,7 @@ def _check_around(call: Call, first: Value, *others: Value) -> None:
     """All values must have the same axes before the last two, the batch among them."""
     axes = axes_of(call, first)
     if any(has_batch(axis) for value in (first, *others) for axis in axes_of(call, value)[-2:]):
-        raise Unsupported("it multiplies along the batch; keep the batch apart and first (batch_first=True)")
+        raise Unsupported(ALONG_BATCH)
     if any(axes_of(call, value)[:-2] != axes[:-2] for value in others):
         raise Unsupported("its operands differ in the axes before the last two; expand them to the same shape")
 

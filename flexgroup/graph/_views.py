@@ -113,6 +113,8 @@ def stored_axis(call: Call, value: Value, dim: int) -> int:
     if has_batch(axes[dim]) or (call.batch == 1 and not axes[dim] and not any(axes[:dim])):
         raise Unsupported(BATCH_MOVES)
     shape, _ = _settled(axes[:dim], call.batch)
+    if len(shape) == len(call.stored(value)):  # an axis of size one before it is not the batch, which has size one too
+        raise Unsupported(BATCH_MOVES)
     return len(shape)
 
 

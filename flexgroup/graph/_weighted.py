@@ -17,6 +17,8 @@ from flexgroup.graph._transposed import transposed_conv2d
 from flexgroup.graph._value import BATCH, BATCH_MOVES
 from flexgroup.graph._views import axes_of, has_batch, plain_axes, settle, viewed
 
+MOST_COPIED = 1 << 24  # weights of a convolution whose images are folded into the batch, copies included
+
 
 def pair(numbers: Any) -> ir.Pair:
     """torch's ``[2]``, ``[2, 3]`` or ``2`` as (height, width)."""
@@ -41,9 +43,8 @@ def _conv2d(call: Call) -> Value:
         dilation=dilation,
         groups=int(call["groups"]),
     )
-    value = call.viewed("input")
-    if call.result[0] != call.batch:
-        return _on_each(call, settle(call, value), op)
+    if call.result[0] != call.batch and len(call.result) == 4:
+        return _on_each(call, settle(call, call.viewed("input")), op)
     return call.emit(op, call.image("input"), kind="conv2d")
 
 
@@ -54,6 +55,11 @@ def _on_each(call: Call, value: Value, op: ir.Conv2d) -> Value:
         raise Unsupported(BATCH_MOVES)
     around, (channels, height, width) = stored[:-3], stored[-3:]
     count, filters = math.prod(around), len(op.weight)
+    if count * op.weight.size > MOST_COPIED:
+        raise Unsupported(
+            f"it convolves {count} images of a batch with weights of their own, {op.weight.size} numbers each; "
+            f"keep the batch first, and what it is split into apart"
+        )
     each = replace(
         op, weight=np.tile(op.weight, (count, 1, 1, 1)), bias=np.tile(op.bias, count), groups=count * op.groups
     )
@@ -172,7 +178,7 @@ RULES: Mapping[str, Rule] = {
     "aten._native_batch_norm_legit_no_training": _batch_norm,
 }
 
-LAST_AXIS = (
+BATCH_ANYWHERE = (
     "aten.conv2d",
     "aten.convolution",
     "aten.linear",

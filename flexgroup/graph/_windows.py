@@ -17,6 +17,8 @@ from flexgroup.graph._value import BATCH_MOVES
 from flexgroup.graph._views import axes_of, has_batch, permute, plain_axes, reshape, settle, viewed
 from flexgroup.graph._weighted import pair
 
+LONGEST_WINDOW = 64  # of the largest of many: longer ones are pooled in parts, because all entries are written out
+
 
 def _max_pool2d(call: Call) -> Value:
     value = call.image("self")
@@ -127,7 +129,7 @@ def _largest(call: Call) -> Value:
     reduced = {axis % len(axes) for axis in chosen}
     if any(has_batch(axes[axis]) for axis in reduced) or (call.batch == 1 and 0 in reduced):
         raise Unsupported(BATCH_MOVES)
-    if len(axes) != 4 or reduced != {2, 3}:
+    if len(axes) != 4 or reduced != {2, 3} or axes != plain_axes(call.batch, call.stored(value)):
         return _reduced(call, value, reduced, largest=True)
     image = call.image("self")
     _, height, width = image.shape
@@ -136,7 +138,7 @@ def _largest(call: Call) -> Value:
     return reshape(call, largest, call.result)
 
 
-def _largest_and_where(call: Call) -> tuple[Value]:
+def _largest_values(call: Call) -> tuple[Value]:
     """The first of torch's two results: who reads where it is, is told so."""
     if "other" in call.arguments:
         raise Unsupported("the larger of two activations is not compiled; write it as a + torch.relu(b - a)")
@@ -160,13 +162,20 @@ def _reduced(call: Call, value: Value, reduced: set[int], *, largest: bool = Fal
     if len(stored) != 3 or stored[1] != 1:
         image = call.emit(ir.Reshape((math.prod(stored[:-1]), 1, size)), image, kind="reshape")
     if largest:
+        while size > LONGEST_WINDOW and (part := _divisor(size)) > 1:
+            image, size = call.emit(ir.MaxPool2d((1, part), (1, part)), image, kind="amax"), size // part
         pool = call.emit(ir.MaxPool2d((1, size), (1, size)), image, kind="amax")
-        result = call.emit(ir.Reshape(stored[:-1]), pool, kind="reshape")
+        result = call.emit(ir.Reshape(stored[:-1] or (1,)), pool, kind="reshape")
     else:
         result = call.emit(ir.GlobalMean(), image, kind="mean")
         if len(stored) > 2:
             result = call.emit(ir.Reshape(stored[:-1]), result, kind="reshape")
     return reshape(call, viewed(call, result, around), call.result)
+
+
+def _divisor(size: int) -> int:
+    """The largest divisor of ``size`` that a window may be long; 1 if there is none."""
+    return next(part for part in range(LONGEST_WINDOW, 0, -1) if size % part == 0)
 
 
 def _sizes(axes: Axes, chosen: set[int]) -> int:
@@ -187,5 +196,5 @@ RULES: Mapping[str, Rule] = {
     "aten.mean": mean_of,
     "aten.sum": sum_of,
     "aten.amax": _largest,
-    "aten.max": _largest_and_where,
+    "aten.max": _largest_values,
 }

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flexgroup import FlexgroupError
 from flexgroup.graph import Conv2d, from_onnx, optimize
 from tests.graph.onnx_models import model_of, node, numbers, onnx, same_as_onnxruntime, same_step
 
@@ -114,6 +115,44 @@ def test_concatenation(axis):
 @pytest.mark.parametrize("repeats", [(1, 2, 1, 1), (1, 1, 3, 2), (1, 1, 1, 1)])
 def test_copies_of_axes(repeats):
     same_step("Tile", IMAGE, weights={"repeats": list(repeats)})
+
+
+FOLDED = {
+    "padding": [
+        node("Reshape", ["x", "in"], ["a"]),
+        node("Pad", ["a", "pads"], ["b"]),
+        node("Reshape", ["b", "out"], ["y"]),
+    ],
+    "joining": [
+        node("Reshape", ["x", "in"], ["a"]),
+        node("Concat", ["a", "bank"], ["b"], axis=2),
+        node("Reshape", ["b", "wide"], ["y"]),
+    ],
+    "behind": [
+        node("Transpose", ["x"], ["a"], perm=[1, 0, 2]),
+        node("Pad", ["a", "pads"], ["b"]),
+        node("Transpose", ["b"], ["y"], perm=[1, 0, 2]),
+    ],
+    "matrices": [
+        node("Transpose", ["x"], ["a"], perm=[1, 0, 2]),
+        node("MatMul", ["a", "each"], ["b"]),
+        node("Transpose", ["b"], ["y"], perm=[1, 0, 2]),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", FOLDED)
+def test_what_is_behind_the_batch_is_compiled_or_refused_by_name(name):
+    """An open batch is one while a file is read: axes of size one must not be taken for it."""
+    weights = {"in": [-1, 4, 8], "pads": [0, 0, 1, 0, 0, 1], "out": [-1, 12, 10], "wide": [-1, 12, 10]}
+    weights |= {"bank": numbers(3, 4, 2), "each": numbers(12, 8, 5)}
+    used = {key: x for key, x in weights.items() if any(key in step.input for step in FOLDED[name])}
+    model = model_of(*FOLDED[name], inputs={"x": ["n", 12, 8]}, weights=used)
+    if name != "matrices":
+        same_as_onnxruntime(model, batch=1)
+    else:
+        with pytest.raises(FlexgroupError, match="batch"):
+            same_as_onnxruntime(model, batch=1)
 
 
 def test_a_constant_in_front_of_tokens():

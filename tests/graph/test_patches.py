@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from flexgroup import FlexgroupError
 from flexgroup.graph import from_torch, optimize
 from flexgroup.graph.ir import AvgPool2d, Conv2d, MaxPool2d
 from tests.graph.test_gates import Net, kinds
@@ -170,4 +171,67 @@ def test_empty_parts_of_a_concatenation_are_nothing(same_as_torch):
         lambda s, x: torch.cat([x, s.registers.expand(len(x), -1, -1)], 1),
         TOKENS,
         registers=nn.Parameter(torch.zeros(1, 0, 8)),
+    )
+
+
+def test_one_matrix_in_an_einsum_is_a_linear_layer(same_as_torch):
+    """Zeros of a linear layer are skipped; those of a product of activations are not."""
+    for equation, shape in (("bnc,cd->bnd", (8, 5)), ("bnc,hcd->bnhd", (2, 8, 5)), ("mn,bnc->bmc", (7, 12))):
+
+        def product(s, x, equation=equation):
+            first, second = (s.weight, x) if equation.startswith("m") else (x, s.weight)
+            return torch.einsum(equation, first, second)
+
+        _, graph = same(same_as_torch, product, TOKENS, weight=nn.Parameter(torch.randn(shape)))
+        assert "MatMul" not in kinds(graph)
+        assert "Linear" in kinds(graph)
+
+
+def test_products_with_vectors(same_as_torch):
+    same(same_as_torch, lambda s, x: x @ s.right + (s.left @ x).sum(1, keepdim=True), TOKENS, **vectors())
+
+
+def vectors():
+    return {"right": nn.Parameter(torch.randn(8)), "left": nn.Parameter(torch.randn(12))}
+
+
+LONG = torch.randn(2, 3, 660)
+
+LARGEST = {
+    "kept": (lambda s, x: x.amax((1, 2, 3), keepdim=True) * x, IMAGE),
+    "of vectors": (lambda s, x: x - x.max(1, keepdim=True)[0], VECTOR),
+    "of many": (lambda s, x: (x - 5).amax(-1), LONG),
+    "in folded windows": (lambda s, x: x.view(-1, 3, 9, 8)[:, None].amax((2, 3)).reshape(len(x), -1), IMAGE),
+}
+
+
+@pytest.mark.parametrize("name", LARGEST)
+def test_largest_numbers_that_something_reads(same_as_torch, name):
+    same(same_as_torch, *LARGEST[name])
+
+
+REFUSED = [
+    (lambda s, x: (x.permute(1, 0, 2) @ s.each).permute(1, 0, 2), TOKENS, "it multiplies along the batch"),
+    (lambda s, x: s.conv(x), IMAGE[0], "reads a value of shape"),
+    (lambda s, x: x.repeat_interleave(0, 1), TOKENS, "its result is empty"),
+    (lambda s, x: x.repeat(1, 0, 1), TOKENS, "its result is empty"),
+    (lambda s, x: F.fold(x.reshape(-1, 8, 4), (4, 4), 2, stride=2).reshape(len(x), -1), TOKENS, "first axis"),
+    (lambda s, x: s.wide(x.reshape(-1, 6, 3, 4)).reshape(len(x), -1), torch.randn(2, 6, 300, 400), "keep the batch"),
+]
+
+
+@pytest.mark.parametrize(("function", "x", "message"), REFUSED)
+def test_what_is_not_compiled_says_so(function, x, message):
+    layers = {"each": nn.Parameter(torch.randn(12, 8, 5)), "conv": nn.Conv2d(6, 5, 3), "wide": nn.Conv2d(6, 6, 3)}
+    with pytest.raises(FlexgroupError, match=message):
+        from_torch(Net(function, **layers).eval(), (x,))
+
+
+def test_one_image_joined_with_constants(same_as_torch):
+    """A network for one image only: there is no batch to be seen among its axes."""
+    one, bank = torch.randn(1, 12, 8), nn.Parameter(torch.randn(1, 1, 2))
+    model = Net(lambda s, x: torch.cat([x.view(3, 4, 8), s.bank.expand(3, 4, 2)], 2).view(1, 12, 10), bank=bank)
+    same_as_torch(model, one, batch=1)
+    same_as_torch(
+        Net(lambda s, x: F.pad(x.view(1, 3, 4, 8).permute(1, 2, 0, 3), (1, 1)).permute(2, 0, 1, 3)), one, batch=1
     )
