@@ -52,5 +52,5 @@ def test_every_network_has_a_result_and_is_compiled_once(families, tmp_path, cap
 
 
 def test_a_name_without_a_collection_is_refused(families):
-    with pytest.raises(FlexgroupError, match=r"'resnet18' is not known; write timm:NAME or"):
+    with pytest.raises(FlexgroupError, match=r"'resnet18' is not known; write timm:NAME, torchvision:NAME or"):
         families.build("resnet18")
