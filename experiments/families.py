@@ -27,82 +27,74 @@ from flexgroup.report import this_machine
 from flexgroup.zoo import write_atomically
 
 OUT = Path(__file__).resolve().parent.parent / "results" / "families.json"
-SIDES = {"inception_v3": 299}
 FEW = {"num_hidden_layers": 2}
 TINY = {"hidden_size": 96, "num_attention_heads": 3, "num_hidden_layers": 4}
+STAGES = {"depths": [1, 1, 2, 1]}
 NECK = {"neck_hidden_sizes": [12, 24, 48, 48], "fusion_hidden_size": 32}
-TRANSFORMERS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {  # options of the configuration, shape of an input
-    "ViTForImageClassification": (FEW, (3, 224, 224)),
-    "DeiTForImageClassification": (FEW, (3, 224, 224)),
-    "BeitForImageClassification": ({**FEW, "use_relative_position_bias": True}, (3, 224, 224)),
-    "Data2VecVisionForImageClassification": (FEW, (3, 224, 224)),
-    "Dinov2ForImageClassification": (FEW, (3, 224, 224)),
-    "DINOv3ViTModel": (FEW, (3, 224, 224)),
-    "DINOv3ConvNextModel": ({"depths": [1, 1, 2, 1]}, (3, 224, 224)),
-    "CLIPVisionModel": (FEW, (3, 224, 224)),
-    "SiglipVisionModel": (FEW, (3, 224, 224)),
-    "SwinForImageClassification": ({"depths": [2, 2, 2, 2]}, (3, 224, 224)),
-    "Swinv2ForImageClassification": ({"depths": [2, 2, 2, 2]}, (3, 224, 224)),
-    "ConvNextForImageClassification": ({"depths": [1, 1, 2, 1]}, (3, 224, 224)),
-    "ConvNextV2ForImageClassification": ({"depths": [1, 1, 2, 1]}, (3, 224, 224)),
-    "MobileNetV1ForImageClassification": ({}, (3, 224, 224)),
-    "MobileNetV2ForImageClassification": ({}, (3, 224, 224)),
-    "MobileNetV2ForSemanticSegmentation": ({}, (3, 224, 224)),
-    "MobileViTForImageClassification": ({}, (3, 256, 256)),
-    "MobileViTForSemanticSegmentation": ({}, (3, 256, 256)),
-    "MobileViTV2ForImageClassification": ({}, (3, 256, 256)),
-    "EfficientNetForImageClassification": (
-        {"width_coefficient": 1.0, "depth_coefficient": 1.0, "hidden_dim": 1280},
-        (3, 224, 224),
-    ),
-    "ResNetForImageClassification": ({"depths": [1, 1, 1, 1]}, (3, 224, 224)),
-    "RegNetForImageClassification": ({"depths": [1, 1, 2, 1]}, (3, 224, 224)),
-    "SegformerForSemanticSegmentation": ({}, (3, 224, 224)),
-    "PvtForImageClassification": ({}, (3, 224, 224)),
-    "PvtV2ForImageClassification": ({}, (3, 224, 224)),
-    "LevitForImageClassification": ({}, (3, 224, 224)),
-    "CvtForImageClassification": ({}, (3, 224, 224)),
-    "PoolFormerForImageClassification": ({}, (3, 224, 224)),
-    "FocalNetForImageClassification": ({}, (3, 224, 224)),
-    "HieraForImageClassification": ({"depths": [1, 1, 2, 1]}, (3, 224, 224)),
-    "TextNetForImageClassification": ({}, (3, 224, 224)),
-    "YolosForObjectDetection": ({**FEW, "image_size": [224, 224]}, (3, 224, 224)),
-    "DetrForObjectDetection": (
-        {
-            "backbone_config": {"model_type": "resnet", "depths": [1, 1, 1, 1], "out_features": ["stage4"]},
-            "encoder_layers": 1,
-            "decoder_layers": 1,
-            "num_queries": 10,
-        },
-        (3, 224, 224),
-    ),
-    "DPTForDepthEstimation": (
-        {**TINY, **NECK, "intermediate_size": 192, "backbone_out_indices": [0, 1, 2, 3]},
-        (3, 384, 384),
-    ),
-    "DepthAnythingForDepthEstimation": (
-        {
-            **NECK,
-            "reassemble_hidden_size": 96,
-            "backbone_config": {
-                **TINY,
-                "model_type": "dinov2",
-                "image_size": 224,
-                "patch_size": 14,
-                "out_indices": [1, 2, 3, 4],
-                "reshape_hidden_states": False,
-            },
-        },
-        (3, 224, 224),
-    ),
-    "GLPNForDepthEstimation": ({}, (3, 256, 256)),
-    "VitPoseForPoseEstimation": ({"backbone_config": {**FEW, "model_type": "vitpose_backbone"}}, (3, 256, 192)),
-    "SuperPointForKeypointDetection": ({}, (3, 224, 224)),
-    "Swin2SRForImageSuperResolution": ({"depths": [2, 2], "num_heads": [6, 6]}, (3, 64, 64)),
-    "SamVisionModel": ({**FEW, "image_size": 256, "global_attn_indexes": [1]}, (3, 256, 256)),
-    "Wav2Vec2ForCTC": (FEW, (8000,)),
-    "HubertModel": (FEW, (8000,)),
-    "ASTForAudioClassification": (FEW, (1024, 128)),
+RESNET = {"model_type": "resnet", "depths": [1, 1, 1, 1], "out_features": ["stage4"]}
+DINOV2 = {"model_type": "dinov2", "image_size": 224, "patch_size": 14, "out_indices": [1, 2, 3, 4]}
+TRANSFORMERS: dict[str, dict[str, Any]] = {  # options of the configuration
+    "ViTForImageClassification": FEW,
+    "DeiTForImageClassification": FEW,
+    "BeitForImageClassification": {**FEW, "use_relative_position_bias": True},
+    "Data2VecVisionForImageClassification": FEW,
+    "Dinov2ForImageClassification": FEW,
+    "DINOv3ViTModel": FEW,
+    "DINOv3ConvNextModel": STAGES,
+    "CLIPVisionModel": FEW,
+    "SiglipVisionModel": FEW,
+    "SwinForImageClassification": {"depths": [2, 2, 2, 2]},
+    "Swinv2ForImageClassification": {"depths": [2, 2, 2, 2]},
+    "ConvNextForImageClassification": STAGES,
+    "ConvNextV2ForImageClassification": STAGES,
+    "MobileNetV1ForImageClassification": {},
+    "MobileNetV2ForImageClassification": {},
+    "MobileNetV2ForSemanticSegmentation": {},
+    "MobileViTForImageClassification": {},
+    "MobileViTForSemanticSegmentation": {},
+    "MobileViTV2ForImageClassification": {},
+    "EfficientNetForImageClassification": {"width_coefficient": 1.0, "depth_coefficient": 1.0, "hidden_dim": 1280},
+    "ResNetForImageClassification": {"depths": [1, 1, 1, 1]},
+    "RegNetForImageClassification": STAGES,
+    "SegformerForSemanticSegmentation": {},
+    "PvtForImageClassification": {},
+    "PvtV2ForImageClassification": {},
+    "LevitForImageClassification": {},
+    "CvtForImageClassification": {},
+    "PoolFormerForImageClassification": {},
+    "FocalNetForImageClassification": {},
+    "HieraForImageClassification": STAGES,
+    "TextNetForImageClassification": {},
+    "YolosForObjectDetection": {**FEW, "image_size": [224, 224]},
+    "DetrForObjectDetection": {"backbone_config": RESNET, "encoder_layers": 1, "decoder_layers": 1, "num_queries": 10},
+    "DPTForDepthEstimation": {**TINY, **NECK, "intermediate_size": 192, "backbone_out_indices": [0, 1, 2, 3]},
+    "DepthAnythingForDepthEstimation": {
+        **NECK,
+        "reassemble_hidden_size": 96,
+        "backbone_config": {**TINY, **DINOV2, "reshape_hidden_states": False},
+    },
+    "GLPNForDepthEstimation": {},
+    "VitPoseForPoseEstimation": {"backbone_config": {**FEW, "model_type": "vitpose_backbone"}},
+    "SuperPointForKeypointDetection": {},
+    "Swin2SRForImageSuperResolution": {"depths": [2, 2], "num_heads": [6, 6]},
+    "SamVisionModel": {**FEW, "image_size": 256, "global_attn_indexes": [1]},
+    "Wav2Vec2ForCTC": FEW,
+    "HubertModel": FEW,
+    "ASTForAudioClassification": FEW,
+}
+SHAPES = {  # of one input, where it is not an image of 224 x 224
+    "inception_v3": (3, 299, 299),
+    "MobileViTForImageClassification": (3, 256, 256),
+    "MobileViTForSemanticSegmentation": (3, 256, 256),
+    "MobileViTV2ForImageClassification": (3, 256, 256),
+    "DPTForDepthEstimation": (3, 384, 384),
+    "GLPNForDepthEstimation": (3, 256, 256),
+    "VitPoseForPoseEstimation": (3, 256, 192),
+    "Swin2SRForImageSuperResolution": (3, 64, 64),
+    "SamVisionModel": (3, 256, 256),
+    "Wav2Vec2ForCTC": (8000,),
+    "HubertModel": (8000,),
+    "ASTForAudioClassification": (1024, 128),
 }
 NETWORKS = {
     "timm": (
@@ -136,6 +128,7 @@ def build(network: str) -> tuple[nn.Module, torch.Tensor]:
     collection, _, name = network.partition(":")
     options: dict[str, Any]
     torch.manual_seed(0)
+    shape = SHAPES.get(name, (3, 224, 224))
     if collection == "timm":
         model = importlib.import_module("timm").create_model(name, pretrained=False)
         shape = model.default_cfg["input_size"]
@@ -146,9 +139,8 @@ def build(network: str) -> tuple[nn.Module, torch.Tensor]:
         if name.startswith(("lraspp", "deeplab", "fcn")):
             options["weights_backbone"] = None
         model = importlib.import_module("torchvision.models").get_model(name, **options)
-        shape = (3, SIDES.get(name, 224), SIDES.get(name, 224))
     elif collection == "transformers" and name in TRANSFORMERS:
-        options, shape = TRANSFORMERS[name]
+        options = TRANSFORMERS[name]
         kind = getattr(importlib.import_module("transformers"), name)
         model = kind(kind.config_class(**options))
         for parameter in model.parameters():  # transformers starts so small that a bias may be all that is left

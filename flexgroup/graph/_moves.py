@@ -9,11 +9,21 @@ import torch
 
 from flexgroup.graph import ir
 from flexgroup.graph._call import Call, Rule, Unsupported, Value
-from flexgroup.graph._factors import Axes, Factor, size_of
+from flexgroup.graph._factors import Factor, size_of, whole
 from flexgroup.graph._resize import separable
 from flexgroup.graph._sequences import as_image
-from flexgroup.graph._value import BATCH, BATCH_MOVES
-from flexgroup.graph._views import axes_of, cut, permute, plain_axes, reshape, settle, stored_axis, viewed
+from flexgroup.graph._value import BATCH_MOVES
+from flexgroup.graph._views import (
+    along_factors,
+    axes_of,
+    cut,
+    permute,
+    plain_axes,
+    reshape,
+    settle,
+    stored_axis,
+    viewed,
+)
 
 
 def _view(call: Call) -> Value:
@@ -227,24 +237,11 @@ def _join_behind(call: Call, parts: list[Any], first: Value, dim: int) -> Value:
             operands.append(Value(part.name, stored))
         else:
             stored = (*call.stored(first)[:at], part.shape[dim], *call.stored(first)[at + 1 :])
-            operands.append(call.constant_value("tensors", _beside(part, axes, dim).reshape(-1, *stored)))
+            rows = along_factors(part, (*axes[:dim], *whole(part.shape[dim : dim + 1]), *axes[dim + 1 :]))
+            operands.append(call.constant_value("tensors", rows.reshape(-1, *stored)))
         total += stored[at]
     joined = call.emit(ir.Concat(at), *operands)
     return viewed(call, joined, (*axes[:dim], (Factor(at, total, 1),), *axes[dim + 1 :]))
-
-
-def _beside(constant: torch.Tensor, axes: Axes, dim: int) -> torch.Tensor:
-    """``constant`` with an axis for every factor of ``axes``, of which ``dim`` is its own; the batch comes first."""
-    sizes, batch = [], None
-    for i, axis in enumerate(axes):
-        if i == dim:
-            sizes.append(constant.shape[dim])
-            continue
-        for factor in axis:
-            batch = len(sizes) if factor.axis == BATCH else batch
-            sizes.append(factor.size)
-    apart = constant.reshape(sizes)
-    return apart[None] if batch is None else apart.movedim(batch, 0)
 
 
 _VIEWS = ("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "_unsafe_view", "view_as")

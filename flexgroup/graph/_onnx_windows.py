@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeAlias
 
 import torch
 
 from flexgroup.graph import ir
 from flexgroup.graph._call import Unsupported, Value
 from flexgroup.graph._onnx_call import OnnxCall, OnnxRule, Operand, Results
+from flexgroup.graph._windows import Border, average
 
 aten = torch.ops.aten
-
-Border: TypeAlias = tuple[int, int, int, int]  # top, bottom, left, right
 
 
 def or_sequences(rule: OnnxRule) -> OnnxRule:
@@ -91,16 +89,10 @@ def _average_pool(call: OnnxCall) -> Results:
     kernel, stride, dilation = (pair_attribute(call, name) for name in ("kernel_shape", "strides", "dilations"))
     if dilation != (1, 1):
         raise Unsupported("dilated average pools are not compiled")
-    top, bottom, left, right = around = border(call, image, kernel, stride)
-    below, beside = _more_at_the_end(call, image, around, kernel, stride)
+    around = border(call, image, kernel, stride)
+    more = _more_at_the_end(call, image, around, kernel, stride)
     counted = bool(call.attribute("count_include_pad", 0))
-    if counted and any(around) and (below or beside):
-        # The padding counts, what ceil_mode adds does not: make one of them part of the image.
-        image = call.plain().emit(ir.Pad(((0, 0), (top, bottom), (left, right))), image, kind="pad")
-        top = bottom = left = right = 0
-    counts_border = counted and not (below or beside)
-    op = ir.AvgPool2d(kernel, stride, (top, bottom + below, left, right + beside), counts_border)
-    return call.plain().emit(op, image)
+    return average(call.plain(), image, kernel, stride, around, more, counted=counted)
 
 
 def _global_average_pool(call: OnnxCall) -> Results:

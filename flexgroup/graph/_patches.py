@@ -10,6 +10,7 @@ from flexgroup.graph import ir
 from flexgroup.graph._call import Call, Rule, Unsupported, Value
 from flexgroup.graph._factors import size_of
 from flexgroup.graph._moves import expand, join
+from flexgroup.graph._shuffles import to_blocks, to_pixels
 from flexgroup.graph._transposed import transposed_conv2d
 from flexgroup.graph._value import BATCH_MOVES
 from flexgroup.graph._views import axes_of, cut, permute, reshape
@@ -26,8 +27,7 @@ def _unfold(call: Call) -> Value:
         value = image
         for axis in (0, 1):
             value = cut(call, value, 2 + axis, 0, count[axis] * kernel[axis])
-        apart = reshape(call, value, (call.batch, channels, count[0], kernel[0], count[1], kernel[1]))
-        return reshape(call, permute(call, apart, (0, 1, 3, 5, 2, 4)), call.result)
+        return to_blocks(call, value, kernel, count, call.result)
     (rows, columns), weight = padding, np.tile(_entries(kernel), (channels, 1, 1, 1))
     op = ir.Conv2d(
         weight, np.zeros(len(weight), np.float32), stride, (rows, rows, columns, columns), dilation, groups=channels
@@ -46,8 +46,7 @@ def _fold(call: Call) -> Value:
     channels, size = call.result[1], (call.result[2], call.result[3])
     count = _places(size, kernel, stride, padding, (1, 1))
     if kernel == stride and not any(padding) and all(n * k == s for n, k, s in zip(count, kernel, size, strict=True)):
-        apart = reshape(call, value, (call.batch, channels, *kernel, *count))
-        return reshape(call, permute(call, apart, (0, 1, 4, 2, 5, 3)), call.result)
+        return to_pixels(call, value, channels, kernel, count)
     weight = np.tile(_entries(kernel), (channels, 1, 1, 1))
     image = call.settled(reshape(call, value, (call.batch, len(weight), *count)))
     zeros = np.zeros(channels, np.float32)

@@ -8,8 +8,8 @@ import torch
 
 from flexgroup.graph._call import Call, Rule, Unsupported, Value
 from flexgroup.graph._factors import Axes
-from flexgroup.graph._value import BATCH, BATCH_MOVES
-from flexgroup.graph._views import axes_of, has_batch, plain_axes, settle, viewed
+from flexgroup.graph._value import BATCH_MOVES
+from flexgroup.graph._views import along_factors, axes_of, has_batch, plain_axes, settle, viewed
 
 
 def pointwise(call: Call, rule: Rule) -> Value:
@@ -67,9 +67,7 @@ def _spread(call: Call, values: list[Value]) -> Axes | None:
 
 def _arranged(call: Call, constant: torch.Tensor, axes: Axes, stored: tuple[int, ...]) -> torch.Tensor:
     """A constant that broadcasts to torch's shape, as (1, *stored); ``axes`` are settled."""
-    factors = [factor for axis in axes for factor in axis]
-    spread = constant.expand(call.result).reshape([factor.size for factor in factors])
-    batch = [i for i, factor in enumerate(factors) if factor.axis == BATCH]
-    if batch and not bool((spread == spread.narrow(batch[0], 0, 1)).all()):
+    rows = along_factors(constant.expand(call.result), axes)
+    if not bool((rows == rows[:1]).all()):
         raise Unsupported(BATCH_MOVES)
-    return (spread.select(batch[0], 0) if batch else spread).reshape(1, *stored)
+    return rows[:1].reshape(1, *stored)

@@ -4,8 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from flexgroup.graph import ir
 from flexgroup.graph._call import Call, Rule, Value
 from flexgroup.graph._views import permute, reshape
+
+
+def to_pixels(call: Call, value: Value, channels: int, block: ir.Pair, places: tuple[int, ...]) -> Value:
+    """The entries of blocks, which are channels at every one of ``places``, laid out beside each other as pixels."""
+    apart = reshape(call, value, (call.batch, channels, *block, *places))
+    size = (places[0] * block[0], places[1] * block[1])
+    return reshape(call, permute(call, apart, (0, 1, 4, 2, 5, 3)), (call.batch, channels, *size))
+
+
+def to_blocks(call: Call, value: Value, block: ir.Pair, places: tuple[int, ...], shape: tuple[int, ...]) -> Value:
+    """The pixels of the blocks at ``places`` as further channels, seen as ``shape``: the inverse of `to_pixels`."""
+    apart = reshape(call, value, (call.batch, value.shape[0], places[0], block[0], places[1], block[1]))
+    return reshape(call, permute(call, apart, (0, 1, 3, 5, 2, 4)), shape)
 
 
 def _channel_shuffle(call: Call) -> Value:
@@ -18,15 +32,13 @@ def _channel_shuffle(call: Call) -> Value:
 def _pixel_shuffle(call: Call) -> Value:
     value, factor = call.image("self"), int(call["upscale_factor"])
     channels, *size = value.shape
-    apart = reshape(call, value, (call.batch, channels // factor**2, factor, factor, *size))
-    return reshape(call, permute(call, apart, (0, 1, 4, 2, 5, 3)), call.result)
+    return to_pixels(call, value, channels // factor**2, (factor, factor), tuple(size))
 
 
 def _pixel_unshuffle(call: Call) -> Value:
     value, factor = call.image("self"), int(call["downscale_factor"])
-    channels, height, width = value.shape
-    apart = reshape(call, value, (call.batch, channels, height // factor, factor, width // factor, factor))
-    return reshape(call, permute(call, apart, (0, 1, 3, 5, 2, 4)), call.result)
+    _, height, width = value.shape
+    return to_blocks(call, value, (factor, factor), (height // factor, width // factor), call.result)
 
 
 RULES: Mapping[str, Rule] = {

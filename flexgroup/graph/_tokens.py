@@ -11,9 +11,10 @@ import torch
 
 from flexgroup.graph import ir
 from flexgroup.graph._call import Call, Rule, Unsupported, Value
+from flexgroup.graph._elementwise import affine
 from flexgroup.graph._factors import Axes, size_of, whole
-from flexgroup.graph._value import BATCH, BATCH_MOVES
-from flexgroup.graph._views import axes_of, has_batch, permute, reshape, settle, stored_axis, viewed
+from flexgroup.graph._value import BATCH_MOVES
+from flexgroup.graph._views import along_factors, axes_of, has_batch, permute, reshape, settle, stored_axis, viewed
 from flexgroup.graph._weighted import on_last_axis
 
 ALONG_BATCH = "it multiplies along the batch; keep the batch apart and first (batch_first=True)"
@@ -96,17 +97,13 @@ def _beside(call: Call, matrices: torch.Tensor, other: Value) -> Value:
 
 def _along(around: Axes, matrices: torch.Tensor) -> torch.Tensor | None:
     """``matrices``, which broadcast to torch's axes ``around``, along their factors without the batch; None if not."""
-    factors = [factor for axis in around for factor in axis]
     sizes, last = tuple(map(size_of, around)), matrices.shape[-2:]
     if matrices.ndim > len(sizes) + 2 or any(
         given not in (1, size) for given, size in zip(reversed(matrices.shape[:-2]), reversed(sizes), strict=False)
     ):
         return None
-    spread = matrices.expand(*sizes, *last).reshape(*(factor.size for factor in factors), *last)
-    batch = next((i for i, factor in enumerate(factors) if factor.axis == BATCH), None)
-    if batch is None:
-        return spread
-    return spread.select(batch, 0) if bool((spread == spread.narrow(batch, 0, 1)).all()) else None
+    rows = along_factors(matrices.expand(*sizes, *last), (*around, *whole(last)))
+    return rows[0] if bool((rows == rows[:1]).all()) else None
 
 
 def swapped(call: Call, value: Value) -> Value:
@@ -172,8 +169,7 @@ def _written_out(call: Call, operands: tuple[Value, Value, Value], mask: Value, 
         raise Unsupported(
             "its mask depends on the input, and is not of the scores' shape; expand it, or add it yourself"
         )
-    ones = np.full(stored[:1], scale, np.float32)
-    scaled = call.emit(ir.Affine(ones, np.zeros_like(ones)), Value(scores.name, stored), kind="scale")
+    scaled = affine(call, Value(scores.name, stored), scale, 0.0, kind="scale")
     added = call.emit(ir.Add(), scaled, Value(mask.name, stored), kind="mask")
     weights = call.emit(ir.Softmax(len(stored) - 1), added, kind="softmax")
     return multiply(call, viewed(call, weights, axes_of(call, scores)), value)

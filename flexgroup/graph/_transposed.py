@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from flexgroup.graph import ir
 from flexgroup.graph._call import Call, Value
-from flexgroup.graph._views import cut, permute, reshape
+from flexgroup.graph._shuffles import to_pixels
+from flexgroup.graph._views import cut
 
 
 def transposed_conv2d(
@@ -43,7 +44,9 @@ def transposed_conv2d(
         padding=(before[0], after[0], before[1], after[1]),
         groups=groups,
     )
-    value = _laid_out(call, call.emit(op, image), len(bias), stride)
+    value = call.emit(op, image)
+    if stride != (1, 1):
+        value = to_pixels(call, value, len(bias), stride, call.stored(value)[1:])
     for axis in (0, 1):
         value = cut(call, value, 2 + axis, first[axis], first[axis] + size[axis])
     return value
@@ -59,13 +62,3 @@ def _by_remainder(weight: ir.Array, stride: ir.Pair, taps: tuple[int, ...], grou
     rows = groups * outputs * stride[0] * stride[1]
     moved = flipped.transpose(0, 2, 4, 6, 1, 3, 5).reshape(rows, channels // groups, *taps)
     return np.ascontiguousarray(moved, np.float32)
-
-
-def _laid_out(call: Call, value: Value, channels: int, stride: ir.Pair) -> Value:
-    """(channels * s * s, height, width) as (channels, height * s, width * s)."""
-    if stride == (1, 1):
-        return value
-    _, height, width = call.stored(value)
-    apart = reshape(call, value, (call.batch, channels, *stride, height, width))
-    mixed = permute(call, apart, (0, 1, 4, 2, 5, 3))
-    return reshape(call, mixed, (call.batch, channels, height * stride[0], width * stride[1]))

@@ -16,6 +16,8 @@ from flexgroup.graph._validate import Shape
 from flexgroup.graph._value import BATCH, BATCH_MOVES, Unsupported, Value
 
 if TYPE_CHECKING:
+    import torch
+
     from flexgroup.graph._call import Call
 
 _UNCUT = frozenset({BATCH})
@@ -36,6 +38,14 @@ def axes_of(call: Call, value: Value) -> Axes:
     axes = regrouped(plain, (call.batch, *value.shape), _UNCUT)
     assert axes is not None, "a value without axes is a view that cuts them evenly"
     return axes
+
+
+def along_factors(constant: torch.Tensor, axes: Axes) -> torch.Tensor:
+    """``constant``, of torch's shape, with an axis for each factor of ``axes``; first the batch, or one image."""
+    factors = [factor for axis in axes for factor in axis]
+    apart = constant.reshape([factor.size for factor in factors])
+    batch = next((i for i, factor in enumerate(factors) if factor.axis == BATCH), None)
+    return apart[None] if batch is None else apart.movedim(batch, 0)
 
 
 def has_batch(axis: Axis) -> bool:

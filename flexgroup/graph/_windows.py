@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import TypeAlias
 
 import numpy as np
 import torch
 
 from flexgroup.graph import ir
 from flexgroup.graph._call import Call, Rule, Unsupported, Value
+from flexgroup.graph._elementwise import affine
 from flexgroup.graph._factors import Axes, size_of
 from flexgroup.graph._resize import separable
 from flexgroup.graph._sequences import of_one_row
 from flexgroup.graph._value import BATCH_MOVES
 from flexgroup.graph._views import axes_of, has_batch, permute, plain_axes, reshape, settle, viewed
 from flexgroup.graph._weighted import pair
+
+Border: TypeAlias = tuple[int, int, int, int]  # top, bottom, left, right
 
 LONGEST_WINDOW = 64  # of the largest of many: longer ones are pooled in parts, because all entries are written out
 
@@ -41,15 +45,24 @@ def _avg_pool2d(call: Call) -> Value:
         scale = np.full(value.shape[0], kernel[0] * kernel[1] / divisor, np.float32)
         return call.emit(ir.Affine(scale, np.zeros_like(scale)), mean, kind="divisor")
     top, bottom, left, right = padding
-    grown = (top, left) != (bottom, right)
-    if grown and counts_border and (top or left):
-        # The padding counts, what ceil_mode adds does not: make one of them part of the image.
-        value = call.emit(ir.Pad(((0, 0), (top, top), (left, left))), value, kind="pad")
-        padding = (0, bottom - top, 0, right - left)
-    return call.emit(ir.AvgPool2d(kernel, stride, padding, counts_border and not grown), value, kind="avg_pool2d")
+    more = bottom - top, right - left
+    return average(call, value, kernel, stride, (top, top, left, left), more, counted=counts_border)
 
 
-def _padding(call: Call, value: Value, extent: ir.Pair, stride: ir.Pair) -> tuple[int, int, int, int]:
+def average(
+    call: Call, image: Value, kernel: ir.Pair, stride: ir.Pair, border: Border, more: ir.Pair, *, counted: bool
+) -> Value:
+    """An average pool whose border may be ``counted``; what ceil_mode adds below and beside, ``more``, never is."""
+    top, bottom, left, right = border
+    if counted and any(border) and any(more):
+        # One of them counts, the other does not: make the border part of the image.
+        image = call.emit(ir.Pad(((0, 0), (top, bottom), (left, right))), image, kind="pad")
+        top = bottom = left = right = 0
+    op = ir.AvgPool2d(kernel, stride, (top, bottom + more[0], left, right + more[1]), counted and not any(more))
+    return call.emit(op, image, kind="avg_pool2d")
+
+
+def _padding(call: Call, value: Value, extent: ir.Pair, stride: ir.Pair) -> Border:
     """(top, bottom, left, right), with as much more at the end as ceil_mode needs for torch's last window.
 
     torch has dropped a last window that would start in the border: its output's size says how many there are.
@@ -85,13 +98,20 @@ def _adaptive_max_pool2d(call: Call) -> Value:
     return call.emit(ir.MaxPool2d(kernel, kernel), value, kind="max_pool2d")
 
 
+def _chosen(call: Call, axes: Axes) -> set[int]:
+    """The axes ``dim``, one or several, or all; the batch must not be among them."""
+    dim = call.get("dim")
+    chosen = {axis % len(axes) for axis in ([dim] if isinstance(dim, int) else dim or range(len(axes)))}
+    if any(has_batch(axes[axis]) for axis in chosen) or (call.batch == 1 and 0 in chosen):
+        raise Unsupported(BATCH_MOVES)
+    return chosen
+
+
 def mean_of(call: Call) -> Value:
     """The mean over the axes ``dim``, or all, of ``self``."""
     value = call.viewed("self")
     axes = axes_of(call, value)
-    reduced = {axis % len(axes) for axis in call.get("dim") or range(len(axes))}
-    if any(has_batch(axes[axis]) for axis in reduced) or (call.batch == 1 and 0 in reduced):
-        raise Unsupported(BATCH_MOVES)
+    reduced = _chosen(call, axes)
     image = call.stored(value)
     kept = tuple(axis for i, axis in enumerate(axes) if i not in reduced)
     # Height and width may have been flattened into one axis before.
@@ -113,22 +133,17 @@ def mean_of(call: Call) -> Value:
 def sum_of(call: Call) -> Value:
     """As many times the mean as numbers are summed."""
     axes = axes_of(call, call.viewed("self"))
-    size = _sizes(axes, {axis % len(axes) for axis in call.get("dim") or range(len(axes))})
+    size = _sizes(axes, _chosen(call, axes))
     mean = mean_of(call)
-    stored = call.stored(mean)
-    scale = np.full(stored[0], size, np.float32)
-    total = call.emit(ir.Affine(scale, np.zeros_like(scale)), Value(mean.name, stored), kind="sum")
+    total = affine(call, Value(mean.name, call.stored(mean)), size, 0.0, kind="sum")
     return Value(total.name, mean.shape, mean.axes)
 
 
 def _largest(call: Call) -> Value:
     """The largest number of every channel, along rows and then along columns; or along any axes."""
     value = call.viewed("self")
-    axes, dim = axes_of(call, value), call.get("dim")
-    chosen = [dim] if isinstance(dim, int) else dim or range(len(axes))
-    reduced = {axis % len(axes) for axis in chosen}
-    if any(has_batch(axes[axis]) for axis in reduced) or (call.batch == 1 and 0 in reduced):
-        raise Unsupported(BATCH_MOVES)
+    axes = axes_of(call, value)
+    reduced = _chosen(call, axes)
     if len(axes) != 4 or reduced != {2, 3} or axes != plain_axes(call.batch, call.stored(value)):
         return _reduced(call, value, reduced, largest=True)
     image = call.image("self")
