@@ -18,7 +18,12 @@ PATIENCE = 20_000  # rounds that a worker spins for the next job before it sleep
 
 
 class Workers:
-    """``count`` threads that help to run jobs, without the interpreter's lock."""
+    """``count`` threads that help to run jobs, without the interpreter's lock.
+
+    They keep off the processor of whoever calls, where there are enough others. Without that, a system may wake a
+    thread beside its caller while other processors rest (virtual machines look busy to their own systems then); the
+    two take turns, a call takes several times as long, and if the program rests between calls it stays so.
+    """
 
     def __init__(self, submit: Callable[[int, int], object], work: Callable[[int, int], object], count: int) -> None:
         self._submit = submit
@@ -32,6 +37,11 @@ class Workers:
         self._pool = aligned(4096)[: 8 * len(POOL.fields)].view(np.int64)
         self._lock = np.zeros(128, dtype=np.uint8)
         self._wake = np.zeros(128, dtype=np.uint8)
+        self._processor = getattr(self._library, "sched_getcpu", None) if hasattr(os, "sched_setaffinity") else None
+        self._allowed = os.sched_getaffinity(0) if self._processor is not None else set()
+        self._avoided = -1
+        if len(self._allowed) <= self._count:
+            self._processor = None
         self._library.pthread_mutex_init(ctypes.c_void_p(address(self._lock)), None)
         self._library.pthread_cond_init(ctypes.c_void_p(address(self._wake)), None)
         values = {"lock": address(self._lock), "wake": address(self._wake), "patience": PATIENCE}
@@ -55,7 +65,18 @@ class Workers:
 
     def run(self, job: int) -> None:
         """Run the job at this address with all threads, the caller's among them."""
+        if self._processor is not None and (here := self._processor()) != self._avoided:
+            self._keep_off(here)
         self._submit(address(self._pool), job)
+
+    def _keep_off(self, processor: int) -> None:
+        """Let the workers run anywhere but there."""
+        self._avoided = processor
+        try:
+            for thread in self._threads:
+                os.sched_setaffinity(thread.native_id or 0, self._allowed - {processor})
+        except OSError:  # processors went away, or somebody forbids it
+            self._processor = None
 
     def stop(self) -> None:
         """End the threads; none of them may be in a job."""
