@@ -24,9 +24,9 @@ from typing import Any
 
 from _peers._cases import Case, make_case
 from _peers._engine import Engine
-from _peers._others import FAR, QUIET, STEADY
+from _peers._others import FAR, QUIET
 from _peers._registry import OURS, PEERS
-from _peers._rounds import Measured, Plan, cells_of, measure
+from _peers._rounds import Cell, Outcome, Plan, cells_of, measure
 from _peers._tables import Failure, Row, show_network, show_verdicts, verdicts, wide_console
 from rich.console import Console
 
@@ -46,10 +46,10 @@ def cases_of(network: str, sparsities: Sequence[float], cache: Path) -> list[Cas
     ]
 
 
-def rows_of(result: Measured) -> tuple[list[Row], list[Failure]]:
+def rows_of(outcomes: Mapping[Cell, Outcome]) -> tuple[list[Row], list[Failure]]:
     """What was measured, and what was not."""
     rows, failures = [], []
-    for cell, outcome in result.outcomes.items():
+    for cell, outcome in outcomes.items():
         engine, case = cell.engine, cell.case
         reason = outcome.failure
         if not reason and not isfinite(outcome.difference):
@@ -57,7 +57,7 @@ def rows_of(result: Measured) -> tuple[list[Row], list[Failure]]:
         if reason:
             failures.append(Failure(case.network, engine.name, case.variant, cell.threads, reason))
             continue
-        timing = summary(outcome.samples(result.slowest))
+        timing = summary(outcome.samples)
         rows.append(
             Row(
                 *(case.network, engine.name, engine.precision, case.sparsity, case.unaligned, cell.threads),
@@ -113,14 +113,13 @@ def main() -> None:
     versions: dict[str, str] = {}
     others: dict[str, float] = {}
     barriers: dict[str, list[float]] = {}
-    steady: dict[str, float] = {}
     for network in options.networks.split(","):
         plan = Plan(options.cache.resolve(), options.rounds, options.seconds, partial(tell, progress, network))
         plan.say("building")
         result = measure(cells_of(engines, cases_of(network, sparsities, plan.cache), threads), plan)
-        measured, missing = rows_of(result)
+        measured, missing = rows_of(result.outcomes)
         rows, failures, versions = rows + measured, failures + missing, versions | result.versions
-        others[network], steady[network] = result.others, round(result.steady, 3)
+        others[network] = result.others
         barriers[network] = [round(1e9 * seconds) for seconds in result.barriers]
         show_network(console, network, measured, missing)
         if result.others > QUIET:
@@ -130,18 +129,12 @@ def main() -> None:
                 f"two threads took {1e9 * max(result.barriers):.0f} ns to wait for each other: their cores shared no "
                 "cache meanwhile, which costs every engine most of what a second thread gains"
             )
-        if result.steady < STEADY:
-            console.print(
-                f"in {1 - result.steady:.0%} of the turns something unseen slowed the cores down: they do not count "
-                "where three others do"
-            )
         if options.out:  # after every network: an interrupted run keeps what it has
             document = {
                 "command": shlex.join(["python", "benchmarks/peers.py", *sys.argv[1:]]),
                 "machine": machine_with(versions),
                 "cores_used_by_other_programs": others,
                 "nanoseconds_of_a_barrier_of_two_threads": barriers,
-                "share_of_turns_at_full_pace": steady,
                 "options": {engine.name: engine.options for engine in engines},
                 "rows": [asdict(row) for row in rows],
                 "not_measured": [asdict(failure) for failure in failures],

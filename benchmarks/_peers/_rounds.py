@@ -15,12 +15,9 @@ import numpy.typing as npt
 from _peers._cases import Case
 from _peers._engine import Engine
 from _peers._install import python_of
-from _peers._others import Pace, barrier_seconds
+from _peers._others import barrier_seconds
 from _peers._process import Process, WorkerError
 from flexgroup.engine._others import Others
-
-FULL_PACE = 1.1  # times the shortest time of `Pace`
-FEWEST_TURNS = 3
 
 
 @dataclass(frozen=True)
@@ -36,27 +33,13 @@ class Cell:
         return f"{self.case.variant}, {self.threads} thread{'s' if self.threads > 1 else ''}"
 
 
-@dataclass(frozen=True)
-class Turn:
-    """Nanoseconds of single calls, and what `Pace` took, the longer one of before and after them."""
-
-    samples: list[int]
-    pace: float
-
-
 @dataclass
 class Outcome:
-    """What a cell gave: its turns, the largest difference to PyTorch over its largest output, or why not."""
+    """What a cell gave: nanoseconds a call, the largest difference to PyTorch over its largest output, or why not."""
 
-    turns: list[Turn] = field(default_factory=list)
+    samples: list[int] = field(default_factory=list)
     difference: float = 0.0
     failure: str = ""
-
-    def samples(self, slowest: float) -> list[int]:
-        """Nanoseconds a call, of turns in which the machine went at its full pace, or at the best there was."""
-        turns = sorted(self.turns, key=lambda turn: turn.pace)
-        count = max(FEWEST_TURNS, sum(turn.pace <= slowest for turn in turns))
-        return [sample for turn in turns[:count] for sample in turn.samples]
 
 
 @dataclass(frozen=True)
@@ -67,20 +50,6 @@ class Measured:
     versions: dict[str, str]
     others: float
     barriers: list[float]  # seconds that two threads take to wait for each other, before every round
-
-    @property
-    def slowest(self) -> float:
-        """What `Pace` takes at most while the machine goes at its full pace."""
-        return FULL_PACE * min((turn.pace for turn in self._turns), default=0.0)
-
-    @property
-    def steady(self) -> float:
-        """The share of turns in which it did."""
-        return sum(turn.pace <= self.slowest for turn in self._turns) / max(1, len(self._turns))
-
-    @property
-    def _turns(self) -> list[Turn]:
-        return [turn for outcome in self.outcomes.values() for turn in outcome.turns]
 
 
 @dataclass(frozen=True)
@@ -121,11 +90,10 @@ def measure(cells: Sequence[Cell], plan: Plan) -> Measured:
                 outcomes[cell].difference = _difference(cell.case, given)
         others = Others(worker.number for worker in workers.values())
         barriers = []
-        pace = Pace(max((cell.threads for cell in outcomes), default=1))
         for number in range(plan.rounds):
             barriers.append(barrier_seconds())
             plan.say(f"round {number + 1} of {plan.rounds}")
-            _round(outcomes, workers, pace, plan, backwards=number % 2 == 1)
+            _round(outcomes, workers, plan, backwards=number % 2 == 1)
         busy = others.cores()
         for cell in _working(outcomes):
             with _noting(outcomes[cell]):
@@ -135,25 +103,16 @@ def measure(cells: Sequence[Cell], plan: Plan) -> Measured:
 
 
 def _round(
-    outcomes: dict[Cell, Outcome],
-    workers: dict[tuple[str, int], Process],
-    pace: Pace,
-    plan: Plan,
-    *,
-    backwards: bool,
+    outcomes: dict[Cell, Outcome], workers: dict[tuple[str, int], Process], plan: Plan, *, backwards: bool
 ) -> None:
     """One turn for everybody; every other round goes backwards, so that nobody always follows the same other."""
     turns = list(_working(outcomes))
-    before = pace.seconds()
     for cell in reversed(turns) if backwards else turns:
         worker = workers[cell.engine.key, cell.threads]
         with _noting(outcomes[cell]):
-            samples = worker.ask("time", key=cell.key, seconds=plan.seconds)
+            outcomes[cell].samples += worker.ask("time", key=cell.key, seconds=plan.seconds)
             if not worker.settle():
                 plan.say(f"warning: {cell.engine.name} keeps a core busy after its turn")
-            after = pace.seconds()
-            outcomes[cell].turns.append(Turn(samples, max(before, after)))
-            before = after
 
 
 def _prepare(outcomes: dict[Cell, Outcome], plan: Plan) -> dict[str, str]:

@@ -69,6 +69,7 @@ class Benchmark:
     machine: dict[str, Any]
     latencies: tuple[Latency, ...]
     memory: dict[int, Memory]
+    rest_ms: float = 0.0  # before every call
     precision: str = "fp32"  # of the compiled network
     error: float = 0.0  # its largest difference to PyTorch, in fp32, relative to the largest output
 
@@ -85,6 +86,9 @@ def bench(
     accumulate: AccumulateOption = "",
     input_shape: InputOption = "",
     runs: Annotated[int, typer.Option("--runs", help="Rounds; every engine has a turn in each.")] = 20,
+    rest_ms: Annotated[
+        float, typer.Option("--rest-ms", help="Rest before every call, as an app that waits for pictures: 33.")
+    ] = 0.0,
     as_json: JsonOption = False,
 ) -> None:
     """Time the compiled network, and others side by side: dense, PyTorch, ONNX Runtime.
@@ -106,6 +110,7 @@ def bench(
             precision=precision,
             accumulate=accumulate or None,
             runs=runs,
+            rest_ms=rest_ms,
             progress=progress,
         )
     if as_json:
@@ -124,19 +129,22 @@ def run_benchmark(
     precision: str = "fp32",
     accumulate: str | None = None,
     runs: int = 20,
+    rest_ms: float = 0.0,
     progress: Progress | None = None,
 ) -> Benchmark:
     """Time network ``model`` on random input of ``shape`` (by default one image of the size it was made for).
 
     ``model`` is a name or the path of an ONNX file: PyTorch then runs its operators one by one, and ONNX Runtime the
-    file itself. With a ``precision`` other than fp32, the compiled network in fp32 runs too. Raises `FlexgroupError`
-    for wrong input, and where an engine of ``against`` is not installed.
+    file itself. With a ``precision`` other than fp32, the compiled network in fp32 runs too. ``rest_ms`` milliseconds
+    pass before every call that is timed. Raises `FlexgroupError` for wrong input, and where an engine of ``against`` is
+    not installed.
     """
     progress = progress or Progress()
     unknown = [name for name in against if name not in AGAINST]
     if unknown:
         raise FlexgroupError(f"--against {unknown[0]!r} is unknown; choose {' or '.join(AGAINST)}")
     check_at_least(runs, 1, "--runs")
+    check_at_least(rest_ms, 0, "--rest-ms")
 
     import torch
 
@@ -166,7 +174,7 @@ def run_benchmark(
             reference = calls["torch"]()
             differences = {name: _difference(call(), reference) for name, call in calls.items()}
             progress.stage(f"timing, {count} thread{'s' if count > 1 else ''}")
-            timings = interleaved(calls, rounds=runs, progress=show_round)
+            timings = interleaved(calls, rounds=runs, progress=show_round, rest=rest_ms / 1e3)
         fastest = timings[OURS].median_ms
         latencies += [
             Latency(name, count, **asdict(timing), ratio=timing.median_ms / fastest, max_difference=differences[name])
@@ -174,7 +182,8 @@ def run_benchmark(
         ]
     shown = None if weights is None else str(weights)
     machine = asdict(this_machine())
-    return Benchmark(model, shown, shape, _sparsity(network), machine, tuple(latencies), memory, precision, error)
+    found = (_sparsity(network), machine, tuple(latencies), memory, rest_ms, precision, error)
+    return Benchmark(model, shown, shape, *found)
 
 
 def _engines(
@@ -224,6 +233,7 @@ def _print(result: Benchmark) -> None:
     shape = "x".join(map(str, result.input))
     table = Table(
         title=f"{escape(result.model)}, {100 * result.sparsity:.1f} % zeros, input {shape}, {result.precision}"
+        + f", {result.rest_ms:g} ms of rest before every call" * (result.rest_ms > 0)
     )
     for heading in ("engine", "threads", "median ms", "p10", "p90", "flexgroup is", "differs by"):
         table.add_column(heading, justify="left" if heading == "engine" else "right")

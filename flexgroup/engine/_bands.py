@@ -64,7 +64,7 @@ def schedule(chain: Sequence[Rows], windowed: Sequence[bool], first: int, last: 
 
     ``windowed[i]``: whether the output of operation i lives in a window; the others live in full.
     """
-    producers = {buffer: i for i, rows in enumerate(chain) for buffer in rows.out.buffers if buffer >= 0}
+    producers = _producers(chain)
     count = len(chain)
     needs: list[list[tuple[int, int]]] = []
     begins: list[int | None] = [None] * count
@@ -105,6 +105,17 @@ def schedule(chain: Sequence[Rows], windowed: Sequence[bool], first: int, last: 
             done[i] = rows[1]
         bands.append(tuple(shares))
     return Schedule(tuple(bands), capacity)
+
+
+def least_rows(chain: Sequence[Rows], band: int) -> list[int]:
+    """How many rows of every operation's output a band needs at once: what its window has to hold, or somewhat less."""
+    need = _needed(chain, _producers(chain), (0, band), [None] * len(chain))
+    return [max(0, high - low) for low, high in need]
+
+
+def _producers(chain: Sequence[Rows]) -> dict[int, int]:
+    """Which operation of a chain writes a buffer."""
+    return {buffer: i for i, rows in enumerate(chain) for buffer in rows.out.buffers if buffer >= 0}
 
 
 def _needed(

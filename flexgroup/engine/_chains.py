@@ -8,15 +8,15 @@ threads that are computed twice.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from flexgroup.engine._bands import even_band, schedule
+from flexgroup.engine._bands import even_band, least_rows, schedule
 from flexgroup.engine._estimate import estimate
 from flexgroup.engine._layout import ZERO, Image
 from flexgroup.engine._operations import ConvOp, Operation, buffers_of
-from flexgroup.engine._rows import Rows, rows_of
+from flexgroup.engine._rows import Rows
 from flexgroup.engine._steps_chain import Chain
 from flexgroup.engine._work import SHARE_OF_CACHE, MoveWork
 
@@ -47,7 +47,7 @@ class Planner:
         self.builder = builder
         self.layout = builder.layout
         self.operations = operations
-        self.rows = [rows_of(operation) for operation in operations]
+        self.rows = [builder.rows_of(operation) for operation in operations]
         self.buffers = [frozenset(buffers_of(operation)) for operation in operations]
         self.users: dict[int, list[int]] = {}
         self.writers: dict[int, list[int]] = {}
@@ -59,8 +59,10 @@ class Planner:
             for buffer in written:
                 self.writers.setdefault(buffer, []).append(i)
         self._cache = builder.target.cache_bytes
+        self._windows = SHARE_OF_CACHE * self._cache
         self.costs = builder.costs
         self._slots: dict[tuple[int, int, frozenset[int]], float] = {}
+        self._read: dict[int, tuple[frozenset[int], frozenset[int]]] = {}
 
     def best(self) -> list[Chain]:
         """The chains of the cheapest partition of all operations."""
@@ -74,7 +76,12 @@ class Planner:
             for first in range(last - 2, max(-1, last - 1 - LONGEST), -1):
                 if self.rows[first] is None or self.rows[last - 1] is None:
                     break
-                found = self._chain(first, last)
+                windowed = self._windowed(first, last)
+                if windowed is None:
+                    continue
+                if not self._fits(self._rows(first, last), windowed, 1):
+                    break  # nor do longer ones
+                found = self._chain(first, windowed)
                 if found is not None and costs[first] + found.slots < costs[last]:
                     costs[last], chosen[last] = costs[first] + found.slots, found
         chains: list[Chain] = []
@@ -145,45 +152,75 @@ class Planner:
 
     def _reads_allow(self, index: int, windows: set[int]) -> bool:
         """Kernels add all offsets of an operand to one address: its planes lie in one window, or in none."""
-        operation, rows = self.operations[index], self.rows[index]
-        assert rows is not None
-        residual = operation.residual if isinstance(operation, ConvOp) else None
-        taps = {buffer for use in rows.uses if use.image is not residual for buffer in use.image.buffers}
-        if isinstance(operation, ConvOp):
-            taps |= {tap.plane.buffer for group in operation.taps for tap in group}
-        for buffers in (taps, residual.buffers if residual is not None else frozenset()):
+        for buffers in self._operands(index):
             if buffers & windows and (len(buffers) > 1 or ZERO in buffers):
                 return False
         return True
 
-    def _chain(self, first: int, last: int) -> Candidate | None:
-        """The best bands for these operations, if they can be a chain that is worth a thought."""
-        windowed = self._windowed(first, last)
-        if windowed is None:
-            return None
-        rows = [each for each in self.rows[first:last] if each is not None]
+    def _rows(self, first: int, last: int) -> list[Rows]:
+        return [each for each in self.rows[first:last] if each is not None]
+
+    def _fits(self, rows: Sequence[Rows], windowed: Sequence[bool], band: int) -> bool:
+        """Whether windows for bands of this height could fit the cache."""
+        least = least_rows(rows, even_band(rows[-1], rows[-1].out.height, band))
+        return self._window_bytes(rows, {i: least[i] for i, flag in enumerate(windowed) if flag}) <= self._windows
+
+    def _window_bytes(self, rows: Sequence[Rows], capacity: Mapping[int, int]) -> float:
+        layout = self.layout
+        planes = {i: len(rows[i].out.planes) * layout.pitch(rows[i].out) * layout.element_bytes for i in capacity}
+        return float(sum(planes[i] * count for i, count in capacity.items()))
+
+    def _operands(self, index: int) -> tuple[frozenset[int], frozenset[int]]:
+        """The buffers that an operation's taps read, and those of its residual; found once."""
+        if index not in self._read:
+            operation, rows = self.operations[index], self.rows[index]
+            assert rows is not None
+            residual = operation.residual if isinstance(operation, ConvOp) else None
+            taps = {buffer for use in rows.uses if use.image is not residual for buffer in use.image.buffers}
+            if isinstance(operation, ConvOp):
+                taps |= {tap.plane.buffer for group in operation.taps for tap in group}
+            self._read[index] = frozenset(taps), residual.buffers if residual is not None else frozenset()
+        return self._read[index]
+
+    def _chain(self, first: int, windowed: tuple[bool, ...]) -> Candidate | None:
+        """The best bands for these operations, if a chain of them is worth a thought."""
+        last = first + len(windowed)
+        rows = self._rows(first, last)
         if max(self._bytes(each) for each, flag in zip(rows, windowed, strict=True) if flag) < SMALLEST * self._cache:
             return None
         height = rows[-1].out.height
         limit = WORTH * sum(self._alone(i) for i in range(first, last))
+        windows = frozenset(each.out.planes[0].buffer for each, flag in zip(rows, windowed, strict=True) if flag)
+        if self._at_least(first, rows, windows, height) >= limit:
+            return None
         found: Candidate | None = None
         for band in dict.fromkeys(even_band(rows[-1], height, band) for band in BANDS if band < height):
-            slots = self._banded(first, rows, windowed, band)
+            if not self._fits(rows, windowed, band):
+                break  # nor do higher ones
+            if self._at_least(first, rows, windows, band) >= (limit if found is None else found.slots):
+                continue
+            slots = self._banded(first, rows, windowed, windows, band)
             if slots is not None and slots < (limit if found is None else found.slots):
                 found = Candidate(first, band, windowed, slots)
         return found
 
-    def _banded(self, first: int, rows: Sequence[Rows], windowed: tuple[bool, ...], band: int) -> float | None:
+    def _at_least(self, first: int, rows: Sequence[Rows], windows: frozenset[int], band: int) -> float:
+        """What bands of this height cost if no row is moved, or computed twice: much quicker to find than the rest."""
+        height, slots = rows[-1].out.height, 0.0
+        for i, each in enumerate(rows):
+            count = max(1, band * each.out.height // height)
+            slots += self._estimated(first + i, count, windows) * each.out.height / count
+        return slots
+
+    def _banded(
+        self, first: int, rows: Sequence[Rows], windowed: tuple[bool, ...], windows: frozenset[int], band: int
+    ) -> float | None:
         """The cost of a chain in bands of this height; None if its windows do not fit the cache."""
         layout, costs, height = self.layout, self.costs, rows[-1].out.height
         bands = -(-height // band)
         sample = schedule(rows, windowed, 0, min(height, SAMPLED_BANDS * band), band)
-        window_bytes = 0.0
-        for i, capacity in sample.capacity.items():
-            window_bytes += len(rows[i].out.planes) * capacity * layout.pitch(rows[i].out) * layout.element_bytes
-        if window_bytes > SHARE_OF_CACHE * self._cache:
+        if self._window_bytes(rows, sample.capacity) > self._windows:
             return None
-        windows = frozenset(each.out.planes[0].buffer for each, flag in zip(rows, windowed, strict=True) if flag)
         slots = 0.0
         # The first band computes more rows and keeps none: of many, those after it are typical.
         typical = sample.bands if bands <= SAMPLED_BANDS else sample.bands[1:]

@@ -11,7 +11,6 @@ from flexgroup.engine._costs import Costs
 from flexgroup.engine._layout import Image
 from flexgroup.engine._operations import ConvOp, CopyOp, DepthwiseOp, Operation, PoolOp
 from flexgroup.engine._plan import Step
-from flexgroup.engine._rows import rows_of
 from flexgroup.engine._steps_conv import ConvLayer, conv_layer
 from flexgroup.engine._steps_depthwise import depthwise_work
 from flexgroup.engine._winograd import blocks_of
@@ -45,7 +44,7 @@ def estimate(
 
     ``conv`` is the choice that was made for a convolution; ``windowed`` tells which images will be in windows.
     """
-    mapped = rows_of(operation)
+    mapped = builder.rows_of(operation)
     if mapped is None:
         return None
     moved = traffic(builder.layout, builder.target.cache_bytes, mapped, rows, windowed)
@@ -82,7 +81,7 @@ def estimate_step(builder: StepBuilder, operation: Operation, step: Step) -> Est
     """What the step of an operation takes on whole images."""
     if step.slots:  # of the multiply-adds alone
         return Estimate(StreamWork(step.slots, step.bytes / LINE), Traffic())
-    mapped = rows_of(operation)
+    mapped = builder.rows_of(operation)
     found = estimate(builder, operation, mapped.out.height) if mapped is not None else None
     if found is not None:
         return found

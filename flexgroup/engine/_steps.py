@@ -26,7 +26,7 @@ from flexgroup.engine._geometry import round_up
 from flexgroup.engine._layout import External, Image, Layout
 from flexgroup.engine._operations import Operation, Tap
 from flexgroup.engine._plan import ARENA, Constants, Step, reference
-from flexgroup.engine._rows import rows_of
+from flexgroup.engine._rows import Rows, rows_of
 from flexgroup.engine._sharing import Needs, clearing
 from flexgroup.engine._steps_chain import Chain, chain_steps
 from flexgroup.kernels import F32, LINE, Element, KernelSpec, Target
@@ -96,6 +96,11 @@ class StepBuilder:
         start = thread * most
         self._panel_end = max(self._panel_end, start + size)
         return reference(ARENA, self.layout.arena_bytes + start)
+
+    def rows_of(self, operation: Operation) -> Rows | None:
+        """How the operation maps rows, found out once; the operation is kept, so that no other gets its number."""
+        _, rows = self.once(lambda: (operation, rows_of(operation)), "rows", id(operation))
+        return rows
 
     def place(self) -> Place:
         """The place of whole images."""
@@ -195,7 +200,7 @@ class StepBuilder:
 
     def bytes_of(self, operation: Operation, rows: tuple[int, int] | None = None) -> int:
         """Bytes of activations that an operation reads and writes, for all rows of its output or some."""
-        mapped = rows_of(operation)
+        mapped = self.rows_of(operation)
         if mapped is None:
             return 0
         first, last = rows or (0, mapped.out.height)

@@ -10,6 +10,8 @@ import numpy as np
 
 from flexgroup._errors import FlexgroupError
 
+CALLS_WITH_REST = 10  # that fit a turn
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -30,6 +32,7 @@ def interleaved(
     min_seconds: float = 0.01,
     warmup: int = 2,
     progress: Callable[[int], object] | None = None,
+    rest: float = 0.0,
 ) -> dict[str, Timing]:
     """Time several callables against each other in one process; ``callables`` maps a name to each.
 
@@ -38,32 +41,38 @@ def interleaved(
     from round to round, so a machine that slows down or is shared does so for all of them. ``progress`` is
     called with the round's number after each round.
 
+    With ``rest``, every call comes that many seconds after the one before, as in a program that waits for the next
+    picture of a camera: processors slow down, threads fall asleep, and caches are lost to others. A turn then has ten
+    calls at least.
+
     Raises `FlexgroupError` for fewer than one round or nothing to time.
     """
     if not callables:
         raise FlexgroupError("nothing to time: callables is empty")
-    if rounds < 1 or min_seconds < 0 or warmup < 0:
+    if rounds < 1 or min(min_seconds, warmup, rest) < 0:
         raise FlexgroupError(
-            f"cannot time with rounds={rounds}, min_seconds={min_seconds}, warmup={warmup}; "
+            f"cannot time with rounds={rounds}, min_seconds={min_seconds}, warmup={warmup}, rest={rest}; "
             "use at least one round and no negative numbers"
         )
     names = list(callables)
     samples: dict[str, list[int]] = {name: [] for name in names}
     for number in range(rounds):
         for name in names if number % 2 == 0 else reversed(names):
-            _turn(callables[name], samples[name], min_seconds, warmup)
+            _turn(callables[name], samples[name], max(min_seconds, CALLS_WITH_REST * rest), warmup, rest)
         if progress is not None:
             progress(number)
     return {name: summary(samples[name]) for name in names}
 
 
-def _turn(call: Callable[[], object], samples: list[int], min_seconds: float, warmup: int) -> None:
+def _turn(call: Callable[[], object], samples: list[int], min_seconds: float, warmup: int, rest: float) -> None:
     clock = time.perf_counter_ns
     for _ in range(warmup):
         call()
     now = clock()
     end = now + int(min_seconds * 1e9)
     while True:
+        if rest:
+            time.sleep(rest)
         before = clock()
         call()
         now = clock()

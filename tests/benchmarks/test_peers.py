@@ -17,7 +17,7 @@ from _peers._mnn import blocks_of_output_channels
 from _peers._onnx import write_onnx
 from _peers._others import barrier_seconds
 from _peers._process import Process, WorkerError
-from _peers._rounds import FEWEST_TURNS, Outcome, Plan, Turn, cells_of, measure
+from _peers._rounds import Plan, cells_of, measure
 from _peers._tables import Row, verdicts
 from torch import nn
 
@@ -101,9 +101,7 @@ def test_what_does_not_work_has_its_reason_in_the_results(tmp_path: Path) -> Non
     assert result.versions["numpy"] == np.__version__
     assert echo.difference == float("inf")  # its input is no output of the network
     assert not echo.failure
-    assert len(echo.turns) == 2
-    assert all(turn.samples and turn.pace > 0 for turn in echo.turns)
-    assert 0 < result.steady <= 1
+    assert len(echo.samples) >= 2
     assert dying.failure == "its process ended (3): converted | out of luck"
 
 
@@ -137,14 +135,3 @@ def test_two_threads_wait_for_each_other_and_are_gone_afterwards():
     before = threading.active_count()
     assert 0 < barrier_seconds(steps=20) < 1
     assert threading.active_count() == before
-
-
-def test_turns_in_which_something_unseen_slowed_the_cores_down_do_not_count() -> None:
-    outcome = Outcome([Turn([number], pace) for number, pace in enumerate((1.3, 1.0, 1.05, 1.4, 1.0, 1.1))])
-    assert sorted(outcome.samples(1.1)) == [1, 2, 4, 5]
-
-
-def test_where_too_few_turns_are_at_full_pace_the_best_ones_count() -> None:
-    outcome = Outcome([Turn([number], pace) for number, pace in enumerate((1.3, 1.0, 1.2, 1.4))])
-    assert FEWEST_TURNS == 3
-    assert sorted(outcome.samples(1.1)) == [0, 1, 2]

@@ -56,6 +56,17 @@ def test_the_table_says_who_is_faster(flexgroup, common):
     assert re.search(r"torch .* \d+\.\d\dx (faster|slower)", outcome.stdout)
 
 
+def test_calls_may_come_after_a_rest_as_in_an_app(flexgroup, common):
+    document = flexgroup(*common, "--runs", 1, "--rest-ms", 2, "--json").document
+    assert document["rest_ms"] == 2
+    assert all(2 <= row["calls"] <= 10 for row in document["latencies"])
+    assert "2 ms of rest before every call" in flexgroup(*common, "--runs", 1, "--rest-ms", 2).stdout
+
+
+def test_a_rest_cannot_be_negative(flexgroup, common):
+    assert "--rest-ms -1 is too small; give at least 0" in flexgroup(*common, "--rest-ms", -1).reason
+
+
 @pytest.mark.parametrize(("ratio", "words"), [(2.5, "2.50x faster"), (1.0, "1.00x faster"), (0.5, "2.00x slower")])
 def test_a_ratio_below_one_is_called_slower(ratio, words):
     assert _in_words(ratio) == words

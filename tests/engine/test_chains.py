@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from flexgroup.engine import CompiledModel, Plan, _chains, plan_graph
-from flexgroup.engine._bands import even_band, schedule
+from flexgroup.engine._bands import even_band, least_rows, schedule
 from flexgroup.engine._layout import Image, PlaneRef
 from flexgroup.engine._rows import Rows, Use
 from flexgroup.graph import from_torch, optimize
 from flexgroup.kernels import TARGETS
+from flexgroup.zoo import build, input_shape
 from tests.engine.agreement import HOST, twins_agree
 from tests.engine.networks import PATTERNS, examples, networks, prune, randomise
 from tests.engine.twins import run_plan
@@ -164,22 +165,55 @@ def test_two_bands_cost_what_both_of_them_compute():
     found = []
 
     class Planner(_chains.Planner):
-        def _banded(self, first, rows, windowed, band):
-            slots = super()._banded(first, rows, windowed, band)
+        def best(self):
+            first = next(i for i in range(len(self.operations)) if self._windowed(i, i + 2))
+            rows, windows = self._rows(first, first + 2), frozenset(self.rows[first].out.buffers)
+            slots = self._banded(first, rows, self._windowed(first, first + 2), windows, 7)
+            # Of the first layer 8 rows, one more than the second reads for its 7, and then the other 5.
+            calls = [(first, 8), (first, 5), (first + 1, 7), (first + 1, 6)]
+            found.append((slots, sum(self._estimated(i, count, windows) for i, count in calls)))
+            return super().best()
+
+        def _banded(self, first, rows, windowed, windows, band):
             # What threads cut their own rows into is never higher than what was looked at.
             assert band == even_band(rows[-1], rows[-1].out.height, band)
-            if band == 7:
-                windows = frozenset(rows[0].out.buffers)
-                # Of the first layer 8 rows, one more than the second reads for its 7, and then the other 5.
-                calls = [(first, 8), (first, 5), (first + 1, 7), (first + 1, 6)]
-                found.append((slots, sum(self._estimated(i, count, windows) for i, count in calls)))
-            return slots
+            return super()._banded(first, rows, windowed, windows, band)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_chains, "Planner", Planner)
         plan_graph(graph, replace(TARGETS["x86-64-avx2"], cache_bytes=1 << 17))
     ((slots, calls),) = found
     assert slots == pytest.approx(calls)
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18", "unet"])
+@pytest.mark.parametrize("cache", [1 << 18, 1 << 20])
+def test_what_is_left_out_of_the_search_would_not_have_been_chosen(name, cache):
+    model = build(name)
+    randomise(model, 0)
+    prune(model, "4x1", 0.1)
+    graph = optimize(from_torch(model, (torch.randn(1, *input_shape(name)),)))
+    found = []
+
+    class Planner(_chains.Planner):
+        def best(self):
+            chains = super().best()
+            whole = Whole(self.builder, self.operations).best()
+            found.extend([chains, whole])
+            return chains
+
+    class Whole(_chains.Planner):
+        def _fits(self, rows, windowed, band):
+            return True
+
+        def _at_least(self, first, rows, windows, band):
+            return 0.0
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_chains, "Planner", Planner)
+        plan_graph(graph, replace(TARGETS["x86-64-avx2"], cache_bytes=cache))
+    chains, whole = ([(each.first, each.last, each.windowed, each.band) for each in some] for some in found)
+    assert chains == whole
 
 
 @settings(max_examples=examples(200), deadline=None)
@@ -230,6 +264,9 @@ def test_every_row_is_computed_once_and_is_there_when_it_is_read(uses, height, b
                 else:
                     written.append(row)
     assert written == list(range(first, last))
+    band = min(band * last_grain, heights[-1])
+    least = least_rows(chain, band)
+    assert all(least[i] <= rows for i, rows in schedule(chain, windowed, 0, heights[-1], band).capacity.items())
 
 
 @pytest.mark.parametrize("pool", [nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(2), nn.AvgPool2d(2), nn.AvgPool2d(3, 1)])

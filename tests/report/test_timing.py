@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
+import numpy as np
 import pytest
 
 from flexgroup import FlexgroupError
 from flexgroup.report import interleaved
-from flexgroup.report._timing import summary
+from flexgroup.report._timing import CALLS_WITH_REST, summary
 
 
 def test_each_callable_has_a_turn_in_every_round_and_the_order_alternates() -> None:
@@ -53,7 +56,16 @@ def test_nothing_to_time_is_refused() -> None:
         interleaved({})
 
 
-@pytest.mark.parametrize("wrong", [{"rounds": 0}, {"min_seconds": -1.0}, {"warmup": -1}])
+def test_with_a_rest_every_call_comes_that_long_after_the_one_before() -> None:
+    began: list[float] = []
+    timing = interleaved(
+        {"note": lambda: began.append(time.perf_counter())}, rounds=1, min_seconds=0, warmup=0, rest=0.005
+    )["note"]
+    assert 2 <= timing.calls <= CALLS_WITH_REST
+    assert min(np.diff(began)) >= 0.005
+
+
+@pytest.mark.parametrize("wrong", [{"rounds": 0}, {"min_seconds": -1.0}, {"warmup": -1}, {"rest": -1}])
 def test_numbers_that_cannot_be_timed_with_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(FlexgroupError, match="use at least one round and no negative numbers"):
         interleaved({"nothing": lambda: None}, **wrong)
