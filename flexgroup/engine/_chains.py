@@ -27,6 +27,7 @@ LONGEST = 14  # operations in a chain
 BANDS = (1, 2, 3, 4, 5, 7, 8, 10, 14, 16, 20, 28, 32, 56)
 SMALLEST = 0.2  # of the cache: chains whose images all are smaller gain nothing
 SAMPLED_BANDS = 4
+SURE = 0.9  # of a quick estimate of bands: they do not cost less
 WORTH = 0.8  # of what the operations cost one by one: chains that promise less did not keep it
 
 
@@ -205,12 +206,15 @@ class Planner:
         return found
 
     def _at_least(self, first: int, rows: Sequence[Rows], windows: frozenset[int], band: int) -> float:
-        """What bands of this height cost if no row is moved, or computed twice: much quicker to find than the rest."""
+        """What bands of this height cost if no row is moved, or computed twice: much quicker to find than the rest.
+
+        Somewhat less, since the last band may have other rows, whose cost is not in proportion.
+        """
         height, slots = rows[-1].out.height, 0.0
         for i, each in enumerate(rows):
             count = max(1, band * each.out.height // height)
             slots += self._estimated(first + i, count, windows) * each.out.height / count
-        return slots
+        return SURE * slots
 
     def _banded(
         self, first: int, rows: Sequence[Rows], windowed: tuple[bool, ...], windows: frozenset[int], band: int
