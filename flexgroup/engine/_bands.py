@@ -113,6 +113,16 @@ def least_rows(chain: Sequence[Rows], band: int) -> list[int]:
     return [max(0, high - low) for low, high in need]
 
 
+def steps_to_last(chain: Sequence[Rows]) -> list[int]:
+    """How many rows of every operation's output go on for each row of the last one's."""
+    producers, steps = _producers(chain), [1] * len(chain)
+    for i in reversed(range(len(chain))):
+        for use in chain[i].uses:
+            for producer in {producers[buffer] for buffer in use.image.buffers if buffer in producers}:
+                steps[producer] = max(steps[producer], steps[i] * use.step)
+    return steps
+
+
 def _producers(chain: Sequence[Rows]) -> dict[int, int]:
     """Which operation of a chain writes a buffer."""
     return {buffer: i for i, rows in enumerate(chain) for buffer in rows.out.buffers if buffer >= 0}

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from flexgroup.engine._bands import even_band, least_rows, schedule
+from flexgroup.engine._bands import even_band, least_rows, schedule, steps_to_last
 from flexgroup.engine._estimate import estimate
 from flexgroup.engine._layout import ZERO, Image
 from flexgroup.engine._operations import ConvOp, Operation, buffers_of
@@ -192,8 +192,6 @@ class Planner:
         height = rows[-1].out.height
         limit = WORTH * sum(self._alone(i) for i in range(first, last))
         windows = frozenset(each.out.planes[0].buffer for each, flag in zip(rows, windowed, strict=True) if flag)
-        if self._at_least(first, rows, windows, height) >= limit:
-            return None
         found: Candidate | None = None
         for band in dict.fromkeys(even_band(rows[-1], height, band) for band in BANDS if band < height):
             if not self._fits(rows, windowed, band):
@@ -208,12 +206,12 @@ class Planner:
     def _at_least(self, first: int, rows: Sequence[Rows], windows: frozenset[int], band: int) -> float:
         """What bands of this height cost if no row is moved, or computed twice: much quicker to find than the rest.
 
-        Somewhat less, since the last band may have other rows, whose cost is not in proportion.
+        Somewhat less, since what the first and the last band do is not in proportion.
         """
         height, slots = rows[-1].out.height, 0.0
-        for i, each in enumerate(rows):
-            count = max(1, band * each.out.height // height)
-            slots += self._estimated(first + i, count, windows) * each.out.height / count
+        for i, (each, step) in enumerate(zip(rows, steps_to_last(rows), strict=True)):
+            count = min(band * step, each.out.height)
+            slots += self._estimated(first + i, count, windows) * min(height / band, each.out.height / count)
         return SURE * slots
 
     def _banded(

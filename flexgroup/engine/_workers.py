@@ -22,7 +22,7 @@ class Workers:
 
     They keep off the processor of whoever calls, where there are enough others. Without that, a system may wake a
     thread beside its caller while other processors rest (virtual machines look busy to their own systems then); the
-    two take turns, a call takes several times as long, and if the program rests between calls it stays so.
+    two take turns, a call takes several times as long, and where the program rests between calls it stays that way.
     """
 
     def __init__(self, submit: Callable[[int, int], object], work: Callable[[int, int], object], count: int) -> None:
@@ -37,8 +37,9 @@ class Workers:
         self._pool = aligned(4096)[: 8 * len(POOL.fields)].view(np.int64)
         self._lock = np.zeros(128, dtype=np.uint8)
         self._wake = np.zeros(128, dtype=np.uint8)
-        self._processor = getattr(self._library, "sched_getcpu", None) if hasattr(os, "sched_setaffinity") else None
-        self._allowed = os.sched_getaffinity(0) if self._processor is not None else set()
+        movable = hasattr(os, "sched_setaffinity")
+        self._processor = getattr(ctypes.PyDLL(None), "sched_getcpu", None) if movable else None
+        self._allowed = self._given = os.sched_getaffinity(0) if movable else set()
         self._avoided = -1
         if len(self._allowed) <= self._count:
             self._processor = None
@@ -70,12 +71,17 @@ class Workers:
         self._submit(address(self._pool), job)
 
     def _keep_off(self, processor: int) -> None:
-        """Let the workers run anywhere but there."""
-        self._avoided = processor
+        """Let the workers run anywhere but there, unless somebody else has said where they may run."""
+        self._avoided, others = processor, self._allowed - {processor}
+        threads = [each.native_id for each in self._threads if each.native_id is not None]
         try:
-            for thread in self._threads:
-                os.sched_setaffinity(thread.native_id or 0, self._allowed - {processor})
-        except OSError:  # processors went away, or somebody forbids it
+            if any(os.sched_getaffinity(thread) != self._given for thread in threads):
+                self._processor = None
+                return
+            for thread in threads:
+                os.sched_setaffinity(thread, others)
+            self._given = others
+        except OSError:  # processors went away, or it is forbidden
             self._processor = None
 
     def stop(self) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import isfinite
 
 import numpy as np
 
 from flexgroup._errors import FlexgroupError
 
-CALLS_WITH_REST = 10  # that fit a turn
+CALLS_WITH_REST = 10  # that fit a turn at most
 
 
 @dataclass(frozen=True)
@@ -41,18 +42,18 @@ def interleaved(
     from round to round, so a machine that slows down or is shared does so for all of them. ``progress`` is
     called with the round's number after each round.
 
-    With ``rest``, every call comes that many seconds after the one before, as in a program that waits for the next
-    picture of a camera: processors slow down, threads fall asleep, and caches are lost to others. A turn then has ten
-    calls at least.
+    With ``rest``, every call begins that many seconds after the end of the one before, as in a program that waits for
+    the next picture of a camera: processors slow down, threads fall asleep, and caches are lost to others. A turn then
+    takes ten rests, or ``min_seconds``, whichever is longer.
 
     Raises `FlexgroupError` for fewer than one round or nothing to time.
     """
     if not callables:
         raise FlexgroupError("nothing to time: callables is empty")
-    if rounds < 1 or min(min_seconds, warmup, rest) < 0:
+    if rounds < 1 or min(min_seconds, warmup, rest) < 0 or not isfinite(rest):
         raise FlexgroupError(
             f"cannot time with rounds={rounds}, min_seconds={min_seconds}, warmup={warmup}, rest={rest}; "
-            "use at least one round and no negative numbers"
+            "use at least one round, and numbers that are not negative or infinite"
         )
     names = list(callables)
     samples: dict[str, list[int]] = {name: [] for name in names}
