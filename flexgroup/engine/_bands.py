@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from flexgroup.engine._rows import Rows
+from flexgroup.engine._rows import Rows, Use
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def steps_to_last(chain: Sequence[Rows]) -> list[int]:
     producers, steps = _producers(chain), [1] * len(chain)
     for i in reversed(range(len(chain))):
         for use in chain[i].uses:
-            for producer in {producers[buffer] for buffer in use.image.buffers if buffer in producers}:
+            for producer in _writers(use, producers):
                 steps[producer] = max(steps[producer], steps[i] * use.step)
     return steps
 
@@ -126,6 +126,11 @@ def steps_to_last(chain: Sequence[Rows]) -> list[int]:
 def _producers(chain: Sequence[Rows]) -> dict[int, int]:
     """Which operation of a chain writes a buffer."""
     return {buffer: i for i, rows in enumerate(chain) for buffer in rows.out.buffers if buffer >= 0}
+
+
+def _writers(use: Use, producers: Mapping[int, int]) -> set[int]:
+    """The operations of a chain that write what is used."""
+    return {producers[buffer] for buffer in use.image.buffers if buffer in producers}
 
 
 def _needed(
@@ -148,6 +153,6 @@ def _needed(
             continue
         for use in chain[i].uses:
             rows = use.rows(first, last)
-            for producer in {producers[buffer] for buffer in use.image.buffers if buffer in producers}:
+            for producer in _writers(use, producers):
                 need[producer] = (min(need[producer][0], rows[0]), max(need[producer][1], rows[1]))
     return need

@@ -192,24 +192,27 @@ class Planner:
         height = rows[-1].out.height
         limit = WORTH * sum(self._alone(i) for i in range(first, last))
         windows = frozenset(each.out.planes[0].buffer for each, flag in zip(rows, windowed, strict=True) if flag)
+        steps = steps_to_last(rows)
         found: Candidate | None = None
         for band in dict.fromkeys(even_band(rows[-1], height, band) for band in BANDS if band < height):
             if not self._fits(rows, windowed, band):
                 break  # nor do higher ones
-            if self._at_least(first, rows, windows, band) >= (limit if found is None else found.slots):
+            if self._at_least(first, rows, steps, windows, band) >= (limit if found is None else found.slots):
                 continue
             slots = self._banded(first, rows, windowed, windows, band)
             if slots is not None and slots < (limit if found is None else found.slots):
                 found = Candidate(first, band, windowed, slots)
         return found
 
-    def _at_least(self, first: int, rows: Sequence[Rows], windows: frozenset[int], band: int) -> float:
+    def _at_least(
+        self, first: int, rows: Sequence[Rows], steps: Sequence[int], windows: frozenset[int], band: int
+    ) -> float:
         """What bands of this height cost if no row is moved, or computed twice: much quicker to find than the rest.
 
         Somewhat less, since what the first and the last band do is not in proportion.
         """
         height, slots = rows[-1].out.height, 0.0
-        for i, (each, step) in enumerate(zip(rows, steps_to_last(rows), strict=True)):
+        for i, (each, step) in enumerate(zip(rows, steps, strict=True)):
             count = min(band * step, each.out.height)
             slots += self._estimated(first + i, count, windows) * min(height / band, each.out.height / count)
         return SURE * slots

@@ -215,7 +215,7 @@ def test_what_is_left_out_of_the_search_would_not_have_been_chosen(name, cache):
         def _fits(self, rows, windowed, band):
             return True
 
-        def _at_least(self, first, rows, windows, band):
+        def _at_least(self, first, rows, steps, windows, band):
             return 0.0
 
     with pytest.MonkeyPatch.context() as patch:
