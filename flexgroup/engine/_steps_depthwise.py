@@ -84,6 +84,17 @@ def _walk(builder: StepBuilder, op: DepthwiseOp, rows: int) -> Walk:
     return Walk("down", block, down) if down <= along else Walk("along", block, along)
 
 
+def _vectors_abreast(builder: StepBuilder, op: DepthwiseOp, columns: int) -> int:
+    """How many vectors of every row go down together.
+
+    Two short ones share the work of a row beside its multiplications, and while one waits for its sum the other is
+    added to, if there are registers for both.
+    """
+    target, strided_pool = builder.target, op.reduce == "max" and op.stride[0] > 1
+    is_short = target.vector_bytes <= 16 and target.vector_registers >= 32
+    return 2 if is_short and columns >= 2 * builder.layout.lanes and not strided_pool else 1
+
+
 def depthwise_call(
     builder: StepBuilder, op: DepthwiseOp, rows: tuple[int, int], place: Place
 ) -> tuple[DepthwiseKernel, Fields]:
@@ -96,8 +107,9 @@ def depthwise_call(
         # vector is longer than a row, it is written over by the next row.
         border = layout.is_windowed(op.out) and layout.reads_border(op.out)
         columns = pitch if border or op.out.width < lanes else op.out.width
-        starts, last_start = -(-columns // lanes), max(0, columns - lanes) * size
-        tile = walk.block if walk.form == "along" else 1
+        abreast = _vectors_abreast(builder, op, columns) if walk.form == "down" else 1
+        starts, last_start = -(-columns // (abreast * lanes)), max(0, columns - abreast * lanes) * size
+        tile = walk.block if walk.form == "along" else abreast
         inside = np.zeros(max(pitch, lanes), builder.integer)
         inside[: op.out.width] = -1
         mask = builder.constants.add(inside)

@@ -99,12 +99,17 @@ class ConvKernel:
         _Emitter(Kernel(module, self.name, target, self.element, self.signature), self).emit()
 
 
+_IN_ORDER = {1: 20, 2: 11, 4: 6, 8: 3}  # tiles by rows: the largest with which LLVM needs no stack, for any element
+
+
 def largest_tile(rows: int, target: Target) -> int:
     """The most vectors a tile can have.
 
     Beside the accumulators, the registers hold either a group's weights and one activation, or its activations and one
-    weight (`_multiply`).
+    weight (`_multiply`). Code for cores that run in order needs some for what is loaded ahead.
     """
+    if target.in_order and rows in _IN_ORDER:
+        return _IN_ORDER[rows]
     registers = target.vector_registers - 1
     return max(1, min(24, max((registers - rows) // rows, registers // (rows + 1))))
 

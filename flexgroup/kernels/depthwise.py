@@ -1,17 +1,18 @@
 """Depthwise convolution: every output plane is one small window over one input plane.
 
-Three forms. ``down`` walks down a column of vectors and keeps the output rows that are not complete yet in registers,
-so that every input row is loaded once for each column of the window, not once for each entry. ``along`` walks along
-some output rows at once, and loads an input row once for all of them: large planes stream through the first-level
-cache, and a few rows cost no more than their share of many. Both handle any stride along rows, and strides 1 and 2
-along columns (a stride of 2 splits pairs of vectors into even and odd elements). ``linear`` runs over all positions of
-a plane, border included, like the other convolutions: for images narrower than a vector.
+Three forms. ``down`` walks down a column of vectors, or two side by side, and keeps the output rows that are not
+complete yet in registers, so that every input row is loaded once for each column of the window, not once for each
+entry. ``along`` walks along some output rows at once, and loads an input row once for all of them: large planes stream
+through the first-level cache, and a few rows cost no more than their share of many. Both handle any stride along rows,
+and strides 1 and 2 along columns (a stride of 2 splits pairs of vectors into even and odd elements). ``linear`` runs
+over all positions of a plane, border included, like the other convolutions: for images narrower than a vector.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from llvmlite import ir
@@ -49,7 +50,7 @@ ROWS_SHARED = 1.0  # what a block costs beside its rows, in rows: loads of input
 
 @dataclass(frozen=True)
 class DepthwiseKernel:
-    """A ``height`` x ``width`` window with these strides; blocks of ``tile`` vectors (linear) or rows (along)."""
+    """A ``height`` x ``width`` window with these strides; blocks of ``tile`` vectors (linear, down) or rows (along)."""
 
     form: str  # "down", "along" or "linear"
     height: int
@@ -81,7 +82,7 @@ class DepthwiseKernel:
 
     def emit(self, module: ir.Module, target: Target) -> None:
         """Add the kernel's function to ``module``."""
-        _Emitter(Kernel(module, self.name, target, self.element, SIGNATURE), self).emit()
+        _Emitter(Kernel(module, self.name, target, self.element, SIGNATURE, apart=True), self).emit()
 
 
 def block_rows(rows: int) -> int:
@@ -193,14 +194,15 @@ class _Emitter:
             self.inside = k.at(self.mask, at)
             yield at
 
-    def _columns(self, row: ir.Value) -> list[ir.Value]:
-        """The input row under every column of the window, for one vector of outputs."""
+    def _columns(self, row: ir.Value, vector: int = 0) -> list[ir.Value]:
+        """The input row under every column of the window, for one vector of outputs of a block."""
         k, spec = self.k, self.spec
+        start = vector * spec.stride[1] * self.bytes
         if spec.stride[1] == 1:
-            return [k.load_vector(row, self.size, x * self.size) for x in range(spec.width)]
+            return [k.load_vector(row, self.size, start + x * self.size) for x in range(spec.width)]
         columns = []
         for x in range(0, spec.width, 2):
-            pair = [k.load_vector(row, self.size, x * self.size + i * self.bytes) for i in (0, 1)]
+            pair = [k.load_vector(row, self.size, start + x * self.size + i * self.bytes) for i in (0, 1)]
             columns += self.split.halves(pair)
         return columns[: spec.width]
 
@@ -212,27 +214,54 @@ class _Emitter:
     def _add_entry(self, total: ir.Value, value: ir.Value, entry: int) -> ir.Value:
         if self.spec.reduce == "sum":
             return self.k.fma(self.factors[entry], value, total)
-        b = self.k.builder
-        # A NaN wins, and stays, as in torch.
-        wins = b.or_(b.fcmp_ordered(">", value, total), b.fcmp_unordered("uno", value, value))
-        return b.select(wins, value, total)
+        return self.k.larger(value, total)
+
+    def _for_rows(
+        self, complete: Callable[[ir.Value, list[ir.Value]], list[ir.Value]], carried: list[ir.Value]
+    ) -> None:
+        """``complete(row, carried)`` stores an output row, and gives what is carried on to the next, for all rows.
+
+        Where a processor runs in order, two rows are arranged together, so that one is added to while the other waits.
+        """
+        k, rows = self.k, self.k.arg("rows")
+        start: ir.Value | int = 0
+        for count in (2, 1) if k.target.in_order else (1,):
+            stop = rows if count == 1 else k.builder.and_(rows, ir.Constant(I64, -count))
+            with k.loop(start, stop, count, carried) as each:
+                values = list(each.values)
+                for i in range(count):
+                    values = complete(k.builder.add(each.index, ir.Constant(I64, i)), values)
+                each.next = values
+            start, carried = stop, each.results
 
     def _rolling(self, read: ir.Value, write: ir.Value) -> None:
         """Stride 1: input row r completes output row r - height + 1 and adds to those that follow it."""
-        k, height = self.k, self.spec.height
+        k, height, tile = self.k, self.spec.height, self.spec.tile
         b = k.builder
+
+        def added(totals: list[ir.Value], row: ir.Value, y: int) -> list[ir.Value]:
+            """An input row, under row ``y`` of the first output row's window, added to all: ``tile`` vectors a row."""
+            sums = list(totals)
+            for t in range(tile):
+                columns = self._columns(row, t)
+                for i in range(t, len(totals), tile):
+                    sums[i] = self._add_row(totals[i], columns, y - i // tile)
+            return sums
+
         pending: list[ir.Value] = []
         for y in range(height - 1):
-            columns = self._columns(k.at(read, b.mul(self.source_row, ir.Constant(I64, y))))
-            pending.append(self.start)
-            pending = [self._add_row(total, columns, y - row) for row, total in enumerate(pending)]
+            row = k.at(read, b.mul(self.source_row, ir.Constant(I64, y)))
+            pending = added([*pending, *[self.start] * tile], row, y)
         below = k.at(read, b.mul(self.source_row, ir.Constant(I64, height - 1)))
-        with k.loop(0, k.arg("rows"), 1, pending) as rows:
-            columns = self._columns(k.at(below, b.mul(rows.index, self.source_row)))
-            totals = [*rows.values, self.start]
-            totals = [self._add_row(total, columns, height - 1 - row) for row, total in enumerate(totals)]
-            self._store(totals[0], k.at(write, b.mul(rows.index, self.target_row)), 0)
-            rows.next = totals[1:]
+
+        def complete(index: ir.Value, pending: list[ir.Value]) -> list[ir.Value]:
+            row = k.at(below, b.mul(index, self.source_row))
+            totals = added([*pending, *[self.start] * tile], row, height - 1)
+            for t in range(tile):
+                self._store(totals[t], k.at(write, b.mul(index, self.target_row)), t * self.bytes)
+            return totals[tile:]
+
+        self._for_rows(complete, pending)
 
     def _strided(self, read: ir.Value, write: ir.Value) -> None:
         """Row by row; what the windows of two output rows have in common stays in registers, if it fits."""
@@ -242,21 +271,30 @@ class _Emitter:
             self._strided_largest(read, write, shared)
             return
 
-        def columns(top: ir.Value, y: int) -> list[ir.Value]:
-            return self._columns(k.at(top, b.mul(self.source_row, ir.Constant(I64, y))))
+        def columns(top: ir.Value, y: int, vector: int) -> list[ir.Value]:
+            return self._columns(k.at(top, b.mul(self.source_row, ir.Constant(I64, y))), vector)
 
         step = b.mul(self.source_row, ir.Constant(I64, spec.stride[0]))
-        above = [column for y in range(shared) for column in columns(read, y)]
-        with k.loop(0, k.arg("rows"), 1, above) as rows:
-            top = k.at(read, b.mul(rows.index, step))
-            window = [*rows.values]
-            for y in range(shared, spec.height):
-                window += columns(top, y)
-            total = self.start
-            for y in range(spec.height):
-                total = self._add_row(total, window[y * width : (y + 1) * width], y)
-            self._store(total, k.at(write, b.mul(rows.index, self.target_row)), 0)
-            rows.next = window[len(window) - shared * width :]
+        vectors = range(spec.tile)
+        above = [column for t in vectors for y in range(shared) for column in columns(read, y, t)]
+
+        def complete(index: ir.Value, above: list[ir.Value]) -> list[ir.Value]:
+            top = k.at(read, b.mul(index, step))
+            totals, kept = [], []
+            for t in vectors:
+                window = above[t * shared * width : (t + 1) * shared * width]
+                for y in range(shared, spec.height):
+                    window = window + columns(top, y, t)
+                total = self.start
+                for y in range(spec.height):
+                    total = self._add_row(total, window[y * width : (y + 1) * width], y)
+                totals.append(total)
+                kept += window[len(window) - shared * width :]
+            for t in vectors:
+                self._store(totals[t], k.at(write, b.mul(index, self.target_row)), t * self.bytes)
+            return kept
+
+        self._for_rows(complete, above)
 
     def _strided_largest(self, read: ir.Value, write: ir.Value, shared: int) -> None:
         """The largest of every row of the window, and of those; what windows have in common is one vector a row."""
@@ -267,15 +305,20 @@ class _Emitter:
             return self._largest(self._columns(k.at(top, b.mul(self.source_row, ir.Constant(I64, y)))))
 
         step = b.mul(self.source_row, ir.Constant(I64, spec.stride[0]))
-        with k.loop(0, k.arg("rows"), 1, [row(read, y) for y in range(shared)]) as rows:
-            top = k.at(read, b.mul(rows.index, step))
-            window = [*rows.values, *(row(top, y) for y in range(shared, spec.height))]
-            self._store(self._largest(window), k.at(write, b.mul(rows.index, self.target_row)), 0)
-            rows.next = window[len(window) - shared :]
+
+        def complete(index: ir.Value, above: list[ir.Value]) -> list[ir.Value]:
+            top = k.at(read, b.mul(index, step))
+            window = [*above, *(row(top, y) for y in range(shared, spec.height))]
+            self._store(self._largest(window), k.at(write, b.mul(index, self.target_row)), 0)
+            return window[len(window) - shared :]
+
+        self._for_rows(complete, [row(read, y) for y in range(shared)])
 
     def _largest(self, values: Sequence[ir.Value]) -> ir.Value:
-        """The largest value in every lane, NaN if one is: NaNs are looked for in pairs, and put in at the end."""
+        """The largest value in every lane, NaN if one is: where that is no instruction, looked for in pairs."""
         b = self.k.builder
+        if self.k.target.keeps_nan:
+            return functools.reduce(self.k.larger, values)
         largest, odd = values[0], None
         for value in values[1:]:
             largest = b.select(b.fcmp_ordered(">", value, largest), value, largest)

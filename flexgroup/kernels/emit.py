@@ -106,6 +106,12 @@ class Code:
             loop.results.append(result)
 
 
+def _scope(module: ir.Module) -> ir.MDValue:
+    """For LLVM: a set of loads that no store changes which says so."""
+    domain = module.add_metadata(["flexgroup"])
+    return module.add_metadata([module.add_metadata(["loads", domain])])
+
+
 def halved(lanes: int) -> list[int]:
     """Vector widths from whole vectors down to single numbers, for what a wider one leaves over."""
     widths = [lanes]
@@ -122,6 +128,8 @@ class Kernel(Code):
 
     Numbers are stored as ``element`` says. They are multiplied and added as it says too, or, in a ``wide`` kernel,
     in 32 bits: for long sums. `load_vector`, `load_splat` and `write` convert where the two differ.
+
+    ``apart``: nothing that the kernel stores changes what it loads, so that loads may be arranged ahead of stores.
     """
 
     def __init__(
@@ -133,6 +141,7 @@ class Kernel(Code):
         signature: Signature,
         *,
         wide: bool = False,
+        apart: bool = False,
     ) -> None:
         super().__init__(module, name, target, signature, [POINTER.as_pointer(), I64.as_pointer()], fields=1)
         if target.vector_bytes > STACK:  # else vectors that no register is left for lie across cache lines
@@ -145,6 +154,7 @@ class Kernel(Code):
         self.width = self.lanes * element.bytes  # of a vector in memory
         self.mask = ir.VectorType(ir.IntType(8 * element.bytes), self.lanes)
         self._bases = self.function.args[0]
+        self._apart = _scope(module) if apart and target.in_order else None
 
     def scalar(self, name: str) -> ir.Value:
         """The argument field ``name`` as a number that can be computed with."""
@@ -228,11 +238,16 @@ class Kernel(Code):
 
     def load(self, pointer: ir.Value, kind: ir.Type, align: int, byte_offset: ir.Value | int = 0) -> ir.Value:
         address = self.builder.bitcast(self.at(pointer, byte_offset), kind.as_pointer())
-        return self.builder.load(address, align=align)
+        value = self.builder.load(address, align=align)
+        if self._apart is not None:
+            value.set_metadata("alias.scope", self._apart)
+        return value
 
     def store(self, value: ir.Value, pointer: ir.Value, align: int, byte_offset: ir.Value | int = 0) -> None:
         address = self.builder.bitcast(self.at(pointer, byte_offset), value.type.as_pointer())
-        self.builder.store(value, address, align=align)
+        stored = self.builder.store(value, address, align=align)
+        if self._apart is not None:
+            stored.set_metadata("noalias", self._apart)
 
     def prefetch(self, pointer: ir.Value, byte_offset: ir.Value | int = 0) -> None:
         """Ask for a cache line `AHEAD` bytes beyond ``pointer``, of a stream that is read once: it may not exist."""
@@ -285,8 +300,18 @@ class Kernel(Code):
     def clamp(self, value: ir.Value, low: ir.Value, high: ir.Value) -> ir.Value:
         """``min(max(value, low), high)``; a NaN stays a NaN, as in torch."""
         b = self.builder
+        if self.target.keeps_nan:
+            return self._intrinsic("minimum", [self._intrinsic("maximum", [value, low]), high])
         raised = b.select(b.fcmp_ordered("<", value, low), low, value)
         return b.select(b.fcmp_ordered(">", raised, high), high, raised)
+
+    def larger(self, value: ir.Value, other: ir.Value) -> ir.Value:
+        """The larger in every lane; NaN where one is, as in torch."""
+        b = self.builder
+        if self.target.keeps_nan:
+            return self._intrinsic("maximum", [value, other])
+        wins = b.or_(b.fcmp_ordered(">", value, other), b.fcmp_unordered("uno", value, value))
+        return b.select(wins, value, other)
 
     def _intrinsic(self, operation: str, operands: Sequence[ir.Value]) -> ir.Value:
         kind = operands[0].type

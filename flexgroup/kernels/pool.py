@@ -66,9 +66,7 @@ class PoolKernel:
                         row = k.at(inside, b.mul(window.index, inside_tap))
                         here = b.icmp_signed("!=", k.load(row, k.mask, size, at), ir.Constant(k.mask, [0] * k.lanes))
                         value = b.select(here, value, lowest)
-                        # A NaN wins, and stays, as in torch.
-                        wins = b.or_(b.fcmp_ordered(">", value, best), b.fcmp_unordered("uno", value, value))
-                        window.next = [b.select(wins, value, best)]
+                        window.next = [k.larger(value, best)]
                     else:
                         window.next = [b.fadd(best, value)]
                 value = window.results[0]

@@ -59,6 +59,12 @@ class Target:
     cache_bytes: int = 512 << 10  # of a core's own second-level cache: what passes between fused layers fits half of it
     half: str = ""  # what instructions do with numbers of 16 bits: "converts" them to 32 and back, or "arithmetic" too
     first_cache_bytes: int = 32 << 10  # of its first-level cache of data
+    in_order: bool = False  # whether code is arranged for cores that wait where an operand is not there yet
+
+    @property
+    def keeps_nan(self) -> bool:
+        """Whether one instruction gives the larger or smaller of two numbers, and NaN if one is."""
+        return self.triple.startswith(("aarch64", "arm64"))
 
     def lanes(self, element: Element) -> int:
         """Numbers in a vector register."""
@@ -82,7 +88,20 @@ def _x86(name: str, cpu: str, vector_bytes: int, registers: int, half: str) -> T
 
 
 def _aarch64(name: str, triple: str, cpu: str) -> Target:
-    return Target(name, triple, cpu, "+neon", 16, 32, True, half="arithmetic", first_cache_bytes=64 << 10)
+    # Code for a phone's little cores, which run instructions in order, is as fast on its big ones; not the reverse.
+    in_order, first = cpu == "cortex-a55", 64 << 10
+    return Target(
+        name,
+        triple,
+        cpu,
+        "+neon" + ",+slow-paired-128" * in_order,
+        16,
+        32,
+        True,
+        half="arithmetic",
+        first_cache_bytes=first,
+        in_order=in_order,
+    )
 
 
 TARGETS: dict[str, Target] = {
@@ -92,8 +111,8 @@ TARGETS: dict[str, Target] = {
         _x86("x86-64-avx512", "x86-64-v4", 64, 32, "converts"),
         _x86("x86-64-avx2", "x86-64-v3", 32, 16, "converts"),
         _x86("x86-64", "x86-64", 16, 16, ""),
-        _aarch64("aarch64-linux", "aarch64-unknown-linux-gnu", "cortex-a76"),
-        _aarch64("aarch64-android", "aarch64-linux-android24", "cortex-a76"),
+        _aarch64("aarch64-linux", "aarch64-unknown-linux-gnu", "cortex-a55"),
+        _aarch64("aarch64-android", "aarch64-linux-android24", "cortex-a55"),
         _aarch64("aarch64-ios", "arm64-apple-ios13.0", "apple-a12"),
         Target("wasm32", "wasm32-unknown-unknown", "generic", "+simd128", 16, 16, False),
     )

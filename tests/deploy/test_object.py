@@ -16,9 +16,10 @@ from flexgroup.deploy._object import compile_object
 from flexgroup.engine import plan_graph
 from flexgroup.engine._objects import machine_for, module_for
 from flexgroup.graph import from_torch, optimize
-from flexgroup.kernels import ConvKernel, host_target
+from flexgroup.kernels import F32, ConvKernel, KernelSpec, Target, host_target
 from flexgroup.kernels.conv import largest_tile
-from flexgroup.kernels.target import TARGETS
+from flexgroup.kernels.depthwise import DepthwiseKernel
+from flexgroup.kernels.target import F16, TARGETS
 
 ELF = [name for name, target in TARGETS.items() if "linux" in target.triple]
 GLOBAL, UNDEFINED = 1, 0
@@ -128,17 +129,37 @@ def test_a_plan_for_several_threads_is_refused(small_net):
         compile_object(plan, "small")
 
 
-@pytest.mark.parametrize(("form", "rows"), [("ring", 2), ("ring", 4), ("ring", 8), ("strip", 4), ("dense", 4)])
-def test_inner_loops_for_arm_multiply_by_a_weight_in_a_lane_and_touch_no_stack(form, rows):
-    target = TARGETS["aarch64-android"]
-    kernel = ConvKernel(form, rows, largest_tile(rows, target), residual=True)
+def inner_loops(kernel: KernelSpec, target: Target) -> list[str]:
+    """The assembly of the kernel's blocks that multiply."""
     machine = machine_for(target, jit=False)
     module = module_for((kernel,), target, runner=False)
     module.data_layout = str(machine.target_data)
     assembly = machine.emit_assembly(llvm.parse_assembly(str(module)))
-    loops = [block for block in re.split(r"^\.L\w+:", assembly, flags=re.MULTILINE) if "fmla" in block]
+    return [block for block in re.split(r"^\.L\w+:", assembly, flags=re.MULTILINE) if "fmla" in block]
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+@pytest.mark.parametrize("element", [F32, F16])
+@pytest.mark.parametrize(("form", "rows"), [("ring", 2), ("ring", 4), ("ring", 8), ("strip", 4), ("dense", 4)])
+def test_inner_loops_for_arm_multiply_by_a_weight_in_a_lane_and_touch_no_stack(form, rows, element, ahead):
+    target = TARGETS["aarch64-android"]
+    kernel = ConvKernel(form, rows, largest_tile(rows, target), residual=True, element=element, ahead=ahead)
+    loops = inner_loops(kernel, target)
     assert len(loops) == (rows if form == "ring" else 1)
+    lanes = {F32: r"4s, v\d+\.4s, v\d+\.s\[", F16: r"8h, v\d+\.8h, v\d+\.h\["}[element]
     for loop in loops:
         assert loop.count("fmla") == rows * kernel.tile
-        assert len(re.findall(r"fmla\tv\d+\.4s, v\d+\.4s, v\d+\.s\[", loop)) >= rows * kernel.tile // 2
+        assert len(re.findall(rf"fmla\tv\d+\.{lanes}", loop)) >= rows * kernel.tile // 2
         assert "[sp" not in loop
+
+
+def test_code_for_little_cores_arranges_two_rows_of_a_window_together_and_clamps_in_two_instructions():
+    """All inputs are loaded before the first sum is stored: little cores would wait for them."""
+    loops = inner_loops(DepthwiseKernel("down", 3, 3, tile=2), TARGETS["aarch64-android"])
+    (loop,) = [block for block in loops if block.count("fmla") == 2 * 2 * 9]
+    assert loop.count("fmax") == loop.count("fmin") == 2 * 2
+    assert "fcmg" not in loop
+    assert "[sp" not in loop
+    kinds = [line.split()[0] for line in loop.splitlines() if line.startswith(("\tld", "\tst"))]
+    first_store = next(i for i, kind in enumerate(kinds) if kind.startswith("st"))
+    assert len(kinds) - first_store <= 4 + 2, kinds  # the stores, and two loads of the mask

@@ -13,16 +13,17 @@ from torch import nn
 
 from flexgroup.engine import CompiledModel, Plan, _steps_depthwise, plan_graph
 from flexgroup.graph import from_torch, optimize
-from flexgroup.kernels import TARGETS
+from flexgroup.kernels import TARGETS, Target
 from flexgroup.kernels.depthwise import MOST_ROWS, DepthwiseKernel, block_rows, loads
 from tests.engine.agreement import HOST
 from tests.engine.networks import examples
 from tests.engine.twins import run_plan
 
 WALKS = ("down", "along")
+SHORT = replace(HOST, vector_bytes=16, vector_registers=32)  # as phones have: two vectors go down side by side
 
 
-def plan_of(model: nn.Module, x: torch.Tensor, walk: str) -> Plan:
+def plan_of(model: nn.Module, x: torch.Tensor, walk: str, target: Target = HOST) -> Plan:
     """The network with every depthwise window of whole rows walked this way."""
     usual = _steps_depthwise._walk
 
@@ -32,7 +33,7 @@ def plan_of(model: nn.Module, x: torch.Tensor, walk: str) -> Plan:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_steps_depthwise, "_walk", forced)
-        return plan_graph(optimize(from_torch(model, (x,))), HOST)
+        return plan_graph(optimize(from_torch(model, (x,))), target)
 
 
 def forms(plan: Plan) -> set[str]:
@@ -46,15 +47,16 @@ def forms(plan: Plan) -> set[str]:
     st.tuples(st.integers(7, 22), st.integers(7, 40)),
     st.integers(2, 3),
     st.booleans(),
+    st.sampled_from([HOST, SHORT]),
 )
-def test_both_ways_agree_with_torch_and_with_each_other(window, stride, size, channels, pools):
+def test_both_ways_agree_with_torch_and_with_each_other(window, stride, size, channels, pools, target):
     padding = (window[0] // 2, window[1] // 2)
     conv = nn.Conv2d(channels, channels, window, stride, padding, groups=channels)
     middle = nn.MaxPool2d(window, stride, padding) if pools else conv
     model = nn.Sequential(nn.ReLU(), middle, nn.ReLU6()).eval()
     x = torch.randn(1, channels, *size)
-    plans = [plan_of(model, x, walk) for walk in WALKS]
-    wide = size[1] // stride[1] >= HOST.vector_bytes // 4  # a row of the output fills a vector
+    plans = [plan_of(model, x, walk, target) for walk in WALKS]
+    wide = size[1] // stride[1] >= target.vector_bytes // 4  # a row of the output fills a vector
     assert not wide or [forms(plan) for plan in plans] == [{walk} for walk in WALKS]
     results = [CompiledModel(plan, 0.0)(x) for plan in plans]
     with torch.no_grad():
@@ -73,6 +75,17 @@ def test_large_planes_are_walked_along_and_small_ones_down():
 
     assert walked(112, 112) == walked(112, 112, stride=2) == walked(56, 56) == {"along"}
     assert walked(28, 28) == walked(14, 14) == walked(28, 28, stride=2) == walked(56, 56, window=5) == {"down"}
+
+
+def test_two_short_vectors_go_down_side_by_side_where_a_row_has_them():
+    def tiles(width: int, target: Target, pools: bool = False) -> set[int]:
+        conv, pool = nn.Conv2d(2, 2, 3, padding=1, groups=2), nn.MaxPool2d(3, 2, 1)
+        model = nn.Sequential(nn.ReLU(), pool if pools else conv).eval()
+        plan = plan_of(model, torch.randn(1, 2, 9, width), "down", target)
+        return {step.kernel.tile for step in plan.steps if isinstance(step.kernel, DepthwiseKernel)}
+
+    assert tiles(9, SHORT) == tiles(28, SHORT) == {2}
+    assert tiles(28, HOST) == tiles(28, SHORT, pools=True) == {1}
 
 
 def test_blocks_divide_rows_evenly():

@@ -174,7 +174,7 @@ def depthwise(kernel: DepthwiseKernel, f: dict[str, int], memory: Memory, lanes:
     bytes_ = memory.size
     inputs, outputs = memory.view(f["inputs"], np.int32) // bytes_, memory.view(f["outputs"], np.int32) // bytes_
     weights, bias, mask = memory.read(f["weights"]), memory.read(f["bias"]), memory.view(f["mask"], memory.integer)
-    size, width = kernel.height * kernel.width, lanes * (kernel.tile if kernel.form == "linear" else 1)
+    size, width = kernel.height * kernel.width, lanes * (kernel.tile if kernel.form != "along" else 1)
     rows = 1 if kernel.form == "linear" else f["rows"]
     for plane in range(f["first"], f["last"]):
         window = weights[plane * size :][:size].reshape(kernel.height, kernel.width)
