@@ -57,6 +57,18 @@ def test_on_aarch64(run_objects, small_net, small_object, target):
     runs_as_torch(run_objects, "aarch64", small_object(target), small_net, images(3, 17, 11))
 
 
+@pytest.mark.parametrize("network", ["mobilenet_v1_025", "mobilenet_v3_small"])
+def test_mobile_networks_on_the_first_aarch64(run_objects, tmp_path, monkeypatch, network):
+    """A Cortex-A53 has nothing but Armv8.0: every phone since 2015 runs fp32 objects."""
+    monkeypatch.setenv("QEMU_CPU", "cortex-a53")
+    torch.manual_seed(0)
+    model = build(network).eval()
+    prune(model, Groups("4x1", unaligned="rows"), 0.9, budget="layer")
+    x = images(3, 96, 72, count=1)
+    files = export(model, (x[0],), tmp_path / "out", target="aarch64-android", name="net")
+    runs_as_torch(run_objects, "aarch64", files, model, x)
+
+
 def test_a_pruned_resnet20_on_aarch64(run_objects, tmp_path, shared_data):
     model = build("resnet20").eval()
     load_weights(model, shared_data / "cifar10_resnet" / "resnet20.safetensors")
