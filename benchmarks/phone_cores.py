@@ -7,7 +7,7 @@ For every kernel of a network's plan the loop with the most multiply-adds is tak
 multiply-adds over what the loops reach. Weights are random, and so are the 4x1 groups that are zero.
 
 Two ways to arrange the same loops are compared: for the little cores of phones, as `flexgroup export` does, and for a
-big one, as it did before. What the models leave out is the same in both: caches, what is outside of loops, and on a
+big one. What the models leave out is the same in both: caches, what is outside of loops, and on a
 Cortex-A55 that a load of 128 bits stops it for two cycles and that it begins one multiply-add of 128 bits a cycle, not
 two. So the ratios say something, and the cycles are a bound.
 """
@@ -32,7 +32,8 @@ CORES = {  # LLVM's names of the models, and the phones' cores that they describ
     "neoverse-n2": "Cortex-A710",
     "neoverse-v2": "Cortex-X3",
 }
-BIG = "cortex-a76"  # what code was arranged for before
+BIG = "cortex-a76"
+OLDEST = 17  # LLVM whose models have all of these cores
 ROUNDS = 100
 
 
@@ -97,8 +98,8 @@ def measure(name: str, sparsity: float, tool: str) -> dict[str, Any]:
     graph = optimize(read_network(model, (x,))[0])
     little = target_named("aarch64-android")
     big = replace(little, cpu=BIG, features="+neon", in_order=False)
-    row: dict[str, Any] = {"model": name, "sparsity": sparsity, "million_cycles": {}, "before": {}}
-    for key, target in (("million_cycles", little), ("before", big)):
+    row: dict[str, Any] = {"model": name, "sparsity": sparsity, "million_cycles": {}, "arranged_for_big": {}}
+    for key, target in (("million_cycles", little), ("arranged_for_big", big)):
         plan = plan_graph(graph, target)
         row["million_macs"] = round(sum(step.macs for step in plan.steps) / 1e6, 1)
         row[key] = {core: round(count / 1e6, 2) for core, count in network_cycles(plan, target, tool).items()}
@@ -114,8 +115,14 @@ def main() -> None:
     options = parser.parse_args()
     if shutil.which(options.tool) is None:
         parser.error(f"--tool {options.tool} is not there; install LLVM's tools (apt install llvm), or name it")
+    said = subprocess.run([options.tool, "--version"], capture_output=True, text=True, check=True).stdout
+    version = re.findall(r"LLVM version (\d+)(\S*)", said)
+    if not version or int(version[0][0]) < OLDEST:
+        parser.error(
+            f"--tool {options.tool} is of LLVM {''.join(*version) or '?'}, its models are too old; use {OLDEST}"
+        )
     rows = []
-    print("multiply-adds of 128 bits a cycle, arranged for little cores; in brackets how many times as fast as before")
+    print("multiply-adds of 128 bits a cycle in code for little cores; in brackets, over those in code for big ones")
     print(f"{'network':20} {'zeros':>6} {'M MACs':>7}" + "".join(f"{name:>16}" for name in CORES.values()))
     for name in options.models.split(","):
         for sparsity in map(float, options.sparsities.split(",")):
@@ -123,19 +130,19 @@ def main() -> None:
             rows.append(row)
             rates = [
                 f"{row['million_macs'] / 4 / row['million_cycles'][core]:8.2f} "
-                f"({row['before'][core] / row['million_cycles'][core]:4.2f}x)"
+                f"({row['arranged_for_big'][core] / row['million_cycles'][core]:4.2f}x)"
                 for core in CORES
             ]
             print(f"{name:20} {sparsity:6.0%} {row['million_macs']:7}" + "".join(rates), flush=True)
     if options.out:
         from flexgroup.report import this_machine
 
-        version = subprocess.run([options.tool, "--version"], capture_output=True, text=True, check=True).stdout
         document = {
-            "command": f"python benchmarks/phone_cores.py --models {options.models} --sparsities {options.sparsities}",
-            "llvm_mca": " ".join(re.findall(r"LLVM version (\S+)", version)),
+            "command": f"python benchmarks/phone_cores.py --models {options.models} --sparsities {options.sparsities} "
+            f"--tool {options.tool}",
+            "llvm_mca": "".join(*version),
             "cores": CORES,
-            "before": BIG,
+            "big": BIG,
             "machine": asdict(this_machine()),
             "rows": rows,
         }

@@ -20,6 +20,7 @@ LARGEST_TILE = 8
 PLANE_OF_FIRST = 0.45  # of the first-level cache, in which what a plane reads and writes stays
 WAITING = 2.2  # entries of a window that every vector waits down the columns of larger planes
 BLOCK_ROW = 0.2  # vectors that a row of a block costs beside its own
+LARGEST_ABREAST = 25  # entries of a window
 REASON = "a depthwise window: bound by memory, so zeros are not skipped"
 
 
@@ -85,14 +86,15 @@ def _walk(builder: StepBuilder, op: DepthwiseOp, rows: int) -> Walk:
 
 
 def _vectors_abreast(builder: StepBuilder, op: DepthwiseOp, columns: int) -> int:
-    """How many vectors of every row go down together.
+    """How many vectors of a row of so many numbers go down together.
 
     Two short ones share the work of a row beside its multiplications, and while one waits for its sum the other is
-    added to, if there are registers for both.
+    added to. Weights of larger windows leave no registers for that.
     """
     target, strided_pool = builder.target, op.reduce == "max" and op.stride[0] > 1
     is_short = target.vector_bytes <= 16 and target.vector_registers >= 32
-    return 2 if is_short and columns >= 2 * builder.layout.lanes and not strided_pool else 1
+    is_large = op.weight.shape[1] * op.weight.shape[2] > LARGEST_ABREAST
+    return 2 if is_short and columns >= 2 * builder.layout.lanes and not is_large and not strided_pool else 1
 
 
 def depthwise_call(
@@ -108,13 +110,15 @@ def depthwise_call(
         border = layout.is_windowed(op.out) and layout.reads_border(op.out)
         columns = pitch if border or op.out.width < lanes else op.out.width
         abreast = _vectors_abreast(builder, op, columns) if walk.form == "down" else 1
-        starts, last_start = -(-columns // (abreast * lanes)), max(0, columns - abreast * lanes) * size
+        starts, alone = divmod(-(-columns // lanes), abreast)
+        last_start = max(0, columns - (1 if alone else abreast) * lanes) * size
         tile = walk.block if walk.form == "along" else abreast
         inside = np.zeros(max(pitch, lanes), builder.integer)
         inside[: op.out.width] = -1
         mask = builder.constants.add(inside)
     else:
         vectors, covered = builder.cover(op.out, rows)
+        alone = 0
         largest = min(LARGEST_TILE, covered // lanes)
         tile = min(range(1, largest + 1), key=lambda t: (-(-vectors // t) * (t + 1), -t))
         starts, mask = -(-vectors // tile), builder.mask(op.out, rows[1] - rows[0])
@@ -131,7 +135,9 @@ def depthwise_call(
     }
     height, width = op.weight.shape[1:]
     dilation = op.dilation[0] if walk.form == "linear" else 1
-    kernel = DepthwiseKernel(walk.form, height, width, op.stride, dilation, tile, op.curve, builder.element, op.reduce)
+    kernel = DepthwiseKernel(
+        walk.form, height, width, op.stride, dilation, tile, op.curve, builder.element, op.reduce, bool(alone)
+    )
     return kernel, fields
 
 

@@ -61,6 +61,7 @@ class DepthwiseKernel:
     curve: str = ""
     element: Element = F32
     reduce: str = "sum"  # or "max": the largest entry under the window, of inputs that are not negative
+    tail: bool = False  # down: whether a row's last vector goes alone, where blocks do not divide them
 
     @property
     def name(self) -> str:
@@ -69,7 +70,8 @@ class DepthwiseKernel:
         dilation = f"_d{self.dilation}" if self.dilation != 1 else ""
         curve = f"_{self.curve}" if self.curve else ""
         family = "depthwise" if self.reduce == "sum" else "maxpool"
-        return f"{family}_{self.element.name}_{self.form}_{window}{stride}{dilation}_t{self.tile}{curve}"
+        tile = f"{self.tile}{'_1' * self.tail}"
+        return f"{family}_{self.element.name}_{self.form}_{window}{stride}{dilation}_t{tile}{curve}"
 
     @property
     def signature(self) -> Signature:
@@ -103,7 +105,7 @@ def loads(spec: DepthwiseKernel, target: Target) -> float:
 def _shared_rows(spec: DepthwiseKernel, target: Target) -> int:
     """Input rows that stay in registers for the next output row, on the way down with a stride."""
     shared = max(0, spec.height - spec.stride[0])
-    entries, columns = (0, 1) if spec.reduce == "max" else (spec.height * spec.width, spec.width)
+    entries, columns = (0, 1) if spec.reduce == "max" else (spec.height * spec.width, spec.width * spec.tile)
     return shared if shared * columns + entries + 4 <= target.vector_registers else 0
 
 
@@ -172,7 +174,12 @@ class _Emitter:
             if spec.form == "along":
                 self._along(source, target)
             else:
+                self.vectors = spec.tile
                 with self._starts(spec.tile) as at:
+                    self._column(k.at(source, b.mul(at, ir.Constant(I64, spec.stride[1]))), k.at(target, at))
+                if spec.tail:
+                    at, self.vectors = k.arg("last_start"), 1
+                    self.inside = k.at(self.mask, at)
                     self._column(k.at(source, b.mul(at, ir.Constant(I64, spec.stride[1]))), k.at(target, at))
         b.ret_void()
 
@@ -236,7 +243,7 @@ class _Emitter:
 
     def _rolling(self, read: ir.Value, write: ir.Value) -> None:
         """Stride 1: input row r completes output row r - height + 1 and adds to those that follow it."""
-        k, height, tile = self.k, self.spec.height, self.spec.tile
+        k, height, tile = self.k, self.spec.height, self.vectors
         b = k.builder
 
         def added(totals: list[ir.Value], row: ir.Value, y: int) -> list[ir.Value]:
@@ -275,7 +282,7 @@ class _Emitter:
             return self._columns(k.at(top, b.mul(self.source_row, ir.Constant(I64, y))), vector)
 
         step = b.mul(self.source_row, ir.Constant(I64, spec.stride[0]))
-        vectors = range(spec.tile)
+        vectors = range(self.vectors)
         above = [column for t in vectors for y in range(shared) for column in columns(read, y, t)]
 
         def complete(index: ir.Value, above: list[ir.Value]) -> list[ir.Value]:

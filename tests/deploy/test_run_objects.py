@@ -59,7 +59,7 @@ def test_on_aarch64(run_objects, small_net, small_object, target):
 
 @pytest.mark.parametrize("network", ["mobilenet_v1_025", "mobilenet_v3_small"])
 def test_mobile_networks_on_the_first_aarch64(run_objects, tmp_path, monkeypatch, network):
-    """A Cortex-A53 has nothing but Armv8.0: every phone since 2015 runs fp32 objects."""
+    """A Cortex-A53 has nothing but Armv8.0: every 64-bit Arm phone runs fp32 objects."""
     monkeypatch.setenv("QEMU_CPU", "cortex-a53")
     torch.manual_seed(0)
     model = build(network).eval()

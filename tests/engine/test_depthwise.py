@@ -21,6 +21,7 @@ from tests.engine.twins import run_plan
 
 WALKS = ("down", "along")
 SHORT = replace(HOST, vector_bytes=16, vector_registers=32)  # as phones have: two vectors go down side by side
+LITTLE = replace(SHORT, in_order=True)  # and two rows at a time
 
 
 def plan_of(model: nn.Module, x: torch.Tensor, walk: str, target: Target = HOST) -> Plan:
@@ -47,7 +48,7 @@ def forms(plan: Plan) -> set[str]:
     st.tuples(st.integers(7, 22), st.integers(7, 40)),
     st.integers(2, 3),
     st.booleans(),
-    st.sampled_from([HOST, SHORT]),
+    st.sampled_from([HOST, SHORT, LITTLE]),
 )
 def test_both_ways_agree_with_torch_and_with_each_other(window, stride, size, channels, pools, target):
     padding = (window[0] // 2, window[1] // 2)
@@ -78,14 +79,16 @@ def test_large_planes_are_walked_along_and_small_ones_down():
 
 
 def test_two_short_vectors_go_down_side_by_side_where_a_row_has_them():
-    def tiles(width: int, target: Target, pools: bool = False) -> set[int]:
-        conv, pool = nn.Conv2d(2, 2, 3, padding=1, groups=2), nn.MaxPool2d(3, 2, 1)
+    def cuts(width: int, target: Target, window: int = 3, pools: bool = False) -> set[tuple[int, bool]]:
+        conv, pool = nn.Conv2d(2, 2, window, padding=window // 2, groups=2), nn.MaxPool2d(3, 2, 1)
         model = nn.Sequential(nn.ReLU(), pool if pools else conv).eval()
         plan = plan_of(model, torch.randn(1, 2, 9, width), "down", target)
-        return {step.kernel.tile for step in plan.steps if isinstance(step.kernel, DepthwiseKernel)}
+        return {(step.kernel.tile, step.kernel.tail) for step in plan.steps if isinstance(step.kernel, DepthwiseKernel)}
 
-    assert tiles(9, SHORT) == tiles(28, SHORT) == {2}
-    assert tiles(28, HOST) == tiles(28, SHORT, pools=True) == {1}
+    assert cuts(8, SHORT) == cuts(32, SHORT) == cuts(32, SHORT, window=5) == {(2, False)}
+    assert cuts(28, SHORT) == cuts(9, SHORT) == {(2, True)}  # seven vectors, and three: the last one goes alone
+    few_registers = replace(SHORT, vector_registers=16)
+    assert cuts(32, few_registers) == cuts(32, SHORT, window=7) == cuts(32, SHORT, pools=True) == {(1, False)}
 
 
 def test_blocks_divide_rows_evenly():

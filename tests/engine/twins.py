@@ -174,12 +174,14 @@ def depthwise(kernel: DepthwiseKernel, f: dict[str, int], memory: Memory, lanes:
     bytes_ = memory.size
     inputs, outputs = memory.view(f["inputs"], np.int32) // bytes_, memory.view(f["outputs"], np.int32) // bytes_
     weights, bias, mask = memory.read(f["weights"]), memory.read(f["bias"]), memory.view(f["mask"], memory.integer)
-    size, width = kernel.height * kernel.width, lanes * (kernel.tile if kernel.form != "along" else 1)
+    size, block_size = kernel.height * kernel.width, lanes * (kernel.tile if kernel.form != "along" else 1)
+    last_start = f["last_start"] // bytes_
+    blocks = [(min(block * block_size, last_start), block_size) for block in range(f["starts"])]
+    blocks += [(last_start, lanes)] * kernel.tail
     rows = 1 if kernel.form == "linear" else f["rows"]
     for plane in range(f["first"], f["last"]):
         window = weights[plane * size :][:size].reshape(kernel.height, kernel.width)
-        for block in range(f["starts"]):
-            start = min(block * width, f["last_start"] // bytes_)
+        for start, width in blocks:
             for row in range(rows):
                 total = np.full(width, bias[plane], np.float32)
                 for y in range(kernel.height):
