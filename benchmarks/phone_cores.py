@@ -37,18 +37,6 @@ OLDEST = 17  # LLVM whose models have all of these cores
 ROUNDS = 100
 
 
-def assembly(kernel: Any, target: Any) -> str:
-    """The kernel's code for ``target``, as `flexgroup.export` makes it."""
-    import llvmlite.binding as llvm
-
-    from flexgroup.engine._objects import machine_for, module_for
-
-    machine = machine_for(target, jit=False)
-    module = module_for((kernel,), target, runner=False)
-    module.data_layout = str(machine.target_data)
-    return str(machine.emit_assembly(llvm.parse_assembly(str(module))))
-
-
 def busiest_loop(text: str) -> tuple[int, str]:
     """The innermost loop with the most multiply-adds: how many it has, and its instructions."""
     lines = text.splitlines()
@@ -75,12 +63,14 @@ def cycles(loop: str, core: str, tool: str) -> float:
 
 def network_cycles(plan: Any, target: Any, tool: str) -> dict[str, float]:
     """By core, the cycles of all multiply-adds of a plan whose code is arranged for ``target``."""
+    from flexgroup.engine._objects import assembly
+
     macs: dict[Any, int] = defaultdict(int)
     for step in plan.steps:
         macs[step.kernel] += step.macs
     totals: dict[str, float] = defaultdict(float)
     for kernel, count in macs.items():
-        multiplies, loop = busiest_loop(assembly(kernel, target))
+        multiplies, loop = busiest_loop(assembly((kernel,), target))
         if count and multiplies:
             for core in CORES:
                 totals[core] += count / target.lanes(kernel.element) / multiplies * cycles(loop, core, tool)
@@ -116,10 +106,11 @@ def main() -> None:
     if shutil.which(options.tool) is None:
         parser.error(f"--tool {options.tool} is not there; install LLVM's tools (apt install llvm), or name it")
     said = subprocess.run([options.tool, "--version"], capture_output=True, text=True, check=True).stdout
-    version = re.findall(r"LLVM version (\d+)(\S*)", said)
-    if not version or int(version[0][0]) < OLDEST:
+    version = "".join(re.findall(r"LLVM version (\d+\S*)", said)[:1])
+    if not version or int(version.split(".")[0]) < OLDEST:
         parser.error(
-            f"--tool {options.tool} is of LLVM {''.join(*version) or '?'}, its models are too old; use {OLDEST}"
+            f"--tool {options.tool} is of LLVM {version or '?'}, which has no models of some cores; "
+            f"give one of LLVM {OLDEST} or later"
         )
     rows = []
     print("multiply-adds of 128 bits a cycle in code for little cores; in brackets, over those in code for big ones")
@@ -140,7 +131,7 @@ def main() -> None:
         document = {
             "command": f"python benchmarks/phone_cores.py --models {options.models} --sparsities {options.sparsities} "
             f"--tool {options.tool}",
-            "llvm_mca": "".join(*version),
+            "llvm_mca": version,
             "cores": CORES,
             "big": BIG,
             "machine": asdict(this_machine()),

@@ -94,6 +94,14 @@ def object_code(module: ir.Module, target: Target) -> bytes:
         return _assemble(_text(module, machine), machine)
 
 
+def assembly(kernels: Sequence[KernelSpec], target: Target) -> str:
+    """The code of ``kernels`` in an object for ``target``, to be read."""
+    with _LOCK:
+        machine = machine_for(target, jit=False)
+        module = module_for(tuple(kernels), target, runner=False)
+        return str(machine.emit_assembly(llvm.parse_assembly(_text(module, machine))))
+
+
 def load(kernels: Sequence[KernelSpec], target: Target) -> tuple[Any, dict[str, int]]:
     """The kernels and the run loop as code that can be called: the engine that owns it, and addresses by name.
 

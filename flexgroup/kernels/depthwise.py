@@ -174,16 +174,17 @@ class _Emitter:
             if spec.form == "along":
                 self._along(source, target)
             else:
-                self.vectors = spec.tile
                 with self._starts(spec.tile) as at:
-                    self._column(k.at(source, b.mul(at, ir.Constant(I64, spec.stride[1]))), k.at(target, at))
+                    self._column(source, target, at, spec.tile)
                 if spec.tail:
-                    at, self.vectors = k.arg("last_start"), 1
-                    self.inside = k.at(self.mask, at)
-                    self._column(k.at(source, b.mul(at, ir.Constant(I64, spec.stride[1]))), k.at(target, at))
+                    self._column(source, target, k.arg("last_start"), 1)
         b.ret_void()
 
-    def _column(self, read: ir.Value, write: ir.Value) -> None:
+    def _column(self, source: ir.Value, target: ir.Value, at: ir.Value, vectors: int) -> None:
+        """So many vectors side by side, from ``at`` bytes of an output row on."""
+        k = self.k
+        self.inside, self.vectors = k.at(self.mask, at), vectors
+        read, write = k.at(source, k.builder.mul(at, ir.Constant(I64, self.spec.stride[1]))), k.at(target, at)
         if self.spec.form == "linear":
             self._positions(read, write)
         elif self.spec.stride[0] == 1:
@@ -197,9 +198,7 @@ class _Emitter:
         k, last = self.k, self.k.arg("last_start")
         with k.loop(0, k.arg("starts")) as blocks:
             at = k.builder.mul(blocks.index, ir.Constant(I64, step * self.bytes))
-            at = k.builder.select(k.builder.icmp_signed("<", at, last), at, last)
-            self.inside = k.at(self.mask, at)
-            yield at
+            yield k.builder.select(k.builder.icmp_signed("<", at, last), at, last)
 
     def _columns(self, row: ir.Value, vector: int = 0) -> list[ir.Value]:
         """The input row under every column of the window, for one vector of outputs of a block."""
@@ -343,6 +342,7 @@ class _Emitter:
             top = k.at(source, b.mul(first, b.mul(self.source_row, ir.Constant(I64, spec.stride[0]))))
             out = k.at(target, b.mul(first, self.target_row))
             with self._starts(1) as at:
+                self.inside = k.at(self.mask, at)
                 self._block(k.at(top, b.mul(at, ir.Constant(I64, spec.stride[1]))), k.at(out, at))
 
     def _block(self, read: ir.Value, write: ir.Value) -> None:

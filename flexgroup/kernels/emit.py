@@ -107,7 +107,7 @@ class Code:
 
 
 def _scope(module: ir.Module) -> ir.MDValue:
-    """For LLVM: a set of loads that no store changes which says so."""
+    """A list of one of LLVM's alias scopes: loads in it are changed by no store that names it."""
     domain = module.add_metadata(["flexgroup"])
     return module.add_metadata([module.add_metadata(["loads", domain])])
 

@@ -87,21 +87,14 @@ def _x86(name: str, cpu: str, vector_bytes: int, registers: int, half: str) -> T
     return Target(name, triple, cpu, features, vector_bytes, registers, has_fma, half=half, first_cache_bytes=first)
 
 
-def _aarch64(name: str, triple: str, cpu: str) -> Target:
-    # Code for a phone's little cores, which run instructions in order, is as fast on its big ones; not the reverse.
-    in_order, first = cpu == "cortex-a55", 64 << 10
-    return Target(
-        name,
-        triple,
-        cpu,
-        "+neon" + ",+slow-paired-128" * in_order,
-        16,
-        32,
-        True,
-        half="arithmetic",
-        first_cache_bytes=first,
-        in_order=in_order,
-    )
+def _aarch64(name: str, triple: str, cpu: str, features: str = "+neon", in_order: bool = False) -> Target:
+    half, first = "arithmetic", 64 << 10
+    return Target(name, triple, cpu, features, 16, 32, True, half=half, first_cache_bytes=first, in_order=in_order)
+
+
+def _little(name: str, triple: str) -> Target:
+    """Code for a phone's little cores, which run instructions in order, is as fast on its big ones; not the reverse."""
+    return _aarch64(name, triple, "cortex-a55", "+neon,+slow-paired-128", in_order=True)
 
 
 TARGETS: dict[str, Target] = {
@@ -111,8 +104,8 @@ TARGETS: dict[str, Target] = {
         _x86("x86-64-avx512", "x86-64-v4", 64, 32, "converts"),
         _x86("x86-64-avx2", "x86-64-v3", 32, 16, "converts"),
         _x86("x86-64", "x86-64", 16, 16, ""),
-        _aarch64("aarch64-linux", "aarch64-unknown-linux-gnu", "cortex-a55"),
-        _aarch64("aarch64-android", "aarch64-linux-android24", "cortex-a55"),
+        _little("aarch64-linux", "aarch64-unknown-linux-gnu"),
+        _little("aarch64-android", "aarch64-linux-android24"),
         _aarch64("aarch64-ios", "arm64-apple-ios13.0", "apple-a12"),
         Target("wasm32", "wasm32-unknown-unknown", "generic", "+simd128", 16, 16, False),
     )

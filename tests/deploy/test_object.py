@@ -7,14 +7,13 @@ import struct
 from dataclasses import dataclass
 from dataclasses import replace as with_fields
 
-import llvmlite.binding as llvm
 import pytest
 import torch
 
 from flexgroup.deploy import _export, export
 from flexgroup.deploy._object import compile_object
 from flexgroup.engine import plan_graph
-from flexgroup.engine._objects import machine_for, module_for
+from flexgroup.engine._objects import assembly
 from flexgroup.graph import from_torch, optimize
 from flexgroup.kernels import F32, ConvKernel, KernelSpec, Target, host_target
 from flexgroup.kernels.conv import largest_tile
@@ -131,11 +130,8 @@ def test_a_plan_for_several_threads_is_refused(small_net):
 
 def inner_loops(kernel: KernelSpec, target: Target) -> list[str]:
     """The assembly of the kernel's blocks that multiply."""
-    machine = machine_for(target, jit=False)
-    module = module_for((kernel,), target, runner=False)
-    module.data_layout = str(machine.target_data)
-    assembly = machine.emit_assembly(llvm.parse_assembly(str(module)))
-    return [block for block in re.split(r"^\.L\w+:", assembly, flags=re.MULTILINE) if "fmla" in block]
+    blocks = re.split(r"^\.L\w+:", assembly((kernel,), target), flags=re.MULTILINE)
+    return [block for block in blocks if "fmla" in block]
 
 
 @pytest.mark.parametrize("ahead", [False, True])

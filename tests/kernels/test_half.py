@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 
-import llvmlite.binding as llvm
 import pytest
 
-from flexgroup.engine._objects import machine_for, module_for
+from flexgroup.engine._objects import assembly
 from flexgroup.kernels import (
     F16,
     F16_IN_F32,
@@ -74,13 +73,6 @@ def moves(element: Element) -> list[tuple[Element, Element | None]]:
     return [(element, None), (F32, element), (element, F32)]
 
 
-def assembly(specs: list, target: str) -> str:
-    machine = machine_for(TARGETS[target], jit=False)
-    module = module_for(tuple(specs), TARGETS[target], runner=False)
-    module.data_layout = str(machine.target_data)
-    return str(machine.emit_assembly(llvm.parse_assembly(str(module))))
-
-
 def inner_loop(text: str) -> str:
     """The block with the most multiply-adds."""
     return max(re.split(r"\n\.?L[\w.]+:", text), key=lambda block: len(re.findall(r"\bv?fm(?:la|add)", block)))
@@ -88,7 +80,7 @@ def inner_loop(text: str) -> str:
 
 @pytest.mark.parametrize(("target", "element"), CODE, ids=[f"{target}-{element.name}" for target, element in CODE])
 def test_no_kernel_calls_a_library(target, element):
-    text = assembly(kernels(element), target)
+    text = assembly(kernels(element), TARGETS[target])
     assert not re.findall(r"^\s+(?:callq?|bl|blr)\s+.*$", text, re.MULTILINE)
     assert len({kernel.name for kernel in kernels(element)}) == len(kernels(element))
 
@@ -105,7 +97,7 @@ def test_no_kernel_calls_a_library(target, element):
 )
 def test_the_inner_loop_multiplies_in_the_type_that_was_chosen(target, element, wanted, unwanted):
     rows, tile = 4, 2
-    loop = inner_loop(assembly([ConvKernel("strip", rows, tile, False, element)], target))
+    loop = inner_loop(assembly([ConvKernel("strip", rows, tile, False, element)], TARGETS[target]))
     assert len(re.findall(wanted, loop)) == rows * tile
     assert not re.findall(unwanted, loop)
 
@@ -113,7 +105,7 @@ def test_the_inner_loop_multiplies_in_the_type_that_was_chosen(target, element, 
 @pytest.mark.parametrize("target", ["x86-64-avx2", "x86-64-avx512"])
 def test_activations_are_converted_as_they_are_loaded_and_weights_once_spread(target):
     rows, tile = 4, 2
-    loop = inner_loop(assembly([ConvKernel("strip", rows, tile, False, F16_IN_F32)], target))
+    loop = inner_loop(assembly([ConvKernel("strip", rows, tile, False, F16_IN_F32)], TARGETS[target]))
     assert len(re.findall(r"vcvtph2ps\s+\d*\(", loop)) == tile
     assert len(re.findall(r"vpbroadcastw", loop)) == rows
     assert len(re.findall(r"vcvtph2ps", loop)) == rows + tile
@@ -139,6 +131,6 @@ def test_long_sums_are_added_in_32_bits_on_targets_with_fp16_arithmetic():
         SparseLinearKernel("rows", 8, F16),
         ProductKernel(True, 4, 2, F16),
     ):
-        text = assembly([kernel], "aarch64-linux")
+        text = assembly([kernel], TARGETS["aarch64-linux"])
         assert not re.findall(r"f(?:mla|add)\s+v\d+\.8h", text), kernel.name
         assert re.findall(r"f(?:mla|add)\s+v\d+\.4s", text), kernel.name
