@@ -14,13 +14,14 @@ from torch import nn
 
 from flexgroup.engine import CompiledModel, Plan, plan_graph
 from flexgroup.engine._choose import Choice, Layer, channel_rows, choose, tile_of
+from flexgroup.engine._objects import assembly
 from flexgroup.kernels import F16_IN_F32, F32, TARGETS, ChannelsKernel, Target
 from flexgroup.kernels import channels as family
 from flexgroup.kernels.channels import most_vectors, tile_for
 from tests.engine.agreement import HOST
 from tests.engine.networks import examples
 from tests.engine.test_in_place import CACHES, CUTS, both_plans, gives_what_torch_gives, graph_of, residual_networks
-from tests.kernels.test_half import assembly, inner_loop
+from tests.kernels.test_half import inner_loop
 
 AVX512 = TARGETS["x86-64-avx512"]
 WIDE = ["x86-64-avx512", "x86-64-avx512-fp16"]
@@ -167,6 +168,6 @@ def test_a_block_diagonal_matrix_is_run_as_groups():
 def test_the_inner_loop_stays_in_registers(tile):
     vectors = most_vectors(tile, AVX512)
     assert vectors == {7: 3, 10: 2, 14: 2}[tile]
-    loop = inner_loop(assembly([ChannelsKernel(vectors, tile, 1, True)], "x86-64-avx512"))
+    loop = inner_loop(assembly([ChannelsKernel(vectors, tile, 1, True)], TARGETS["x86-64-avx512"]))
     assert len(re.findall(r"vfmadd\w+ps", loop)) == vectors * tile
     assert not re.findall(r"\(%rsp", loop)

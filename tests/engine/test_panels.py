@@ -16,11 +16,12 @@ from flexgroup.engine import CompiledModel, Plan, plan_graph
 from flexgroup.engine import _choose as choosing
 from flexgroup.engine._choose import HEIGHTS, Choice, Layer, choose, panel_for, tile_of
 from flexgroup.engine._costs import Costs
+from flexgroup.engine._objects import assembly
 from flexgroup.kernels import F16_IN_F32, F32, TARGETS, ConvKernel, Target
 from tests.engine.agreement import HOST
 from tests.engine.networks import PATTERNS, examples, prune
 from tests.engine.test_in_place import CACHES, CUTS, both_plans, gives_what_torch_gives, graph_of, residual_networks
-from tests.kernels.test_half import assembly, inner_loop
+from tests.kernels.test_half import inner_loop
 
 AVX2 = TARGETS["x86-64-avx2"]
 
@@ -170,6 +171,6 @@ def test_panels_are_for_short_tiles_that_are_read_often(monkeypatch):
 
 @pytest.mark.parametrize(("form", "rows", "tile"), [("strip", 4, 3), ("ring", 4, 3), ("dense", 2, 6)])
 def test_the_inner_loop_stays_in_registers(form, rows, tile):
-    loop = inner_loop(assembly([ConvKernel(form, rows, tile, False, panel=tile + 1, span=2)], "x86-64-avx2"))
+    loop = inner_loop(assembly([ConvKernel(form, rows, tile, False, panel=tile + 1, span=2)], TARGETS["x86-64-avx2"]))
     assert len(re.findall(r"vfmadd\w+ps", loop)) == rows * tile
     assert not re.findall(r"\(%rsp", loop)
