@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -38,6 +40,10 @@ def profile(
     trace: Annotated[
         Path | None, typer.Option("--trace", help="Write one run as a timeline for Perfetto (JSON).", metavar="FILE")
     ] = None,
+    roofline: Annotated[
+        Path | None,
+        typer.Option("--roofline", help="Draw all layers under the machine's limits (.svg or .png).", metavar="FILE"),
+    ] = None,
     precision: PrecisionOption = "fp32",
     accumulate: AccumulateOption = "",
     input_shape: InputOption = "",
@@ -63,6 +69,7 @@ def profile(
             accumulate=accumulate or None,
             runs=runs,
             trace=trace,
+            roofline=roofline,
         )
     if as_json:
         print_json(document(model, result, choices, explain=explain))
@@ -85,10 +92,11 @@ def run_profile(
     accumulate: str | None = None,
     runs: int = 50,
     trace: Path | None = None,
+    roofline: Path | None = None,
 ) -> tuple[Profile, Explanation]:
     """Compile network ``model``, and time it on random input of ``shape`` (by default what it was made for).
 
-    Raises `FlexgroupError` for wrong input, and where ``trace`` cannot be written.
+    Raises `FlexgroupError` for wrong input, and where ``trace`` or ``roofline`` cannot be written.
     """
     check_at_least(runs, 1, "--runs")
     check_at_least(threads, 1, "--threads")
@@ -100,7 +108,10 @@ def run_profile(
     import torch
 
     import flexgroup
+    from flexgroup.report import check_picture, write_roofline, write_trace
 
+    if roofline is not None:
+        check_picture(roofline, "--roofline")
     network, shape = open_network(model, weights, shape)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     compiled = flexgroup.compile(
@@ -111,17 +122,20 @@ def run_profile(
     finally:
         compiled.close()
     if trace is not None:
-        _write_trace(result, trace)
+        with _writing("--trace", trace):
+            write_trace(result, trace)
+    if roofline is not None:
+        with _writing("--roofline", roofline):
+            write_roofline(result, roofline, f"{model}, {threads} thread{'s' if threads > 1 else ''}")
     return result, compiled.explain()
 
 
-def _write_trace(result: Profile, path: Path) -> None:
-    from flexgroup.report import write_trace
-
+@contextmanager
+def _writing(option: str, path: Path) -> Iterator[None]:
     try:
-        write_trace(result, path)
+        yield
     except OSError as error:
-        raise FlexgroupError(f"--trace {path} cannot be written: {error.strerror}; name another file") from error
+        raise FlexgroupError(f"{option} {path} cannot be written: {error.strerror}; name another file") from error
 
 
 def document(model: str, result: Profile, choices: Explanation, *, explain: bool) -> dict[str, Any]:
@@ -130,7 +144,7 @@ def document(model: str, result: Profile, choices: Explanation, *, explain: bool
 
     rows = [asdict(row) | {"node_type": row.node_type} for row in result.rows]
     facts: dict[str, Any] = {"model": model, "threads": result.threads, "ms": result.ms, "rounds": result.rounds}
-    facts |= {"rows": rows, "types": [asdict(row) for row in result.types]}
+    facts |= {"least_ms": result.least_ms, "rows": rows, "types": [asdict(row) for row in result.types]}
     facts["memory"] = None if result.memory is None else asdict(result.memory)
     facts["machine"] = asdict(this_machine())
     facts["rates"] = None if result.machine is None else asdict(result.machine)

@@ -128,16 +128,16 @@ def run_comparison(
     ``methods`` None takes those that the pattern and the budget allow, without the dynamic programme. Raises
     `FlexgroupError` for wrong input; then nothing is written.
     """
-    from flexgroup.cli._select_plot import check_plot, write_plot
+    from flexgroup.cli._select_plot import write_plot
     from flexgroup.groups import Groups
-    from flexgroup.report import this_machine
+    from flexgroup.report import check_picture, this_machine
 
     progress = progress or Progress()
     pattern = Groups(groups, unaligned)
     chosen = _methods(pattern, budget, methods)
     _check_sparsity(sparsity, pattern)
     if plot is not None:
-        check_plot(plot)
+        check_picture(plot, "--plot")
         if pattern.n_of_m is not None:
             raise FlexgroupError(f"--plot: groups of {groups} have one sparsity only; leave it out")
     scores = _scores(model, weights)

@@ -2,63 +2,31 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from flexgroup._errors import FlexgroupError
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from flexgroup.cli._select import Choice
 
-FORMATS = (".svg", ".png")
-STYLE: Any = {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e3e6ea",
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-    "svg.fonttype": "path",
-    "svg.hashsalt": "select",
-}
 COLOURS = ("#6b7280", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")  # Okabe and Ito's, after a grey
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
-def check_plot(path: Path) -> None:
-    """Raise `FlexgroupError` if a picture could not be drawn, or not be written to ``path``."""
-    import importlib.util
-
-    if path.suffix not in FORMATS:
-        raise FlexgroupError(f"--plot {path} names no picture; end it in {' or '.join(FORMATS)}")
-    if not path.parent.is_dir():
-        raise FlexgroupError(f"--plot {path}: there is no folder {path.parent}; make it first")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise FlexgroupError("--plot needs matplotlib: pip install 'flexgroup[demo]'")
-
-
 def write_plot(path: Path, points: Mapping[float, Sequence[Choice]], title: str) -> None:
     """Draw the choices at each sparsity, and write the picture whole or not at all."""
-    import matplotlib
-    from matplotlib.figure import Figure
+    from flexgroup.report import write_picture
 
-    from flexgroup.report import write_whole
-
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9.6, 4.2), layout="constrained", facecolor="white")
+    def draw(figure: Figure) -> None:
         figure.suptitle(title, fontsize=10.5)
         left, right = figure.subplots(1, 2)
         _draw(left, points)
         _draw_gaps(right, points)
-        picture = io.BytesIO()
-        nothing: Any = {"Date": None} if path.suffix == ".svg" else {"Software": None}
-        figure.savefig(picture, format=path.suffix[1:], dpi=140, metadata=nothing)
-    write_whole(path, picture.getvalue())
+
+    write_picture(path, draw, (9.6, 4.2))
 
 
 def _draw(axes: Axes, points: Mapping[float, Sequence[Choice]]) -> None:

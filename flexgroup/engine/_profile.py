@@ -25,8 +25,9 @@ class ProfileRow:
 
     ``ms`` is the median, ``first_ms`` the first run, with cold caches; ``gflops`` the rate of the multiply-adds that
     are executed. ``of_peak`` is the share of the machine's rate of multiply-adds, ``of_bandwidth`` the share of the
-    time that moving ``bytes`` takes at least, from the smallest level of memory that holds what a call moves. Both are
-    None where there is nothing to compare.
+    time that moving ``bytes`` takes at least, from the smallest level of memory that holds what a call moves.
+    ``least_ms`` is what all calls take at the roofline (`least_seconds`). They are None where there is nothing to
+    compare.
     """
 
     name: str
@@ -40,6 +41,7 @@ class ProfileRow:
     bytes: int = 0  # read and written
     of_peak: float | None = None
     of_bandwidth: float | None = None
+    least_ms: float | None = None
 
     @property
     def node_type(self) -> str:
@@ -92,12 +94,22 @@ class Profile:
     def ms(self) -> float:
         return sum(row.ms for row in self.rows)
 
+    @property
+    def least_ms(self) -> float | None:
+        """What the network would take if every layer were at the roofline; None where the machine is not known."""
+        return None if self.machine is None else sum(row.least_ms or 0.0 for row in self.rows)
+
     def __str__(self) -> str:
         lines = [f"Time of every layer, {self.threads} thread{'s' if self.threads > 1 else ''}", *_layer_table(self)]
         lines += ["", "Summary by node type", *_type_table(self), ""]
         lines.append(f"Total {self.ms:.4f} ms (avg: medians of {self.rounds} runs; mem: read and written)")
         if self.machine is not None:
             lines.append(f"Machine: {self.machine}")
+        if self.least_ms is not None:
+            reached = self.least_ms / max(self.ms, 1e-9)
+            lines.append(
+                f"Roofline: {self.least_ms:.4f} ms, all layers at one of these rates; {reached:.0%} of it reached"
+            )
         return "\n".join(lines if self.memory is None else [*lines, f"Memory: {self.memory}"])
 
 
@@ -153,12 +165,10 @@ def profile_rows(
     by_round = np.stack([seconds[:, [number for number, _ in steps]].sum(axis=1) for steps in layers.values()])
     times = np.median(by_round, axis=1)
     shares, cumulative = _shares(times)
-    # The machine's peak was measured with fp32 numbers; a vector holds more of those that are computed with in fp16.
-    faster = plan.target.lanes(plan.element) / plan.target.lanes(F32)
     rows = []
     for (name, steps), *figures in zip(layers.items(), times, shares, cumulative, strict=True):
         began = 0.0 if first is None else 1e3 * float(sum(first[number] for number, _ in steps))
-        rows.append(_row(name, steps, seconds, figures, began, plan.threads, machine, faster))
+        rows.append(_row(name, steps, seconds, figures, began, plan.threads, machine, _wider(plan)))
     calls = () if traced is None else _calls(plan, traced)
     return Profile(tuple(rows), _types(plan, seconds), calls, len(seconds), plan.threads, memory_of(plan), machine)
 
@@ -177,11 +187,12 @@ def _row(
     steps = [step for _, step in numbered]
     slowest, _ = max(numbered, key=lambda each: float(np.median(seconds[:, each[0]])))
     macs, moved, elapsed = sum(step.macs for step in steps), sum(step.bytes for step in steps), max(time, 1e-9)
-    of_peak = of_bandwidth = None
+    of_peak = of_bandwidth = least_ms = None
     if machine is not None:
-        least = sum(step.bytes / machine.bandwidth_of(step.bytes, threads) for step in steps)
-        of_peak = 2 * macs / (faster * machine.peak_of(threads)) / elapsed if macs else None
-        of_bandwidth = least / elapsed if moved else None
+        bounds = [_bounds(step, machine, threads, faster) for step in steps]
+        of_peak = sum(multiplied for multiplied, _ in bounds) / elapsed if macs else None
+        of_bandwidth = sum(read for _, read in bounds) / elapsed if moved else None
+        least_ms = 1e3 * sum(map(max, bounds)) if macs or moved else None
     return ProfileRow(
         name=name,
         kernel=next(step.kernel.name for number, step in numbered if number == slowest),
@@ -194,7 +205,28 @@ def _row(
         bytes=moved,
         of_peak=of_peak,
         of_bandwidth=of_bandwidth,
+        least_ms=least_ms,
     )
+
+
+def least_seconds(plan: Plan, machine: Machine) -> float:
+    """What one image takes at the roofline (Williams, Waterman and Patterson, 2009), call by call.
+
+    A call takes its multiply-adds at the machine's peak or its bytes at the bandwidth of the level of memory that holds
+    them, whichever is longer.
+    """
+    return sum(max(_bounds(step, machine, plan.threads, _wider(plan))) for step in plan.steps)
+
+
+def _bounds(step: Step, machine: Machine, threads: int, faster: float) -> tuple[float, float]:
+    """Seconds of a call's multiply-adds at the machine's peak, and of its bytes at its bandwidth."""
+    multiplied = 2 * step.macs / (faster * machine.peak_of(threads))
+    return multiplied, step.bytes / machine.bandwidth_of(step.bytes, threads)
+
+
+def _wider(plan: Plan) -> float:
+    """A vector's numbers over those of the machine's peak, which was measured in fp32."""
+    return plan.target.lanes(plan.element) / plan.target.lanes(F32)
 
 
 def _types(plan: Plan, seconds: Seconds) -> tuple[TypeRow, ...]:

@@ -16,6 +16,8 @@ from flexgroup.report._results import (
     from_json,
     to_json,
 )
+from flexgroup.report._roofline import write_roofline
+from flexgroup.report._style import check_picture, write_picture
 from flexgroup.report._tables import ResultTable, markdown, result_table, rich_table
 from flexgroup.report._timing import Timing, interleaved
 from flexgroup.report._trace import trace_document, write_trace
@@ -31,6 +33,7 @@ __all__ = [
     "Run",
     "Timing",
     "available_cores",
+    "check_picture",
     "cpu_model",
     "engine_label",
     "from_json",
@@ -47,7 +50,9 @@ __all__ = [
     "torch_session",
     "torch_threads",
     "trace_document",
+    "write_picture",
     "write_report",
+    "write_roofline",
     "write_trace",
     "write_whole",
 ]

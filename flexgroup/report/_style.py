@@ -1,4 +1,4 @@
-"""How every picture of a report looks, and how it becomes an SVG fragment to stand inside a page.
+"""How every picture looks, and how it becomes a file, or an SVG fragment to stand inside a page.
 
 Colours are Okabe and Ito's, which people with any colour blindness tell apart, and every pattern has a marker
 of its own. Figures are made without pyplot, so nothing global is left behind.
@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import html
+import importlib.util
 import io
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flexgroup._errors import FlexgroupError
+from flexgroup.report._files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
 COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 MARKERS = ("s", "o", "^", "D", "v", "P")
+FORMATS = (".svg", ".png")
 INK, SOFT, GREY, FAINT = "#1f2328", "#4b5563", "#6b7280", "#e3e6ea"
 _STYLE: Any = {
     "font.family": "DejaVu Sans",
@@ -57,12 +61,30 @@ def png(draw: Callable[[Figure], None], inches: tuple[float, float], dots_an_inc
     return _drawn(draw, inches, {}, format="png", dpi=dots_an_inch, metadata={"Software": None})
 
 
+def check_picture(path: Path, option: str) -> None:
+    """Raise `FlexgroupError` if the picture that ``option`` names could not be drawn, or not be written."""
+    if path.suffix not in FORMATS:
+        raise FlexgroupError(f"{option} {path} names no picture; end it in {' or '.join(FORMATS)}")
+    if not path.parent.is_dir():
+        raise FlexgroupError(f"{option} {path}: there is no folder {path.parent}; make it first")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise FlexgroupError(f"{option} needs matplotlib: pip install 'flexgroup[demo]'")
+
+
+def write_picture(path: Path, draw: Callable[[Figure], None], inches: tuple[float, float]) -> None:
+    """Draw to an .svg or .png file, which is written whole or not at all."""
+    if path.suffix == ".png":
+        write_whole(path, png(draw, inches))
+    else:
+        write_whole(path, _drawn(draw, inches, {"svg.hashsalt": path.stem}, format="svg", metadata={"Date": None}))
+
+
 def _drawn(draw: Callable[[Figure], None], inches: tuple[float, float], style: Any, **saved: Any) -> bytes:
     try:
         import matplotlib
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise FlexgroupError("the report's plots need matplotlib: pip install 'flexgroup[demo]'") from error
+        raise FlexgroupError("plots need matplotlib: pip install 'flexgroup[demo]'") from error
     with matplotlib.rc_context({**_STYLE, **style}):
         figure = Figure(figsize=inches, layout="constrained", facecolor="white")
         draw(figure)
