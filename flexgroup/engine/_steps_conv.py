@@ -14,6 +14,7 @@ from flexgroup.engine._choose import DENSE_FORMS, HEIGHTS, Choice, Layer, best_t
 from flexgroup.engine._operations import ConvOp, Tap
 from flexgroup.engine._plan import Step, number
 from flexgroup.engine._work import SHARE_OF_CACHE
+from flexgroup.kernels import LINE
 from flexgroup.kernels.channels import ChannelsKernel
 from flexgroup.kernels.conv import ConvKernel, PackedRows, pack
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from flexgroup.engine._steps import Fields, Place, StepBuilder
 
 
+LONGEST_RUN = 4  # columns: a loop's code is that many times as long
 FEW_TILES = 4  # with no more, every weight is read about once
 
 
@@ -167,9 +169,43 @@ def _cut(
     in_place = overlaps and op.residual is not None and layout.is_in_place(op.residual, op.out)
     span, ahead = conv.layer.span if choice.panel else 0, _streams(builder, conv)
     form = (choice.form, choice.rows, tile, adds, element, op.curve, in_place, line.tail)
-    kernel = ConvKernel(*form, panel=choice.panel, span=span, ahead=ahead)
+    run, step = _runs(builder, conv)
+    kernel = ConvKernel(*form, panel=choice.panel, span=span, ahead=ahead, run=run, step=step)
     limits = {"whole_tiles": line.whole, "last_start": last_start}
     return kernel, line.count, {"mask": builder.mask(op.out, count)} | limits
+
+
+def runs(offsets: Sequence[npt.NDArray[np.int64]]) -> tuple[int, int]:
+    """How many columns can be taken at a time, and how many bytes their inputs then lie apart; (1, 0) where none can.
+
+    ``offsets`` are those of the columns of every strip.
+    """
+    for run in range(LONGEST_RUN, 1, -1):
+        if all(len(strip) % run == 0 for strip in offsets):
+            steps = np.diff(np.concatenate(offsets).reshape(-1, run), axis=1)
+            if steps.size and (steps == steps[0, 0]).all() and steps[0, 0] >= 0:
+                return run, int(steps[0, 0])
+    return 1, 0
+
+
+def _runs(builder: StepBuilder, conv: ConvLayer) -> tuple[int, int]:
+    """The `runs` of a convolution; none where zeros are skipped, or on GPUs.
+
+    With wide vectors an offset is one load of many. There, inputs may only be as far apart as the segments of a panel
+    or the taps of a row: planes would need a kernel for each size of images.
+    """
+    op, choice, layout = conv.op, conv.choice, builder.layout
+    if choice.form != "dense" or not builder.target.triple:
+        return 1, 0
+
+    def find() -> tuple[int, int]:
+        (taps,) = op.taps
+        if choice.panel:
+            return runs([_segments(builder, taps, np.arange(len(taps)), choice.panel)[1]])
+        run, step = runs([np.array([builder.tap(tap, layout.pitch(op.out)) for tap in taps], np.int64)])
+        return (run, step) if step < layout.vector_bytes or layout.vector_bytes < LINE else (1, 0)
+
+    return builder.once(find, "runs", id(op), choice.panel)
 
 
 def _streams(builder: StepBuilder, conv: ConvLayer) -> bool:

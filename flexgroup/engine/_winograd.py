@@ -32,7 +32,7 @@ from flexgroup.engine._layout import Image, PlaneRef
 from flexgroup.engine._operations import ConvOp, Operation, Tap
 from flexgroup.engine._plan import number
 from flexgroup.engine._rows import BLOCK
-from flexgroup.engine._steps_conv import conv_layer
+from flexgroup.engine._steps_conv import conv_layer, runs
 from flexgroup.engine._work import ConvWork, Tiles, Work, tiles_of
 from flexgroup.graph.ir import IDENTITY
 from flexgroup.kernels import LINE, ConvKernel
@@ -297,13 +297,15 @@ def _calls(builder: StepBuilder, blocks: Blocks) -> list[_Template]:
     """The calls of one block: of the first stage, then of the two others for every part of the channels."""
     calls = [_between(builder, blocks, blocks.first, _first(builder, blocks))]
     for part in blocks.parts:
-        calls.append(_between(builder, blocks, part.second, _second(builder, blocks, part)))
+        calls.append(_between(builder, blocks, part.second, *_second(builder, blocks, part)))
         calls.append(_last(builder, blocks, part))
     return calls
 
 
-def _between(builder: StepBuilder, blocks: Blocks, stage: Stage, table: Fields) -> _Template:
-    """The call of a stage that writes values."""
+def _between(
+    builder: StepBuilder, blocks: Blocks, stage: Stage, table: Fields, run: tuple[int, int] = (1, 0)
+) -> _Template:
+    """The call of a stage that writes values; its groups come in runs (`runs`)."""
     vector, size = builder.layout.vector_bytes, builder.element.bytes
     ahead = stage.groups * ROWS * size > builder.target.cache_bytes / 2
     everywhere = np.full(blocks.row + stage.tiles.size * builder.layout.lanes, -1, builder.integer)
@@ -315,7 +317,8 @@ def _between(builder: StepBuilder, blocks: Blocks, stage: Stage, table: Fields) 
         "low": number(IDENTITY.low),
         "high": number(IDENTITY.high),
     }
-    kernel = ConvKernel("strip", ROWS, stage.tiles.size, False, builder.element, tail=stage.tiles.tail, ahead=ahead)
+    form = ("strip", ROWS, stage.tiles.size, False, builder.element)
+    kernel = ConvKernel(*form, tail=stage.tiles.tail, ahead=ahead, run=run[0], step=run[1])
     return _Template(kernel, fields, stage.groups * ROWS * blocks.op.out.width)
 
 
@@ -379,8 +382,8 @@ def _first(builder: StepBuilder, blocks: Blocks) -> Fields:
     return _table(builder, strips, np.concatenate(weights), outputs)
 
 
-def _second(builder: StepBuilder, blocks: Blocks, part: Part) -> Fields:
-    """Values of planes times values of weights, point by point."""
+def _second(builder: StepBuilder, blocks: Blocks, part: Part) -> tuple[Fields, tuple[int, int]]:
+    """Values of planes times values of weights, point by point; and the runs of groups."""
     op, taps, size = blocks.op, blocks.taps, builder.element.bytes
     matrix = np.zeros((part.channels, op.matrices[0].shape[1]))
     matrix[: part.last - part.first] = op.matrices[0][part.first : part.last]
@@ -396,7 +399,7 @@ def _second(builder: StepBuilder, blocks: Blocks, part: Part) -> Fields:
         at_point = np.stack([values[index][:, point] for index in has])  # (columns, channels)
         weights.append(at_point.reshape(len(has), -1, ROWS).transpose(1, 0, 2).reshape(-1, ROWS))
     outputs = [row * blocks.sums * size for row in range(taps.points * part.channels)]
-    return _table(builder, strips, np.concatenate(weights), outputs)
+    return _table(builder, strips, np.concatenate(weights), outputs), runs([np.array(strip) for strip in strips])
 
 
 def _third(builder: StepBuilder, blocks: Blocks, part: Part) -> Fields:

@@ -9,6 +9,9 @@ the kernel loads the tile once from one input plane, displaced by the group's ta
 - ``strip`` takes groups on the grid: all groups of a strip, then its rows are stored together.
 - ``dense`` is a strip whose groups are all there: the table of offsets is shared by all strips.
 
+Groups of a strip whose inputs are equally far apart, as the segments of a panel or the taps of a row, may be taken in
+runs: one offset is read for each run, and one branch taken.
+
 Where tiles do not divide an image, the last ones are smaller (`tail`), or the last one overlaps the one before.
 
 A tile of short vectors is less than a cache line or two of every plane, and planes lie apart: the first-level cache
@@ -32,7 +35,7 @@ from llvmlite import ir
 from flexgroup.groups import cover
 from flexgroup.kernels.curves import emit_curve
 from flexgroup.kernels.emit import I32, I64, Kernel, Signature
-from flexgroup.kernels.target import F32, Element, Target
+from flexgroup.kernels.target import F32, LINE, Element, Target
 
 SIGNATURE = Signature(
     (
@@ -81,12 +84,15 @@ class ConvKernel:
     panel: int = 0  # vectors from a segment to the next, if a tile's inputs are copied first
     span: int = 0  # panel: numbers that taps reach beyond a tile, a vector at most
     ahead: bool = True  # whether weights come from memory, so that they have to be asked for early
+    run: int = 1  # strip, dense: groups that are taken at a time, whose inputs lie `step` bytes apart
+    step: int = 0
 
     @property
     def name(self) -> str:
         residual = "_add" * self.residual + "_in_place" * self.in_place
         ending = residual + (f"_{self.curve}" if self.curve else "")
         ending += f"_panel{self.panel}x{self.span}" * (self.panel > 0) + "_near" * (not self.ahead)
+        ending += f"_run{self.run}x{self.step}" * (self.run > 1)
         tile = f"{self.tile}_{self.tail}" if self.tail else f"{self.tile}"
         return f"conv_{self.element.name}_{self.form}_{self.rows}x1_t{tile}{ending}"
 
@@ -187,7 +193,7 @@ class _Emitter:
                 order = [(phase + i) % rows for i in range(rows)]
                 turned = [accumulators[slot * tile + t] for slot in order for t in range(tile)]
                 with k.loop(group, end, 1, turned) as groups:
-                    groups.next = self._multiply(groups.index, groups.index, groups.values)
+                    groups.next = self._multiply(*self._places(groups.index, groups.index), groups.values)
                 group = end
                 self._store(row, groups.results[:tile])
                 refilled = self._biases(b.add(row, ir.Constant(I64, rows)))
@@ -202,12 +208,14 @@ class _Emitter:
         zero = ir.Constant(I64, 0)
         with k.loop(0, self.row_count, rows, [zero, zero]) as strips:
             group, strip = strips.values
-            dense = self.spec.form == "dense"
+            dense, run, step = self.spec.form == "dense", self.spec.run, self.spec.step
             end = b.add(group, self.columns) if dense else k.load_index(self.ends, strip)
             biases = [self._biases(b.add(strips.index, ir.Constant(I64, row))) for row in range(rows)]
-            with k.loop(group, end, 1, [vector for row in biases for vector in row]) as groups:
+            with k.loop(group, end, run, [vector for row in biases for vector in row]) as groups:
                 column = b.sub(groups.index, group) if dense else groups.index
-                groups.next = self._multiply(groups.index, column, groups.values)
+                plane, weights = self._places(groups.index, column)
+                for i in range(run):
+                    groups.next = self._multiply(plane, weights, groups.next, i * step, i * rows * k.size)
             for row in range(rows):
                 results = groups.results[row * tile : (row + 1) * tile]
                 self._store(b.add(strips.index, ir.Constant(I64, row)), results)
@@ -217,26 +225,34 @@ class _Emitter:
         k = self.k
         return [k.load_splat(self.bias, self._scaled(row, k.size))] * self.vectors
 
-    def _multiply(self, group: ir.Value, column: ir.Value, accumulators: list[ir.Value]) -> list[ir.Value]:
-        """One group: ``accumulators[i][t] += weight[i] * plane[t]``."""
+    def _places(self, group: ir.Value, column: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """Where the inputs of a group lie, and its weights."""
+        k, size = self.k, self.spec.rows * self.k.size
+        plane = k.at(self.inputs, k.load_index(self.offsets, column))
+        weights = k.at(self.weights, self._scaled(group, size))
+        if self.spec.ahead:
+            for line in range(0, self.spec.run * size, LINE):
+                k.prefetch(weights, line)  # every page is a stranger to the processor's own prefetching
+        return plane, weights
+
+    def _multiply(
+        self, plane: ir.Value, weights: ir.Value, accumulators: list[ir.Value], input_at: int = 0, weight_at: int = 0
+    ) -> list[ir.Value]:
+        """One group: ``accumulators[i][t] += weight[i] * plane[t]``, these bytes from both addresses."""
         k, rows, tile = self.k, self.spec.rows, self.vectors
         size = k.size
-        plane = k.at(self.inputs, k.load_index(self.offsets, column))
-        weights = k.at(self.weights, self._scaled(group, rows * size))
-        if self.spec.ahead:
-            k.prefetch(weights)  # every page is a stranger to the processor's own prefetching
         sums = list(accumulators)
         # Whichever is fewer stays in registers for the whole group: its weights or its activations.
         if rows <= tile:
-            factors = [k.load_splat(weights, i * size) for i in range(rows)]
+            factors = [k.load_splat(weights, weight_at + i * size) for i in range(rows)]
             for t in range(tile):
-                x = k.load_vector(plane, size, t * self.bytes)
+                x = k.load_vector(plane, size, input_at + t * self.bytes)
                 for i in range(rows):
                     sums[i * tile + t] = k.fma(factors[i], x, sums[i * tile + t])
             return sums
-        xs = [k.load_vector(plane, size, t * self.bytes) for t in range(tile)]
+        xs = [k.load_vector(plane, size, input_at + t * self.bytes) for t in range(tile)]
         for i in range(rows):
-            factor = k.load_splat(weights, i * size)
+            factor = k.load_splat(weights, weight_at + i * size)
             for t in range(tile):
                 sums[i * tile + t] = k.fma(factor, xs[t], sums[i * tile + t])
         return sums
