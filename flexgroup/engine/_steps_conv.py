@@ -175,16 +175,17 @@ def _cut(
     return kernel, line.count, {"mask": builder.mask(op.out, count)} | limits
 
 
-def runs(offsets: Sequence[npt.NDArray[np.int64]]) -> tuple[int, int]:
+def runs(offsets: Sequence[npt.NDArray[np.int64]], vector: int, tile: int) -> tuple[int, int]:
     """How many columns can be taken at a time, and how many bytes their inputs then lie apart; (1, 0) where none can.
 
-    ``offsets`` are those of the columns of every strip.
+    ``offsets`` are those of the columns of every strip. Of a ``tile`` of ``vector`` bytes each, columns may have no
+    vector in common: LLVM would load it once, and keep it in a register that is not there.
     """
     for run in range(LONGEST_RUN, 1, -1):
         if all(len(strip) % run == 0 for strip in offsets):
-            steps = np.diff(np.concatenate(offsets).reshape(-1, run), axis=1)
-            if steps.size and (steps == steps[0, 0]).all() and steps[0, 0] >= 0:
-                return run, int(steps[0, 0])
+            steps = np.unique(np.diff(np.concatenate(offsets).reshape(-1, run), axis=1))
+            if len(steps) == 1 and steps[0] > 0 and (steps[0] % vector or steps[0] >= tile * vector):
+                return run, int(steps[0])
     return 1, 0
 
 
@@ -201,9 +202,12 @@ def _runs(builder: StepBuilder, conv: ConvLayer) -> tuple[int, int]:
     def find() -> tuple[int, int]:
         (taps,) = op.taps
         if choice.panel:
-            return runs([_segments(builder, taps, np.arange(len(taps)), choice.panel)[1]])
-        run, step = runs([np.array([builder.tap(tap, layout.pitch(op.out)) for tap in taps], np.int64)])
-        return (run, step) if step < layout.vector_bytes or layout.vector_bytes < LINE else (1, 0)
+            _, offsets = _segments(builder, taps, np.arange(len(taps)), choice.panel)
+        else:
+            offsets = np.array([builder.tap(tap, layout.pitch(op.out)) for tap in taps], np.int64)
+        run, step = runs([offsets], layout.vector_bytes, choice.tile)
+        is_known = bool(choice.panel) or step < layout.vector_bytes or layout.vector_bytes < LINE
+        return (run, step) if is_known else (1, 0)
 
     return builder.once(find, "runs", id(op), choice.panel)
 

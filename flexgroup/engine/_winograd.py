@@ -399,7 +399,9 @@ def _second(builder: StepBuilder, blocks: Blocks, part: Part) -> tuple[Fields, t
         at_point = np.stack([values[index][:, point] for index in has])  # (columns, channels)
         weights.append(at_point.reshape(len(has), -1, ROWS).transpose(1, 0, 2).reshape(-1, ROWS))
     outputs = [row * blocks.sums * size for row in range(taps.points * part.channels)]
-    return _table(builder, strips, np.concatenate(weights), outputs), runs([np.array(strip) for strip in strips])
+    columns = [np.array(strip) for strip in strips]
+    table = _table(builder, strips, np.concatenate(weights), outputs)
+    return table, runs(columns, builder.layout.vector_bytes, part.second.tiles.size)
 
 
 def _third(builder: StepBuilder, blocks: Blocks, part: Part) -> Fields:
