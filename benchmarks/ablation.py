@@ -30,6 +30,7 @@ SPARSITIES = (0.0, 0.8, 0.95)
 ENGINE = "flexgroup.engine."
 PARTS: dict[str, tuple[str, Any]] = {  # name: what of the engine is something else without it
     "panels": (ENGINE + "_choose.panel_for", lambda layer, form, tile, target: 0),
+    "runs": (ENGINE + "_steps_conv.LONGEST_RUN", 1),
     "blocks of rows": (ENGINE + "_winograd.WORTH", 0.0),
     "chains": (ENGINE + "_chains.LONGEST", 0),
     "the chains' threshold": (ENGINE + "_chains.WORTH", 1.0),  # so that there are more of them

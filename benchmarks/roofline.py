@@ -1,4 +1,4 @@
-"""How much of the machine's limits the networks of `peers.py` reach, and what nobody could reach there.
+"""How much of the machine's limits the networks of `peers.py` reach.
 
     python benchmarks/roofline.py [--peers results/peers_avx2.json] [--out results/roofline_avx2.json]
     python benchmarks/roofline.py --peers results/peers.json --rates results/rates_avx512.json   # of another machine
@@ -8,7 +8,7 @@ multiply-adds that our plan executes, at the machine's peak. *Roofline* is that 
 the peak or at the bandwidth of the level of memory that holds what it reads and writes, whichever takes longer
 (Williams, Waterman and Patterson, 2009). Peak and bandwidths are measured first, several times, and the best of each
 counts; with --rates they are read from a file, as `flexgroup profile --json` has them. *Most* is how many times as fast
-as the fastest fp32 peer an engine at the roofline is: a target above it cannot be met by any code for these layers.
+as the fastest fp32 peer an engine at the roofline is.
 """
 
 from __future__ import annotations

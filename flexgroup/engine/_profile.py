@@ -213,7 +213,7 @@ def least_seconds(plan: Plan, machine: Machine) -> float:
     """What one image takes at the roofline (Williams, Waterman and Patterson, 2009), call by call.
 
     A call takes its multiply-adds at the machine's peak or its bytes at the bandwidth of the level of memory that holds
-    them, whichever is longer.
+    them, whichever is longer. Where a nearer level still has a part of them it may take less.
     """
     return sum(max(_bounds(step, machine, plan.threads, _wider(plan))) for step in plan.steps)
 

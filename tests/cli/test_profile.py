@@ -33,6 +33,7 @@ def test_the_document_adds_up(flexgroup, common):
     assert document["ms"] == pytest.approx(sum(row["ms"] for row in document["rows"]))
     assert {row["node_type"] for row in document["types"]} >= {"conv", "copy"}
     assert document["memory"]["activations"] > 0
+    assert 0 < document["least_ms"] == pytest.approx(sum(row["least_ms"] or 0 for row in document["rows"]))
     assert document["rates"]["peak"] > 0
     assert document["machine"]["cores"] >= 1
     assert "explanation" not in document
@@ -47,6 +48,14 @@ def test_a_run_is_written_as_a_timeline(flexgroup, common, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["trace.json"]
 
 
+@pytest.mark.parametrize(("name", "begins"), [("roofline.svg", b"<?xml"), ("roofline.png", b"\x89PNG")])
+def test_the_roofline_is_drawn(flexgroup, common, tmp_path, name, begins):
+    outcome = flexgroup(*common, "--roofline", tmp_path / name)
+    assert "Roofline: " in outcome.stdout
+    assert (tmp_path / name).read_bytes().startswith(begins)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
@@ -55,6 +64,8 @@ def test_a_run_is_written_as_a_timeline(flexgroup, common, tmp_path):
         (["--input", "1,x"], "--input '1,x' is not a list of whole numbers"),
         (["--trace", "absent/trace.json"], "there is no folder"),
         (["--trace", "."], "--trace . is a folder; name a file"),
+        (["--roofline", "roofline.txt"], "--roofline roofline.txt names no picture; end it in .svg or .png"),
+        (["--roofline", "absent/roofline.svg"], "there is no folder absent; make it first"),
     ],
 )
 def test_wrong_input_is_refused(flexgroup, common, options, reason, tmp_path, monkeypatch):

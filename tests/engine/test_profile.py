@@ -15,8 +15,8 @@ from flexgroup.engine import Machine, Memory, Plan, Step
 from flexgroup.engine._explain import explain_plan
 from flexgroup.engine._machine import Level
 from flexgroup.engine._plan import Constants
-from flexgroup.engine._profile import profile_rows
-from flexgroup.kernels import F32, ConvKernel, CopyKernel, FillKernel, host_target
+from flexgroup.engine._profile import least_seconds, profile_rows
+from flexgroup.kernels import F16, F32, ConvKernel, CopyKernel, FillKernel, host_target
 from tests.engine.networks import Residual, prune, randomise
 
 CONV, COPY, FILL = ConvKernel("ring", 2, 3, False), CopyKernel(1), FillKernel(F32)
@@ -92,6 +92,19 @@ def test_the_bound_is_that_of_the_level_that_holds_what_a_call_moves():
     assert row.of_peak is None
 
 
+def test_the_roofline_is_the_longer_of_both_bounds_call_by_call():
+    moving = replace(A, macs=1, bytes=900)  # 0.002 s of multiply-adds, 0.9 s of bytes; A has 0.6 s and 0.5 s
+    steps = plan(A, moving, BANDED[0], BANDED[2])
+    profile = profile_rows(steps, np.array([[2.0, 2, 80, 1]]), machine=MACHINE)
+    assert [row.least_ms for row in profile.rows] == pytest.approx([600 + 900, 40_000, None])
+    assert profile.least_ms == pytest.approx(41_500)
+    assert least_seconds(steps, MACHINE) == pytest.approx(41.5)
+    assert "Roofline: 41500.0000 ms, all layers at one of these rates; 49% of it reached" in str(profile)
+    assert profile_rows(steps, np.ones((1, 4))).least_ms is None
+    halves = replace(plan(A), element=F16)  # twice as many in a vector
+    assert least_seconds(halves, MACHINE) == pytest.approx(0.5)
+
+
 def test_without_a_machine_or_anything_to_count_there_is_no_comparison():
     (row,) = profile_rows(plan(A), np.array([[2.0]])).rows
     assert row.of_peak is row.of_bandwidth is None
@@ -143,8 +156,9 @@ def test_printed_it_has_the_columns_of_litert_and_a_summary():
     ]
     assert lines[6] == "Summary by node type"
     assert " ".join(lines[7].split()) == "[node type] [count] [avg ms] [%] [cdf%] [mem KB] [times called]"
-    assert lines[-3] == "Total 13000.0000 ms (avg: medians of 1 runs; mem: read and written)"
-    assert lines[-2].startswith("Machine: fast, one core of 2")
+    assert lines[-4] == "Total 13000.0000 ms (avg: medians of 1 runs; mem: read and written)"
+    assert lines[-3].startswith("Machine: fast, one core of 2")
+    assert lines[-2].startswith("Roofline: ")
     assert lines[-1] == "Memory: activations 3.0 MiB, constants 0.0 MiB"
 
 
