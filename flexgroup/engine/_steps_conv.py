@@ -14,7 +14,7 @@ from flexgroup.engine._choose import DENSE_FORMS, HEIGHTS, Choice, Layer, best_t
 from flexgroup.engine._operations import ConvOp, Tap
 from flexgroup.engine._plan import Step, number
 from flexgroup.engine._work import SHARE_OF_CACHE
-from flexgroup.kernels import LINE
+from flexgroup.kernels import LINE, Target
 from flexgroup.kernels.channels import ChannelsKernel
 from flexgroup.kernels.conv import ConvKernel, PackedRows, pack
 
@@ -175,13 +175,20 @@ def _cut(
     return kernel, line.count, {"mask": builder.mask(op.out, count)} | limits
 
 
-def runs(offsets: Sequence[npt.NDArray[np.int64]], vector: int, tile: int) -> tuple[int, int]:
+def longest_run(rows: int, curve: str, target: Target) -> int:
+    """How many columns kernels of so many rows may take at a time: with more LLVM needs the stack in their loops."""
+    if rows == 4 or (rows == 2 and target.vector_bytes < LINE):
+        return min(LONGEST_RUN, 2) if curve else LONGEST_RUN
+    return 1
+
+
+def runs(offsets: Sequence[npt.NDArray[np.int64]], vector: int, tile: int, longest: int) -> tuple[int, int]:
     """How many columns can be taken at a time, and how many bytes their inputs then lie apart; (1, 0) where none can.
 
-    ``offsets`` are those of the columns of every strip. Of a ``tile`` of ``vector`` bytes each, columns may have no
+    ``offsets`` are those of the columns of every strip. Of ``tile`` vectors of ``vector`` bytes, columns may have no
     vector in common: LLVM would load it once, and keep it in a register that is not there.
     """
-    for run in range(LONGEST_RUN, 1, -1):
+    for run in range(longest, 1, -1):
         if all(len(strip) % run == 0 for strip in offsets):
             steps = np.unique(np.diff(np.concatenate(offsets).reshape(-1, run), axis=1))
             if len(steps) == 1 and steps[0] > 0 and (steps[0] % vector or steps[0] >= tile * vector):
@@ -205,7 +212,8 @@ def _runs(builder: StepBuilder, conv: ConvLayer) -> tuple[int, int]:
             _, offsets = _segments(builder, taps, np.arange(len(taps)), choice.panel)
         else:
             offsets = np.array([builder.tap(tap, layout.pitch(op.out)) for tap in taps], np.int64)
-        run, step = runs([offsets], layout.vector_bytes, choice.tile)
+        longest = longest_run(choice.rows, op.curve, builder.target)
+        run, step = runs([offsets], layout.vector_bytes, choice.tile, longest)
         is_known = bool(choice.panel) or step < layout.vector_bytes or layout.vector_bytes < LINE
         return (run, step) if is_known else (1, 0)
 

@@ -32,7 +32,7 @@ from flexgroup.engine._layout import Image, PlaneRef
 from flexgroup.engine._operations import ConvOp, Operation, Tap
 from flexgroup.engine._plan import number
 from flexgroup.engine._rows import BLOCK
-from flexgroup.engine._steps_conv import conv_layer, runs
+from flexgroup.engine._steps_conv import conv_layer, longest_run, runs
 from flexgroup.engine._work import ConvWork, Tiles, Work, tiles_of
 from flexgroup.graph.ir import IDENTITY
 from flexgroup.kernels import LINE, ConvKernel
@@ -401,7 +401,8 @@ def _second(builder: StepBuilder, blocks: Blocks, part: Part) -> tuple[Fields, t
     outputs = [row * blocks.sums * size for row in range(taps.points * part.channels)]
     columns = [np.array(strip) for strip in strips]
     table = _table(builder, strips, np.concatenate(weights), outputs)
-    return table, runs(columns, builder.layout.vector_bytes, part.second.tiles.size)
+    longest = longest_run(ROWS, "", builder.target)
+    return table, runs(columns, builder.layout.vector_bytes, part.second.tiles.size, longest)
 
 
 def _third(builder: StepBuilder, blocks: Blocks, part: Part) -> Fields:

@@ -21,8 +21,8 @@ def write_roofline(profile: Profile, path: Path, title: str) -> None:
     """Draw every layer that multiplies: its rate against its operations a byte, its area the time that it takes.
 
     Above are the machine's limits for as many cores as the profile has threads: the peak of multiply-adds, and the
-    bandwidth of every level of memory. A layer has the colour of the level that holds what one of its calls moves; it is
-    above that line only where a nearer level still has a part. ``path`` ends in .svg or .png.
+    bandwidth of every level of memory. A layer has the colour of the level that holds what one of its calls moves; it
+    is above that line only where a nearer level still has a part. ``path`` ends in .svg or .png.
 
     Raises `FlexgroupError` if matplotlib is not installed, and `OSError` if the file cannot be written.
     """

@@ -17,7 +17,7 @@ from flexgroup.engine import _choose as choosing
 from flexgroup.engine import _steps_conv as steps
 from flexgroup.engine import _winograd as winograd
 from flexgroup.engine._objects import assembly
-from flexgroup.engine._steps_conv import runs
+from flexgroup.engine._steps_conv import longest_run, runs
 from flexgroup.kernels import F16, F32, TARGETS, ConvKernel
 from tests.engine.agreement import HOST, agree
 from tests.engine.networks import examples
@@ -85,7 +85,7 @@ def test_planes_segments_and_taps_are_runs_and_pruned_layers_are_not(monkeypatch
 
 def test_a_run_divides_every_strip_and_has_one_step():
     def found(*strips: list[int]) -> tuple[int, int]:
-        return runs([np.array(strip, np.int64) for strip in strips], vector=32, tile=3)
+        return runs([np.array(strip, np.int64) for strip in strips], vector=32, tile=3, longest=4)
 
     assert found([0, 8, 16, 24]) == (4, 8)
     assert found([0, 8, 16, 24, 100, 108, 116, 124]) == (4, 8)
@@ -98,6 +98,15 @@ def test_a_run_divides_every_strip_and_has_one_step():
     assert found([0, 64]) == found([0, 0]) == (1, 0), "two columns have vectors in common"
 
 
+def test_kernels_that_would_need_the_stack_have_short_runs_or_none():
+    avx512, arm = TARGETS["x86-64-avx512"], TARGETS["aarch64-android"]
+    assert [longest_run(rows, "", avx512) for rows in (1, 2, 4, 8)] == [1, 1, 4, 1]
+    assert [longest_run(rows, "", arm) for rows in (1, 2, 4, 8)] == [1, 4, 4, 1]
+    assert longest_run(4, "hard_swish", arm) == 2
+    kernel = ConvKernel("dense", 4, 6, True, curve="hard_swish", tail=5, run=2, step=1088)
+    assert "[sp" not in inner_loop(assembly([kernel], arm))
+
+
 @pytest.mark.parametrize("step", [4, 384])
 @pytest.mark.parametrize("form", ["dense", "strip"])
 @pytest.mark.parametrize(
@@ -107,7 +116,8 @@ def test_a_run_divides_every_strip_and_has_one_step():
         ("x86-64-avx2", 2, 6, F32),
         ("x86-64-avx512", 4, 6, F32),
         ("aarch64-android", 4, 6, F32),
-        ("aarch64-android", 8, 3, F16),
+        ("aarch64-android", 4, 6, F16),
+        ("aarch64-android", 2, 11, F32),
     ],
 )
 def test_a_run_reads_one_offset_and_stays_in_registers(target, rows, tile, element, form, step):
