@@ -65,16 +65,13 @@ def target_of(machine: Any) -> Any:
 def plan_of(network: str, sparsity: float, threads: int, target: Any) -> Any:
     """Our plan of a network with the groups of `peers.py`."""
     import torch
-    from _peers._cases import ALIGNED, prune_at_random
+    from _peers._cases import ALIGNED, random_network
 
     from flexgroup.engine import plan_graph
     from flexgroup.graph import optimize, read_network
-    from flexgroup.zoo import build, input_shape
+    from flexgroup.zoo import input_shape
 
-    torch.manual_seed(0)
-    model = build(network).eval()
-    if sparsity:
-        prune_at_random(model, sparsity, ALIGNED)
+    model = random_network(network, sparsity, ALIGNED)
     graph, _, _ = read_network(model, (torch.zeros(1, *input_shape(network)),))
     return plan_graph(optimize(graph), target, threads=threads, sparse=sparsity > 0)
 

@@ -44,11 +44,8 @@ class Case:
 
 def make_case(network: str, sparsity: float, unaligned: bool, cache: Path) -> Case:
     """Build a network, prune it at random and write its files under ``cache``, if they are not there yet."""
-    torch.manual_seed(0)
-    model = build(network).eval()
+    model = random_network(network, sparsity, UNALIGNED if unaligned else ALIGNED)
     images = torch.randn(BATCH, *input_shape(network), generator=torch.Generator().manual_seed(1))
-    if sparsity:
-        prune_at_random(model, sparsity, UNALIGNED if unaligned else ALIGNED)
     # A network that was just initialised, or lost most of its weights, may put out next to nothing: with the batch
     # norms measured, values are about one in every layer, and a difference between two engines means something.
     reestimate_batch_norm(model, images, batch_size=BATCH)
@@ -59,6 +56,15 @@ def make_case(network: str, sparsity: float, unaligned: bool, cache: Path) -> Ca
         folder.mkdir(parents=True, exist_ok=True)
         _write(case, model, images[:1].clone())
     return case
+
+
+def random_network(network: str, sparsity: float, groups: Groups) -> nn.Module:
+    """A network of the zoo with random weights, and random groups of them zero."""
+    torch.manual_seed(0)
+    model = build(network).eval()
+    if sparsity:
+        prune_at_random(model, sparsity, groups)
+    return model
 
 
 def prune_at_random(model: nn.Module, sparsity: float, groups: Groups) -> None:

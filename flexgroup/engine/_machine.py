@@ -73,7 +73,10 @@ class Machine:
 
     def bandwidth_of(self, size: int, threads: int) -> float:
         """Bytes a second that ``threads`` cores read from the level that holds ``size`` bytes."""
-        level = self.level_of(size)
+        return self.bandwidth_at(self.level_of(size), threads)
+
+    def bandwidth_at(self, level: Level, threads: int) -> float:
+        """Bytes a second that ``threads`` cores read from a level."""
         return self._between(level.bandwidth, level.bandwidth_all, threads)
 
     def _between(self, one: float, every: float, threads: int) -> float:

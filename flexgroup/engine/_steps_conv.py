@@ -217,7 +217,7 @@ def _runs(builder: StepBuilder, conv: ConvLayer) -> tuple[int, int]:
         is_known = bool(choice.panel) or step < layout.vector_bytes or layout.vector_bytes < LINE
         return (run, step) if is_known else (1, 0)
 
-    return builder.once(find, "runs", id(op), choice.panel)
+    return builder.once(find, "runs", id(op), choice.rows, choice.tile, choice.panel)
 
 
 def _streams(builder: StepBuilder, conv: ConvLayer) -> bool:

@@ -68,7 +68,7 @@ def _limits(axes: Axes, profile: Profile) -> None:
     if machine is None:
         return
     peak = machine.peak_of(profile.threads) / 1e9
-    rates = [machine.bandwidth_of(level.size or 1 << 62, profile.threads) / 1e9 for level in machine.levels]
+    rates = [machine.bandwidth_at(level, profile.threads) / 1e9 for level in machine.levels]
     (first, last), (low, _) = axes.get_xlim(), axes.get_ylim()
     first, last = min(first, peak / max(rates) / 2), max(last, 2 * peak / min(rates))
     axes.plot([first, last], [peak, peak], color=INK, linewidth=1.4, label=f"{peak:.0f} GFLOP/s")
