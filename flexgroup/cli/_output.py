@@ -7,12 +7,15 @@ import json
 import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+
+from flexgroup._errors import FlexgroupError
 
 MIN_WIDTH = 100
 
@@ -50,6 +53,15 @@ class Progress:
     def line(self, text: str) -> None:
         """Say something that stays on the screen."""
         self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def writing(option: str, path: Path) -> Iterator[None]:
+    """While a command writes the file of an option: what the system refuses is a `FlexgroupError` that names both."""
+    try:
+        yield
+    except OSError as error:
+        raise FlexgroupError(f"{option} {path} cannot be written: {error.strerror}; name another file") from error
 
 
 @contextlib.contextmanager

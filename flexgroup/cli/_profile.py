@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,7 +22,7 @@ from flexgroup.cli._options import (
     chosen_model,
     parse_shape,
 )
-from flexgroup.cli._output import Progress, print_json, working
+from flexgroup.cli._output import Progress, print_json, working, writing
 
 if TYPE_CHECKING:
     from flexgroup.engine import Explanation, Profile
@@ -122,20 +120,12 @@ def run_profile(
     finally:
         compiled.close()
     if trace is not None:
-        with _writing("--trace", trace):
+        with writing("--trace", trace):
             write_trace(result, trace)
     if roofline is not None:
-        with _writing("--roofline", roofline):
+        with writing("--roofline", roofline):
             write_roofline(result, roofline, f"{model}, {threads} thread{'s' if threads > 1 else ''}")
     return result, compiled.explain()
-
-
-@contextmanager
-def _writing(option: str, path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise FlexgroupError(f"{option} {path} cannot be written: {error.strerror}; name another file") from error
 
 
 def document(model: str, result: Profile, choices: Explanation, *, explain: bool) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from rich.table import Table
 from flexgroup._errors import FlexgroupError
 from flexgroup.cli._network import load_network
 from flexgroup.cli._options import JsonOption, ModelOption, WeightsOption
-from flexgroup.cli._output import Progress, print_json, stdout_console, working
+from flexgroup.cli._output import Progress, print_json, stdout_console, working, writing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -152,7 +152,8 @@ def run_comparison(
         for done, share in enumerate(PLOTTED):
             progress.step(done, len(PLOTTED))
             points[share] = tuple(compare(scores, pattern, share, budget, quick))
-        write_plot(plot, points, f"{model}, budget {budget}" + ("" if weights else ", random weights"))
+        with writing("--plot", plot):
+            write_plot(plot, points, f"{model}, budget {budget}" + ("" if weights else ", random weights"))
     size = sum(matrix.size for matrix in scores.values())
     shown = None if weights is None else str(weights)
     machine = asdict(this_machine(("numpy", "numba")))

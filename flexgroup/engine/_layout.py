@@ -178,9 +178,8 @@ class Layout:
         return self._scratch_starts[number] + thread * (self._scratches[number].size // self.threads)
 
     def reads_border(self, image: Image) -> bool:
-        """Whether any reader of the planes' component looks left or right, and so relies on a zero border."""
-        geometry = self.geometry(next(ref.buffer for ref in image.planes if ref.buffer >= 0))
-        return any(reach.columns != (0, 0) for reach in geometry.reaches)
+        """Whether any reader of the image looks left or right, and so relies on a zero border."""
+        return any(reach.columns != (0, 0) for buffer in image.buffers for reach in self._reaches.get(buffer, ()))
 
     def sink(self, image: Image) -> int:
         """Where rows beyond the last plane of ``image`` are stored to, relative to what its own planes count from."""

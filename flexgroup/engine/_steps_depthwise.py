@@ -20,7 +20,7 @@ LARGEST_TILE = 8
 PLANE_OF_FIRST = 0.45  # of the first-level cache, in which what a plane reads and writes stays
 WAITING = 2.2  # entries of a window that every vector waits down the columns of larger planes
 BLOCK_ROW = 0.2  # vectors that a row of a block costs beside its own
-LARGEST_ABREAST = 25  # entries of a window
+LARGEST_ABREAST = {"down": 25, "along": 9}  # entries of a window
 REASON = "a depthwise window: bound by memory, so zeros are not skipped"
 
 
@@ -81,20 +81,20 @@ def _walk(builder: StepBuilder, op: DepthwiseOp, rows: int) -> Walk:
     if moved > PLANE_OF_FIRST * builder.target.first_cache_bytes:
         down *= 1 + WAITING / entries
     block = block_rows(rows)
-    along = -(-rows // block) * block * (across + BLOCK_ROW) * effort(replace(kernel, form="along", tile=block))
+    along = -(-rows // block) * block * (across + BLOCK_ROW) * effort(replace(kernel, form="along", rows=block))
     return Walk("down", block, down) if down <= along else Walk("along", block, along)
 
 
-def _vectors_abreast(builder: StepBuilder, op: DepthwiseOp, columns: int) -> int:
-    """How many vectors of a row of so many numbers go down together.
+def _vectors_abreast(builder: StepBuilder, op: DepthwiseOp, columns: int, form: str) -> int:
+    """How many vectors of a row of so many numbers are computed side by side.
 
     Two short ones share the work of a row beside its multiplications, and while one waits for its sum the other is
     added to. Weights of larger windows leave no registers for that.
     """
-    target, strided_pool = builder.target, op.reduce == "max" and op.stride[0] > 1
+    target, is_pool = builder.target, op.reduce == "max" and (op.stride[0] > 1 or form == "along")
     is_short = target.vector_bytes <= 16 and target.vector_registers >= 32
-    is_large = op.weight.shape[1] * op.weight.shape[2] > LARGEST_ABREAST
-    return 2 if is_short and columns >= 2 * builder.layout.lanes and not is_large and not strided_pool else 1
+    is_large = op.weight.shape[1] * op.weight.shape[2] > LARGEST_ABREAST[form]
+    return 2 if is_short and columns >= 2 * builder.layout.lanes and not is_large and not is_pool else 1
 
 
 def depthwise_call(
@@ -107,18 +107,17 @@ def depthwise_call(
     if walk.form != "linear":
         # Columns up to the image's edge, or all of the pitch where somebody relies on the border to be zero. Where a
         # vector is longer than a row, it is written over by the next row.
-        border = layout.is_windowed(op.out) and layout.reads_border(op.out)
-        columns = pitch if border or op.out.width < lanes else op.out.width
-        abreast = _vectors_abreast(builder, op, columns) if walk.form == "down" else 1
-        starts, alone = divmod(-(-columns // lanes), abreast)
-        last_start = max(0, columns - (1 if alone else abreast) * lanes) * size
-        tile = walk.block if walk.form == "along" else abreast
+        border = (layout.is_windowed(op.out) and layout.reads_border(op.out)) or op.out.width < lanes
+        columns = pitch if border else op.out.width
+        tile = _vectors_abreast(builder, op, columns, walk.form)
+        starts, alone = divmod(-(-columns // lanes), tile)
+        last_start = max(0, columns - (1 if alone else tile) * lanes) * size
         inside = np.zeros(max(pitch, lanes), builder.integer)
         inside[: op.out.width] = -1
         mask = builder.constants.add(inside)
     else:
         vectors, covered = builder.cover(op.out, rows)
-        alone = 0
+        border, alone = True, 0
         largest = min(LARGEST_TILE, covered // lanes)
         tile = min(range(1, largest + 1), key=lambda t: (-(-vectors // t) * (t + 1), -t))
         starts, mask = -(-vectors // tile), builder.mask(op.out, rows[1] - rows[0])
@@ -135,9 +134,8 @@ def depthwise_call(
     }
     height, width = op.weight.shape[1:]
     dilation = op.dilation[0] if walk.form == "linear" else 1
-    kernel = DepthwiseKernel(
-        walk.form, height, width, op.stride, dilation, tile, op.curve, builder.element, op.reduce, bool(alone)
-    )
+    form = (walk.form, height, width, op.stride, dilation, tile, op.curve, builder.element, op.reduce, bool(alone))
+    kernel = DepthwiseKernel(*form, rows=walk.block if walk.form == "along" else 1, border=border)
     return kernel, fields
 
 

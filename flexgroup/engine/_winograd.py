@@ -217,11 +217,11 @@ def _blocks(builder: StepBuilder, op: ConvOp) -> Blocks | None:
         return None
     if taps is None or pitch < lanes or -taps.reach[0] > lanes:
         return None
-    vectors = -(-pitch // lanes)
+    vectors = -(-op.out.width // lanes)  # on its border the mask makes zeros of whatever lies there
     lead = round_up(max(0, -taps.reach[0]), lanes)
     row = lead + round_up(vectors * lanes + max(0, taps.reach[1]), lanes)
     apart = LINE // builder.element.bytes  # rows begin an odd number of cache lines apart
-    padded, sums = round_up(row, apart) | apart, round_up(vectors * lanes, apart) | apart
+    padded, sums = round_up(row, apart) | apart, round_up(max(vectors * lanes, pitch), apart) | apart
     room = SHARE * builder.target.cache_bytes / builder.element.bytes - 2 * ROWS * len(taps.planes) * padded
     most = int(room // (taps.points * sums)) // ROWS * ROWS
     if most < FEWEST_CHANNELS:
@@ -237,7 +237,7 @@ def _blocks(builder: StepBuilder, op: ConvOp) -> Blocks | None:
         channels = round_up(last - first, ROWS)
         second = stage(columns * channels // ROWS, taps.points * channels, vectors)
         tile = min(second.tiles.size, pitch // lanes)  # not a position beyond a row is written: the last one overlaps
-        tiles = tiles_of(tile, vectors, has_tails=False)
+        tiles = tiles_of(tile, -(-pitch // lanes), has_tails=False)
         third = Stage((last - first) * taps.points, BLOCK * (last - first), tiles)
         return Part(first, last, second, third)
 

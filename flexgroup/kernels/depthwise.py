@@ -28,7 +28,7 @@ SIGNATURE = Signature(
         "outputs",  # int32 an output plane: bytes from `target` to its first position
         "weights",  # kernel_height x kernel_width numbers a plane
         "bias",  # a number a plane
-        "mask",  # -1 inside the image, an integer of a number's size: down and along: a column; linear: a position
+        "mask",  # -1 inside the image, an integer of a number's size: a column, or a position (linear)
         "source",
         "target",
         "rows",  # output rows (along: at least a block's); linear: not read
@@ -50,7 +50,7 @@ ROWS_SHARED = 1.0  # what a block costs beside its rows, in rows: loads of input
 
 @dataclass(frozen=True)
 class DepthwiseKernel:
-    """A ``height`` x ``width`` window with these strides; blocks of ``tile`` vectors (linear, down) or rows (along)."""
+    """A ``height`` x ``width`` window with these strides; ``tile`` vectors side by side, and ``rows`` rows (along)."""
 
     form: str  # "down", "along" or "linear"
     height: int
@@ -61,7 +61,9 @@ class DepthwiseKernel:
     curve: str = ""
     element: Element = F32
     reduce: str = "sum"  # or "max": the largest entry under the window, of inputs that are not negative
-    tail: bool = False  # down: whether a row's last vector goes alone, where blocks do not divide them
+    tail: bool = False  # down, along: whether a row's last vector goes alone, where tiles do not divide them
+    rows: int = 1  # along: of a block
+    border: bool = True  # whether positions of the border are written too, as zeros: a mask says which
 
     @property
     def name(self) -> str:
@@ -70,8 +72,10 @@ class DepthwiseKernel:
         dilation = f"_d{self.dilation}" if self.dilation != 1 else ""
         curve = f"_{self.curve}" if self.curve else ""
         family = "depthwise" if self.reduce == "sum" else "maxpool"
+        rows = f"_r{self.rows}" if self.form == "along" else ""
         tile = f"{self.tile}{'_1' * self.tail}"
-        return f"{family}_{self.element.name}_{self.form}_{window}{stride}{dilation}_t{tile}{curve}"
+        border = "_border" * (self.border and self.form != "linear")
+        return f"{family}_{self.element.name}_{self.form}_{window}{stride}{dilation}{rows}_t{tile}{border}{curve}"
 
     @property
     def signature(self) -> Signature:
@@ -96,7 +100,7 @@ def loads(spec: DepthwiseKernel, target: Target) -> float:
     """Vectors that are loaded for a vector of outputs, on the way down or along."""
     rows: float = spec.stride[0]
     if spec.form == "along":
-        rows = ((spec.tile - 1) * spec.stride[0] + spec.height) / spec.tile
+        rows = ((spec.rows - 1) * spec.stride[0] + spec.height) / spec.rows
     elif spec.stride[0] > 1 and not _shared_rows(spec, target):
         rows = spec.height
     return rows * spec.row_loads
@@ -133,6 +137,7 @@ class _Split:
         places = [vector * lanes + at + i for at in range(0, lanes, block) for vector in (0, 1) for i in range(block)]
         self.even, self.odd = places[::2], places[1::2]
         self.order = sorted(range(lanes), key=self.even.__getitem__)
+        self.keeps_order = self.order == list(range(lanes))
 
     def halves(self, pair: Sequence[ir.Value]) -> list[ir.Value]:
         return [self.k.builder.shuffle_vector(*pair, self._mask(part)) for part in (self.even, self.odd)]
@@ -212,6 +217,25 @@ class _Emitter:
             columns += self.split.halves(pair)
         return columns[: spec.width]
 
+    def _side_by_side(self, row: ir.Value, vectors: int) -> list[list[ir.Value]]:
+        """The `_columns` of so many vectors.
+
+        Under a window of three columns and a stride of 2 the third one is the first of the next outputs: of the next
+        vector, or a single number, instead of two more vectors that are loaded and split.
+        """
+        k, spec = self.k, self.spec
+        if spec.stride[1] == 1 or spec.width != 3 or not self.split.keeps_order:
+            return [self._columns(row, vector) for vector in range(vectors)]
+        starts = [vector * 2 * self.bytes for vector in range(vectors)]
+        pairs = [[k.load_vector(row, self.size, start + i * self.bytes) for i in (0, 1)] for start in starts]
+        halves = [self.split.halves(pair) for pair in pairs]
+        after = [even for even, _ in halves[1:]] + [k.load_splat(row, vectors * 2 * self.bytes)]
+        shifted = ir.Constant(ir.VectorType(I32, k.lanes), list(range(1, k.lanes + 1)))
+        return [
+            [even, odd, k.builder.shuffle_vector(even, following, shifted)]
+            for (even, odd), following in zip(halves, after, strict=True)
+        ]
+
     def _add_row(self, total: ir.Value, columns: list[ir.Value], y: int) -> ir.Value:
         for x, column in enumerate(columns):
             total = self._add_entry(total, column, y * self.spec.width + x)
@@ -277,20 +301,21 @@ class _Emitter:
             self._strided_largest(read, write, shared)
             return
 
-        def columns(top: ir.Value, y: int, vector: int) -> list[ir.Value]:
-            return self._columns(k.at(top, b.mul(self.source_row, ir.Constant(I64, y))), vector)
+        def columns(top: ir.Value, y: int) -> list[list[ir.Value]]:
+            return self._side_by_side(k.at(top, b.mul(self.source_row, ir.Constant(I64, y))), self.vectors)
 
         step = b.mul(self.source_row, ir.Constant(I64, spec.stride[0]))
         vectors = range(self.vectors)
-        above = [column for t in vectors for y in range(shared) for column in columns(read, y, t)]
+        rows_above = [columns(read, y) for y in range(shared)]
+        above = [column for t in vectors for row in rows_above for column in row[t]]
 
         def complete(index: ir.Value, above: list[ir.Value]) -> list[ir.Value]:
             top = k.at(read, b.mul(index, step))
+            below = [columns(top, y) for y in range(shared, spec.height)]
             totals, kept = [], []
             for t in vectors:
                 window = above[t * shared * width : (t + 1) * shared * width]
-                for y in range(shared, spec.height):
-                    window = window + columns(top, y, t)
+                window = window + [column for row in below for column in row[t]]
                 total = self.start
                 for y in range(spec.height):
                     total = self._add_row(total, window[y * width : (y + 1) * width], y)
@@ -337,35 +362,41 @@ class _Emitter:
         """Blocks of output rows; the last one overlaps the one before where blocks do not divide the rows."""
         k, spec, rows = self.k, self.spec, self.k.arg("rows")
         b = k.builder
-        with k.loop(0, rows, spec.tile) as blocks:
-            first = overlapping(k, blocks.index, rows, spec.tile)
+        with k.loop(0, rows, spec.rows) as blocks:
+            first = overlapping(k, blocks.index, rows, spec.rows)
             top = k.at(source, b.mul(first, b.mul(self.source_row, ir.Constant(I64, spec.stride[0]))))
             out = k.at(target, b.mul(first, self.target_row))
-            with self._starts(1) as at:
-                self.inside = k.at(self.mask, at)
-                self._block(k.at(top, b.mul(at, ir.Constant(I64, spec.stride[1]))), k.at(out, at))
+            with self._starts(spec.tile) as at:
+                self._block(top, out, at, spec.tile)
+            if spec.tail:
+                self._block(top, out, k.arg("last_start"), 1)
 
-    def _block(self, read: ir.Value, write: ir.Value) -> None:
-        """One vector of every row of a block, stored in order: a vector may be longer than a row.
+    def _block(self, top: ir.Value, out: ir.Value, at: ir.Value, vectors: int) -> None:
+        """So many vectors of every row of a block, stored in order: a vector may be longer than a row.
 
         Sums are added up in the order of the other form, so that it does not matter which one a band takes.
         """
-        k, height, down = self.k, self.spec.height, self.spec.stride[0]
-        b = k.builder
-        totals = [self.start] * self.spec.tile
-        largest: list[ir.Value] = []  # of every input row
-        for y in range((self.spec.tile - 1) * down + height):
-            columns = self._columns(k.at(read, b.mul(self.source_row, ir.Constant(I64, y))))
-            if self.spec.reduce == "max":
-                largest.append(self._largest(columns))
-                continue
-            for row in range(self.spec.tile):
-                if 0 <= y - row * down < height:
-                    totals[row] = self._add_row(totals[row], columns, y - row * down)
-        if self.spec.reduce == "max":
-            totals = [self._largest(largest[row * down : row * down + height]) for row in range(self.spec.tile)]
-        for row, total in enumerate(totals):
-            self._store(total, k.at(write, b.mul(self.target_row, ir.Constant(I64, row))), 0)
+        k, spec = self.k, self.spec
+        b, height, down, all_rows = k.builder, spec.height, spec.stride[0], range(spec.rows)
+        self.inside = k.at(self.mask, at)
+        read, write = k.at(top, b.mul(at, ir.Constant(I64, spec.stride[1]))), k.at(out, at)
+        totals = [[self.start] * spec.rows for _ in range(vectors)]
+        largest: list[list[ir.Value]] = [[] for _ in range(vectors)]  # of every input row
+        for y in range((spec.rows - 1) * down + height):
+            every = self._side_by_side(k.at(read, b.mul(self.source_row, ir.Constant(I64, y))), vectors)
+            for t, columns in enumerate(every):
+                if spec.reduce == "max":
+                    largest[t].append(self._largest(columns))
+                    continue
+                for row in all_rows:
+                    if 0 <= y - row * down < height:
+                        totals[t][row] = self._add_row(totals[t][row], columns, y - row * down)
+        if spec.reduce == "max":
+            totals = [[self._largest(rows[row * down : row * down + height]) for row in all_rows] for rows in largest]
+        for row in all_rows:
+            for t in range(vectors):
+                place = k.at(write, b.mul(self.target_row, ir.Constant(I64, row)))
+                self._store(totals[t][row], place, t * self.bytes)
 
     def _positions(self, read: ir.Value, write: ir.Value) -> None:
         k, spec = self.k, self.spec
@@ -386,5 +417,5 @@ class _Emitter:
             value = self.split.in_order(value)
         value = k.clamp(value, self.low, self.high)
         value = emit_curve(k, self.spec.curve, value)
-        inside = k.load(self.inside, k.mask, self.size, offset)
+        inside = k.load(self.inside, k.mask, self.size, offset) if self.spec.border else None
         k.write(value, write, self.size, offset, inside)

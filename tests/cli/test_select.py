@@ -156,6 +156,13 @@ def test_wrong_input_is_refused_and_nothing_is_written(flexgroup, tmp_path, monk
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_plot_that_cannot_be_written_is_told_in_one_line(flexgroup, tmp_path):
+    path = tmp_path / "kept.svg"
+    path.mkdir()
+    reason = flexgroup("select", "--model", "digits_net", "--methods", "greedy", "--plot", path).reason
+    assert reason == f"--plot {path} cannot be written: Is a directory; name another file"
+
+
 def test_a_dynamic_programme_that_would_not_fit_in_memory_is_refused(monkeypatch, flexgroup):
     monkeypatch.setattr("flexgroup.cli._select.MOST_DECISIONS", 1 << 20)
     reason = flexgroup("select", "--model", "digits_net", "--sparsity", 0.5, "--methods", "dp").reason

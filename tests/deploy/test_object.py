@@ -162,3 +162,15 @@ def test_code_for_little_cores_arranges_two_rows_of_a_window_together_and_clamps
     kinds = [line.split()[0] for line in loop.splitlines() if line.startswith(("\tld", "\tst"))]
     first_store = next(i for i, kind in enumerate(kinds) if kind.startswith("st"))
     assert len(kinds) - first_store <= 4 + 2, kinds  # the stores, and two loads of the mask
+
+
+@pytest.mark.parametrize("form", ["down", "along"])
+def test_strided_windows_for_arm_take_their_third_column_from_the_next_outputs(form):
+    """Of every input row both vectors are loaded and split once, and one number more."""
+    kernel = DepthwiseKernel(form, 3, 3, (2, 2), tile=2, rows=2 if form == "along" else 1, border=False)
+    (loop,) = [block for block in inner_loops(kernel, TARGETS["aarch64-android"]) if block.count("fmla") == 2 * 2 * 9]
+    rows = 4 if form == "down" else 5  # two new ones an output row; along, the first is not kept
+    assert len(re.findall(r"\tld1r", loop)) == rows
+    assert len(re.findall(r"\text\t", loop)) == 2 * rows
+    numbers = 8 * len(re.findall(r"\tld2", loop)) + 4 * len(re.findall(r"\tldu?r\tq", loop))
+    assert numbers == rows * 2 * 8, "no mask, and nothing twice"

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from flexgroup.engine import CompiledModel, Plan, _steps_depthwise, plan_graph
+from flexgroup.engine import CompiledModel, Plan, _chains, _steps_depthwise, plan_graph
 from flexgroup.graph import from_torch, optimize
 from flexgroup.kernels import TARGETS, Target
 from flexgroup.kernels.depthwise import MOST_ROWS, DepthwiseKernel, block_rows, loads
@@ -78,17 +78,43 @@ def test_large_planes_are_walked_along_and_small_ones_down():
     assert walked(28, 28) == walked(14, 14) == walked(28, 28, stride=2) == walked(56, 56, window=5) == {"down"}
 
 
-def test_two_short_vectors_go_down_side_by_side_where_a_row_has_them():
+@pytest.mark.parametrize("walk", WALKS)
+def test_two_short_vectors_are_computed_side_by_side_where_a_row_has_them(walk):
     def cuts(width: int, target: Target, window: int = 3, pools: bool = False) -> set[tuple[int, bool]]:
         conv, pool = nn.Conv2d(2, 2, window, padding=window // 2, groups=2), nn.MaxPool2d(3, 2, 1)
         model = nn.Sequential(nn.ReLU(), pool if pools else conv).eval()
-        plan = plan_of(model, torch.randn(1, 2, 9, width), "down", target)
-        return {(step.kernel.tile, step.kernel.tail) for step in plan.steps if isinstance(step.kernel, DepthwiseKernel)}
+        plan = plan_of(model, torch.randn(1, 2, 9, width), walk, target)
+        return {(kernel.tile, kernel.tail) for kernel in windows(plan)}
 
-    assert cuts(8, SHORT) == cuts(32, SHORT) == cuts(32, SHORT, window=5) == {(2, False)}
+    assert cuts(8, SHORT) == cuts(32, SHORT) == {(2, False)}
     assert cuts(28, SHORT) == cuts(9, SHORT) == {(2, True)}  # seven vectors, and three: the last one goes alone
+    assert cuts(32, SHORT, window=5) == {(2 if walk == "down" else 1, False)}
     few_registers = replace(SHORT, vector_registers=16)
     assert cuts(32, few_registers) == cuts(32, SHORT, window=7) == cuts(32, SHORT, pools=True) == {(1, False)}
+
+
+def windows(plan: Plan) -> list[DepthwiseKernel]:
+    return [step.kernel for step in plan.steps if isinstance(step.kernel, DepthwiseKernel)]
+
+
+@pytest.mark.parametrize("walk", WALKS)
+def test_the_border_is_written_only_where_rows_are_short_or_somebody_looks_at_it(walk):
+    def are_masked(*layers: nn.Module, width: int = 40, cache: int = 0) -> list[bool]:
+        model, x = nn.Sequential(*layers).eval(), torch.randn(1, 8, 24, width)
+        plan = plan_of(model, x, walk, replace(SHORT, cache_bytes=cache))
+        with torch.no_grad():
+            torch.testing.assert_close(CompiledModel(plan, 0.0)(x), model(x), atol=1e-5, rtol=1e-5)
+        return [kernel.border for kernel in windows(plan)]
+
+    window, point = nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.Conv2d(8, 8, 1)
+    assert are_masked(window, window) == [False, False]
+    assert are_masked(window, window, width=3) == [True, True]
+    # In bands of rows, whose memory held other rows before: what a pointwise layer reads beside a row does not matter.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_chains, "WORTH", 1e9)
+        patch.setattr(_chains, "SMALLEST", 0.0)
+        assert set(are_masked(point, window, point, cache=1 << 15)) == {False}
+        assert True in are_masked(point, window, window, point, cache=1 << 15)
 
 
 def test_blocks_divide_rows_evenly():
@@ -102,5 +128,5 @@ def test_rows_that_registers_do_not_hold_are_loaded_again():
     assert loads(down, TARGETS["x86-64-avx2"]) == 2 * 4  # two rows of two pairs: the third is the one above
     assert loads(replace(down, reduce="max"), TARGETS["x86-64-avx2"]) == 2 * 4
     assert loads(replace(down, height=5, width=5), TARGETS["x86-64-avx2"]) == 5 * 6
-    assert loads(replace(down, form="along", tile=4), TARGETS["x86-64-avx2"]) == 9 * 4 / 4
+    assert loads(replace(down, form="along", rows=4), TARGETS["x86-64-avx2"]) == 9 * 4 / 4
     assert loads(DepthwiseKernel("down", 5, 5), TARGETS["x86-64-avx2"]) == 5

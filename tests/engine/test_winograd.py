@@ -91,7 +91,14 @@ def test_other_taps_are_left_to_other_kernels(taps):
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize(
     ("kernel", "stride", "height", "width"),
-    [((3, 3), 1, 12, 20), ((7, 7), 2, 24, 40), ((3, 1), 1, 8, 33), ((5, 5), 2, 16, 41), ((4, 3), 1, 13, 19)],
+    [
+        ((3, 3), 1, 12, 20),
+        ((3, 3), 1, 8, 32),
+        ((7, 7), 2, 24, 40),
+        ((3, 1), 1, 8, 33),
+        ((5, 5), 2, 16, 41),
+        ((4, 3), 1, 13, 19),
+    ],
 )
 def test_every_part_of_a_block(monkeypatch, residual, threads, kernel, stride, height, width):
     """Strides, uneven windows, residuals, activations, channels that fill no strip, in parts."""

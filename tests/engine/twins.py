@@ -174,7 +174,7 @@ def depthwise(kernel: DepthwiseKernel, f: dict[str, int], memory: Memory, lanes:
     bytes_ = memory.size
     inputs, outputs = memory.view(f["inputs"], np.int32) // bytes_, memory.view(f["outputs"], np.int32) // bytes_
     weights, bias, mask = memory.read(f["weights"]), memory.read(f["bias"]), memory.view(f["mask"], memory.integer)
-    size, block_size = kernel.height * kernel.width, lanes * (kernel.tile if kernel.form != "along" else 1)
+    size, block_size = kernel.height * kernel.width, lanes * kernel.tile
     last_start = f["last_start"] // bytes_
     blocks = [(min(block * block_size, last_start), block_size) for block in range(f["starts"])]
     blocks += [(last_start, lanes)] * kernel.tail
@@ -192,7 +192,8 @@ def depthwise(kernel: DepthwiseKernel, f: dict[str, int], memory: Memory, lanes:
                         total = np.maximum(total, value) if kernel.reduce == "max" else total + window[y, x] * value
                 value = activated(kernel, f, total)
                 out = first_out + outputs[plane] + row * f["target_row"] // bytes_ + start
-                target[out : out + width] = np.where(mask[start : start + width], value, 0)
+                inside = mask[start : start + width] if kernel.border else True
+                target[out : out + width] = np.where(inside, value, 0)
 
 
 def fill(kernel: FillKernel, f: dict[str, int], memory: Memory, lanes: int) -> None:

@@ -46,7 +46,7 @@ def kernels(element: Element) -> list:
         ConvKernel("ring", 2, 5, True, element, in_place=True, tail=2),
         ChannelsKernel(2, 3, 1, True, element, "gelu"),
         DepthwiseKernel("down", 3, 3, (1, 1), element=element),
-        DepthwiseKernel("along", 3, 3, (2, 2), tile=2, element=element),
+        DepthwiseKernel("along", 3, 3, (2, 2), rows=2, element=element),
         DepthwiseKernel("linear", 3, 3, element=element, reduce="max"),
         PoolKernel("max", element),
         PoolKernel("mean", element),
