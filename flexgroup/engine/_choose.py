@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -222,6 +223,7 @@ def _held_bytes(layer: Layer, form: str, rows: int, tile: int, panel: int) -> in
     return planes * tile * layer.vector_bytes
 
 
+@functools.lru_cache(maxsize=1 << 14)
 def best_tile(rows: int, vectors: int, target: Target) -> int:
     """The tile that covers ``vectors`` with the least work; of equals the fewest, and the most even."""
 
