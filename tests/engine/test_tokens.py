@@ -12,6 +12,7 @@ from torch import nn
 
 import flexgroup
 from flexgroup.kernels import TARGETS, ConvKernel
+from flexgroup.kernels.channels import ChannelsKernel
 from tests.engine.agreement import RUNNABLE, agree, agrees_run_after_run, twins_agree
 from tests.engine.networks import PATTERNS, prune, randomise
 from tests.engine.networks_tokens import transformers
@@ -231,7 +232,7 @@ def test_heads_residuals_and_convnext_blocks_take_no_copies():
     # The caller's array, of whole vectors or not, is taken apart, and put together again: nothing else moves.
     families = [kernel.name.split("_")[0].replace("transpose", "gather") for kernel in kernels]
     assert families == ["gather", "conv", "attention", "conv", "layer", "conv", "conv", "layer", "gather"]
-    assert sum(isinstance(kernel, ConvKernel) and kernel.residual for kernel in kernels) == 2
+    assert sum(isinstance(kernel, ConvKernel | ChannelsKernel) and kernel.residual for kernel in kernels) == 2
     block = Net(
         lambda s, x: s.linear(s.norm(s.conv(x).permute(0, 2, 3, 1))).permute(0, 3, 1, 2),
         conv=nn.Conv2d(6, 6, 7, padding=3, groups=6),
