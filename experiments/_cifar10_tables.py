@@ -23,6 +23,11 @@ from flexgroup.report import ResultTable, markdown
 
 NONE = "-"
 ROLES = ("aligned", "permuted", "unaligned", "unaligned, permuted")
+COMPARED = {  # roles of groups, and how a sentence about them goes on
+    ("unaligned", "aligned"): "aligned ones",
+    ("unaligned", "permuted"): "permuted ones",
+    ("unaligned, permuted", "permuted"): "permuted ones where both have their own permutation",
+}
 BUDGETS = {
     "global": "one budget for the network",
     "layer": "the same share in every layer",
@@ -74,7 +79,7 @@ def findings(results: Sequence[Result], recipe: str) -> list[str]:
     runs = [one for one in results if one.recipe == recipe and one.budget == budget]
     said = []
     for sparsity in _sparsities(runs, shapes_of(runs)):
-        parts = [_against(runs, sparsity, other, measure) for other in ("aligned", "permuted")]
+        parts = [_against(runs, sparsity, *pair, measure) for pair in COMPARED]
         sentences = [f"unaligned groups against {'; against '.join(filter(None, parts))}."] if any(parts) else []
         fine = error_of(pick(runs, "1x1", "aligned", sparsity), measure)
         errors = {
@@ -92,9 +97,9 @@ def findings(results: Sequence[Result], recipe: str) -> list[str]:
     return said if front is None else [*said, front]
 
 
-def _against(runs: Sequence[Result], sparsity: float, other: str, measure: str) -> str | None:
+def _against(runs: Sequence[Result], sparsity: float, ours: str, other: str, measure: str) -> str | None:
     """In how many shapes unaligned groups have less error than the others, and how much."""
-    gaps = {shape: _gap(runs, shape, sparsity, other, measure) for shape in shapes_of(runs)}
+    gaps = {shape: _gap(runs, shape, sparsity, ours, other, measure) for shape in shapes_of(runs)}
     found = {shape: gap.value for shape, gap in gaps.items() if gap is not None}
     if not found:
         return None
@@ -102,7 +107,7 @@ def _against(runs: Sequence[Result], sparsity: float, other: str, measure: str) 
     ends = dict.fromkeys(choose(found, key=lambda shape: found[shape]) for choose in (min, max))
     shapes = f"{len(found)} shape{'s' if len(found) > 1 else ''}"
     listed = ", ".join(f"{shape} {found[shape]:+.2f}" for shape in ends)
-    return f"{other} ones: less error in {better} of {shapes}, {mean:+.2f} points in the mean ({listed})"
+    return f"{COMPARED[ours, other]}: less error in {better} of {shapes}, {mean:+.2f} points in the mean ({listed})"
 
 
 def _training(runs: Sequence[Result], measure: str) -> list[str]:
@@ -128,7 +133,7 @@ def _shapes_table(runs: Sequence[Result], sparsity: float, measure: str) -> Resu
         if not any(found.values()):
             continue
         errors = {role: error_of(ones, measure) for role, ones in found.items()}
-        gaps = (_gap(runs, shape, sparsity, other, measure) for other in ("aligned", "permuted"))
+        gaps = (_gap(runs, shape, sparsity, "unaligned", other, measure) for other in ("aligned", "permuted"))
         pair = (found["aligned"], found["unaligned"])
         kept = (mean_of(one.kept_magnitude for one in ones if one.kept_magnitude is not None) for ones in pair)
         rows.append(
@@ -189,8 +194,8 @@ def _dense(results: Sequence[Result], measure: str) -> list[str]:
     return ["## Dense networks\n", markdown(ResultTable(columns, tuple(rows)))] if rows else []
 
 
-def _gap(runs: Sequence[Result], shape: str, sparsity: float, other: str, measure: str) -> Mean | None:
-    return difference(pick(runs, shape, "unaligned", sparsity), pick(runs, shape, other, sparsity), measure)
+def _gap(runs: Sequence[Result], shape: str, sparsity: float, ours: str, other: str, measure: str) -> Mean | None:
+    return difference(pick(runs, shape, ours, sparsity), pick(runs, shape, other, sparsity), measure)
 
 
 def _sparsities(runs: Sequence[Result], shapes: Sequence[str]) -> list[float]:

@@ -105,6 +105,20 @@ def test_findings_say_who_wins_and_by_how_much(write) -> None:
     )
 
 
+def test_findings_compare_groups_that_both_have_permuted_channels(write) -> None:
+    errors = {"permuted": (19.0, 21.0), "rows-permuted": (18.5, 21.1)}
+    runs = [
+        pruned(shape, alignment, 0.95, accuracy={"test": 100 - error})
+        for alignment, both in errors.items()
+        for shape, error in zip(("2x1", "4x1"), both, strict=True)
+    ]
+    found, _ = findings(read_results(write(runs) / "runs"), "gradual")  # and who is on the front
+    assert found == (
+        "95 % pruned: unaligned groups against permuted ones where both have their own permutation: "
+        "less error in 1 of 2 shapes, -0.20 points in the mean (2x1 -0.50, 4x1 +0.10)."
+    )
+
+
 def test_findings_do_not_hide_a_defeat(write) -> None:
     runs = [pruned("4x1", "aligned", 0.9, accuracy={"test": 85.0}), pruned("4x1", "rows", 0.9, accuracy={"test": 84.0})]
     (found, _) = findings(read_results(write(runs) / "runs"), "gradual")
