@@ -20,7 +20,7 @@ from flexgroup.kernels.emit import I64, Kernel, Signature
 from flexgroup.kernels.target import F32, LINE, Element, Target
 from flexgroup.kernels.transpose import transposed
 
-LONGEST_TILE, SHORTEST_TILE = 14, 5  # positions
+LONGEST_TILE, SHORTEST_TILE = 14, 2  # positions
 FEWEST_REGISTERS, FEWEST_LANES = 32, 16  # with which this pays
 
 SIGNATURE = Signature(

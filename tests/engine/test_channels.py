@@ -46,7 +46,6 @@ def anywhere():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(family, "FEWEST_LANES", 4)
         patch.setattr(family, "FEWEST_REGISTERS", 16)
-        patch.setattr(family, "SHORTEST_TILE", 2)
         yield
 
 
@@ -128,15 +127,15 @@ def test_threads_share_the_strips_of_many_channels():
 
 
 @pytest.mark.parametrize(
-    ("width", "gap", "tile"), [(7, 1, 7), (14, 2, 14), (14, 3, 7), (28, 0, 14), (56, 1, 14), (112, 1, 14), (13, 1, 13)]
+    ("width", "gap", "tile"),
+    [(2, 1, 2), (4, 1, 4), (7, 1, 7), (14, 2, 14), (14, 3, 7), (28, 0, 14), (56, 1, 14), (112, 1, 14), (13, 1, 13)],
 )
 def test_tiles_divide_a_row(width, gap, tile):
     assert tile_for(width, gap, AVX512, F32) == tile
 
 
-@pytest.mark.parametrize("width", [17, 19, 23])
-def test_rows_that_no_tile_divides_are_for_other_kernels(width, monkeypatch):
-    monkeypatch.setattr(family, "SHORTEST_TILE", 5)
+@pytest.mark.parametrize("width", [1, 17, 19, 23])
+def test_rows_that_no_tile_divides_are_for_other_kernels(width):
     assert tile_for(width, 1, AVX512, F32) == 0
 
 
@@ -152,9 +151,12 @@ def layer(share: float, width: int = 7) -> Layer:
     return Layer(pattern, width, width, width + 1, 16, False, 512)
 
 
-@pytest.mark.parametrize(("share", "form"), [(1.0, "channels"), (0.3, "strip"), (0.05, "strip")])
-def test_small_images_get_channels_in_lanes_unless_there_are_zeros(share, form):
-    choice = choose(layer(share), AVX512, sparse=True)
+@pytest.mark.parametrize(
+    ("share", "form", "width"),
+    [*((1.0, "channels", width) for width in (2, 4, 7)), (0.3, "strip", 7), (0.05, "strip", 2), (0.05, "strip", 7)],
+)
+def test_small_images_get_channels_in_lanes_unless_there_are_zeros(share, form, width):
+    choice = choose(layer(share, width), AVX512, sparse=True)
     assert choice.form in (form, "ring" if form == "strip" else form)
     assert ("no zeros to skip" in choice.reason) == (form == "channels")
 
@@ -164,10 +166,9 @@ def test_a_block_diagonal_matrix_is_run_as_groups():
     assert not channel_rows(replace(layer(1.0), blocks=2), AVX512)
 
 
-@pytest.mark.parametrize("tile", [7, 10, 14])
-def test_the_inner_loop_stays_in_registers(tile):
-    vectors = most_vectors(tile, AVX512)
-    assert vectors == {7: 3, 10: 2, 14: 2}[tile]
+@pytest.mark.parametrize(("tile", "vectors"), [(2, 10), (4, 6), (7, 3), (10, 2), (14, 2)])
+def test_the_inner_loop_stays_in_registers(tile, vectors):
+    assert most_vectors(tile, AVX512) == vectors
     loop = inner_loop(assembly([ChannelsKernel(vectors, tile, 1, True)], TARGETS["x86-64-avx512"]))
     assert len(re.findall(r"vfmadd\w+ps", loop)) == vectors * tile
     assert not re.findall(r"\(%rsp", loop)
