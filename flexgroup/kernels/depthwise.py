@@ -205,35 +205,29 @@ class _Emitter:
             at = k.builder.mul(blocks.index, ir.Constant(I64, step * self.bytes))
             yield k.builder.select(k.builder.icmp_signed("<", at, last), at, last)
 
-    def _columns(self, row: ir.Value, vector: int = 0) -> list[ir.Value]:
-        """The input row under every column of the window, for one vector of outputs of a block."""
-        k, spec = self.k, self.spec
-        start = vector * spec.stride[1] * self.bytes
-        if spec.stride[1] == 1:
-            return [k.load_vector(row, self.size, start + x * self.size) for x in range(spec.width)]
-        columns = []
-        for x in range(0, spec.width, 2):
-            pair = [k.load_vector(row, self.size, start + x * self.size + i * self.bytes) for i in (0, 1)]
-            columns += self.split.halves(pair)
-        return columns[: spec.width]
-
-    def _side_by_side(self, row: ir.Value, vectors: int) -> list[list[ir.Value]]:
-        """The `_columns` of so many vectors.
+    def _columns(self, row: ir.Value, vectors: int) -> list[list[ir.Value]]:
+        """The input row under every column of the window, for each of so many vectors of outputs side by side.
 
         Under a window of three columns and a stride of 2 the third one is the first of the next outputs: of the next
         vector, or a single number, instead of two more vectors that are loaded and split.
         """
         k, spec = self.k, self.spec
-        if spec.stride[1] == 1 or spec.width != 3 or not self.split.keeps_order:
-            return [self._columns(row, vector) for vector in range(vectors)]
-        starts = [vector * 2 * self.bytes for vector in range(vectors)]
-        pairs = [[k.load_vector(row, self.size, start + i * self.bytes) for i in (0, 1)] for start in starts]
-        halves = [self.split.halves(pair) for pair in pairs]
-        after = [even for even, _ in halves[1:]] + [k.load_splat(row, vectors * 2 * self.bytes)]
+        starts = [vector * spec.stride[1] * self.bytes for vector in range(vectors)]
+        if spec.stride[1] == 1:
+            return [[k.load_vector(row, self.size, at + x * self.size) for x in range(spec.width)] for at in starts]
+
+        def halves(at: int) -> list[ir.Value]:
+            return self.split.halves([k.load_vector(row, self.size, at + i * self.bytes) for i in (0, 1)])
+
+        if spec.width != 3 or not self.split.keeps_order:
+            pairs = [[halves(at + x * self.size) for x in range(0, spec.width, 2)] for at in starts]
+            return [[column for pair in each for column in pair][: spec.width] for each in pairs]
+        split = [halves(at) for at in starts]
+        after = [even for even, _ in split[1:]] + [k.load_splat(row, vectors * 2 * self.bytes)]
         shifted = ir.Constant(ir.VectorType(I32, k.lanes), list(range(1, k.lanes + 1)))
         return [
             [even, odd, k.builder.shuffle_vector(even, following, shifted)]
-            for (even, odd), following in zip(halves, after, strict=True)
+            for (even, odd), following in zip(split, after, strict=True)
         ]
 
     def _add_row(self, total: ir.Value, columns: list[ir.Value], y: int) -> ir.Value:
@@ -273,7 +267,7 @@ class _Emitter:
             """An input row, under row ``y`` of the first output row's window, added to all: ``tile`` vectors a row."""
             sums = list(totals)
             for t in range(tile):
-                columns = self._columns(row, t)
+                (columns,) = self._columns(k.at(row, ir.Constant(I64, t * self.spec.stride[1] * self.bytes)), 1)
                 for i in range(t, len(totals), tile):
                     sums[i] = self._add_row(totals[i], columns, y - i // tile)
             return sums
@@ -301,31 +295,31 @@ class _Emitter:
             self._strided_largest(read, write, shared)
             return
 
-        def columns(top: ir.Value, y: int) -> list[list[ir.Value]]:
-            return self._side_by_side(k.at(top, b.mul(self.source_row, ir.Constant(I64, y))), self.vectors)
+        def rows(top: ir.Value, first: int, last: int) -> list[list[list[ir.Value]]]:
+            places = [k.at(top, b.mul(self.source_row, ir.Constant(I64, y))) for y in range(first, last)]
+            return [self._columns(place, self.vectors) for place in places]
+
+        def flat(window: list[list[list[ir.Value]]]) -> list[ir.Value]:
+            return [column for row in window for columns in row for column in columns]
 
         step = b.mul(self.source_row, ir.Constant(I64, spec.stride[0]))
-        vectors = range(self.vectors)
-        rows_above = [columns(read, y) for y in range(shared)]
-        above = [column for t in vectors for row in rows_above for column in row[t]]
 
         def complete(index: ir.Value, above: list[ir.Value]) -> list[ir.Value]:
             top = k.at(read, b.mul(index, step))
-            below = [columns(top, y) for y in range(shared, spec.height)]
-            totals, kept = [], []
-            for t in vectors:
-                window = above[t * shared * width : (t + 1) * shared * width]
-                window = window + [column for row in below for column in row[t]]
+            each = [above[i : i + width] for i in range(0, len(above), width)]
+            kept = [each[i : i + self.vectors] for i in range(0, len(each), self.vectors)]
+            window = kept + rows(top, shared, spec.height)
+            totals = []
+            for t in range(self.vectors):
                 total = self.start
-                for y in range(spec.height):
-                    total = self._add_row(total, window[y * width : (y + 1) * width], y)
+                for y, row in enumerate(window):
+                    total = self._add_row(total, row[t], y)
                 totals.append(total)
-                kept += window[len(window) - shared * width :]
-            for t in vectors:
-                self._store(totals[t], k.at(write, b.mul(index, self.target_row)), t * self.bytes)
-            return kept
+            for t, total in enumerate(totals):
+                self._store(total, k.at(write, b.mul(index, self.target_row)), t * self.bytes)
+            return flat(window[spec.height - shared :])
 
-        self._for_rows(complete, above)
+        self._for_rows(complete, flat(rows(read, 0, shared)))
 
     def _strided_largest(self, read: ir.Value, write: ir.Value, shared: int) -> None:
         """The largest of every row of the window, and of those; what windows have in common is one vector a row."""
@@ -333,7 +327,8 @@ class _Emitter:
         b = k.builder
 
         def row(top: ir.Value, y: int) -> ir.Value:
-            return self._largest(self._columns(k.at(top, b.mul(self.source_row, ir.Constant(I64, y)))))
+            (columns,) = self._columns(k.at(top, b.mul(self.source_row, ir.Constant(I64, y))), 1)
+            return self._largest(columns)
 
         step = b.mul(self.source_row, ir.Constant(I64, spec.stride[0]))
 
@@ -383,7 +378,7 @@ class _Emitter:
         totals = [[self.start] * spec.rows for _ in range(vectors)]
         largest: list[list[ir.Value]] = [[] for _ in range(vectors)]  # of every input row
         for y in range((spec.rows - 1) * down + height):
-            every = self._side_by_side(k.at(read, b.mul(self.source_row, ir.Constant(I64, y))), vectors)
+            every = self._columns(k.at(read, b.mul(self.source_row, ir.Constant(I64, y))), vectors)
             for t, columns in enumerate(every):
                 if spec.reduce == "max":
                     largest[t].append(self._largest(columns))
