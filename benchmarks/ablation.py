@@ -29,7 +29,7 @@ from flexgroup.report import this_machine
 SPARSITIES = (0.0, 0.8, 0.95)
 ENGINE = "flexgroup.engine."
 PARTS: dict[str, tuple[str, Any]] = {  # name: what of the engine is something else without it
-    "panels": (ENGINE + "_choose.panel_for", lambda layer, form, tile, target: 0),
+    "panels": (ENGINE + "_choose.panel_for", lambda layer, form, rows, tile, target: 0),
     "runs": (ENGINE + "_steps_conv.LONGEST_RUN", 1),
     "blocks of rows": (ENGINE + "_winograd.WORTH", 0.0),
     "chains": (ENGINE + "_chains.LONGEST", 0),

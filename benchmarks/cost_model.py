@@ -84,7 +84,7 @@ def forced(form: str, rows: int, panel: bool, otherwise: Chooser) -> Chooser:
         if height not in (channel_rows(layer, target) if form == "channels" else heights):
             return otherwise(layer, target, sparse=sparse, heights=heights)
         tile = tile_of(layer, form, height, target)
-        segment = panel_for(layer, form, tile, target) if panel else 0
+        segment = panel_for(layer, form, height, tile, target) if panel else 0
         return Choice(form, height, tile, 0.0, 0.0, layer.groups(form, height), 1.0, sparse, segment)
 
     return chooser

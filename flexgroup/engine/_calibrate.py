@@ -239,7 +239,7 @@ def probe_plan(target: Target, costs: Costs) -> tuple[Plan, list[Estimate]]:
         if form == "channels" and rows not in channel_rows(layer, target):
             form, rows = "dense", 4
         tile = tile_of(layer, form, rows, target)
-        panel = panel_for(layer, form, tile, target) if copied else 0
+        panel = panel_for(layer, form, rows, tile, target) if copied else 0
         return Choice(form, rows, tile, 0.0, 0.0, layer.groups(form, rows), 1.0, sparse, panel)
 
     layout = Layout(target.lanes(F32), F32.bytes)

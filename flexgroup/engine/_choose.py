@@ -45,6 +45,7 @@ class Layer:
     span: int = 0  # numbers from the first to the last tap of a row
     far: bool = False  # whether the planes are too large for the second-level cache
     element: Element = F32
+    pairs: bool = False  # whether kernels for the target may take two rows as one vector
     blocks: int = 1  # of a block-diagonal matrix, which is always run as groups
     counted: dict[tuple[str, int], int] = field(default_factory=dict, repr=False)
 
@@ -53,10 +54,17 @@ class Layer:
         """Bytes of a vector in memory."""
         return self.lanes * self.element.bytes
 
-    @property
-    def vectors(self) -> int:
-        """Vectors that cover all positions."""
-        return -(-self.rows * self.pitch // self.lanes)
+    def is_paired(self, form: str, height: int) -> bool:
+        """Whether vectors hold two rows of the image each, in a kernel with groups of this height.
+
+        Two loads make one vector: that pays where at least four multiply-adds take it.
+        """
+        fits = 2 * self.width == self.lanes and self.rows % 2 == 0 and self.pairs
+        return fits and form != "channels" and height > 2 and self.rows * self.pitch > self.rows // 2 * self.lanes
+
+    def vectors(self, form: str, height: int) -> int:
+        """Vectors that cover all positions, in a kernel of this form with groups of this height."""
+        return self.rows // 2 if self.is_paired(form, height) else -(-self.rows * self.pitch // self.lanes)
 
     @property
     def strip_planes(self) -> int:
@@ -150,16 +158,17 @@ def choose(
 def _candidates(form: str, rows: int, layer: Layer, target: Target, costs: Costs) -> list[Candidate]:
     """A kernel that reads planes where they are, and one that copies them to a panel where that may be better."""
     tile = tile_of(layer, form, rows, target)
-    panels = dict.fromkeys((0, panel_for(layer, form, tile, target)))
+    panels = dict.fromkeys((0, panel_for(layer, form, rows, tile, target)))
     slots = {panel: conv_work(layer, form, rows, tile, target, panel).slots(costs) for panel in panels}
     return [Candidate(slots[panel], form, rows, tile, layer.groups(form, rows), panel) for panel in panels]
 
 
-def panel_for(layer: Layer, form: str, tile: int, target: Target) -> int:
+def panel_for(layer: Layer, form: str, rows: int, tile: int, target: Target) -> int:
     """Vectors of a segment of the panel for tiles of this length; 0 where a panel makes no sense."""
     segment = tile + (layer.span > 0)
     fits = layer.segments * segment * layer.vector_bytes <= PANEL_OF_CACHE * target.cache_bytes
     usual = form != "channels" and target.triple and layer.blocks == 1 and layer.span <= layer.lanes
+    usual = usual and not layer.is_paired(form, rows)
     return segment if usual and fits and tile * layer.vector_bytes <= SHORT_TILE else 0
 
 
@@ -167,7 +176,7 @@ def tile_of(layer: Layer, form: str, rows: int, target: Target) -> int:
     """The best tile of a form: vectors of positions, or, with channels in lanes, positions."""
     if form == "channels":
         return tile_for(layer.width, layer.pitch - layer.width, target, layer.element)
-    return best_tile(rows, layer.vectors, target)
+    return best_tile(rows, layer.vectors(form, rows), target)
 
 
 def channel_rows(layer: Layer, target: Target) -> tuple[int, ...]:
@@ -196,7 +205,7 @@ def conv_work(layer: Layer, form: str, rows: int, tile: int, target: Target, pan
     return ConvWork(
         groups,
         rows,
-        cut(tile, layer.vectors, target),
+        cut(tile, layer.vectors(form, rows), target),
         height,
         height if form == "ring" else strips,
         layer.displaced,
@@ -204,7 +213,8 @@ def conv_work(layer: Layer, form: str, rows: int, tile: int, target: Target, pan
         lines,
         lines * LINE < target.cache_bytes / 2,
         layer.segments * panel,
-        layer.planes if layer.far and not panel and panel_for(layer, form, tile, target) else 0,
+        layer.planes if layer.far and not panel and panel_for(layer, form, rows, tile, target) else 0,
+        2 if layer.is_paired(form, rows) else 1,
     )
 
 

@@ -69,7 +69,8 @@ def layer_of(builder: StepBuilder, op: ConvOp, rows: int) -> Layer:
         inputs = sum(image.distinct * image.height * builder.layout.pitch(image) for image in op.reads)
         far = inputs * builder.element.bytes > SHARE_OF_CACHE * builder.target.cache_bytes
         reads = (planes, segments, last - first, far)
-        return Layer(pattern, 0, op.out.width, pitch, lanes, displaced, *reads, builder.element, blocks)
+        pairs = bool(builder.target.triple)  # GPUs have narrow vectors
+        return Layer(pattern, 0, op.out.width, pitch, lanes, displaced, *reads, builder.element, pairs, blocks)
 
     return replace(builder.once(make, "layer", id(op)), rows=rows)
 
@@ -158,19 +159,22 @@ def _cut(
         tiles, gap = op.out.width // choice.tile, layout.pitch(op.out) - op.out.width
         channels = ChannelsKernel(choice.rows // layout.lanes, choice.tile, gap, adds, element, op.curve)
         return channels, count * tiles, {"row_tiles": tiles, "image_row": layout.pitch(op.out) * element.bytes}
-    vectors, covered = builder.cover(op.out, rows)
+    paired = replace(conv.layer, rows=count).is_paired(choice.form, choice.rows)
+    pitch = layout.pitch(op.out) * element.bytes if paired else 0
+    vectors, covered = (count // 2, count * op.out.width) if paired else builder.cover(op.out, rows)
     tile = choice.tile if count == conv.layer.rows else best_tile(choice.rows, vectors, builder.target)
     if choice.panel:
         tile = min(tile, choice.tile)  # or segments would overlap
     tile = min(tile, covered // layout.lanes)
     line = cut(tile, vectors, builder.target)
-    last_start = (covered - line.last * layout.lanes) * element.bytes
-    overlaps = last_start != line.last_start * layout.vector_bytes
+    exact = line.last_start * (2 * pitch or layout.vector_bytes)
+    last_start = exact if paired else (covered - line.last * layout.lanes) * element.bytes
+    overlaps = last_start != exact
     in_place = overlaps and op.residual is not None and layout.is_in_place(op.residual, op.out)
     span, ahead = conv.layer.span if choice.panel else 0, _streams(builder, conv)
     form = (choice.form, choice.rows, tile, adds, element, op.curve, in_place, line.tail)
     run, step = _runs(builder, conv)
-    kernel = ConvKernel(*form, panel=choice.panel, span=span, ahead=ahead, run=run, step=step)
+    kernel = ConvKernel(*form, panel=choice.panel, span=span, ahead=ahead, run=run, step=step, pitch=pitch)
     limits = {"whole_tiles": line.whole, "last_start": last_start}
     return kernel, line.count, {"mask": builder.mask(op.out, count)} | limits
 

@@ -172,6 +172,18 @@ class Kernel(Code):
         stored = self.load(pointer, ir.VectorType(self.element.ir, lanes), align, byte_offset)
         return self._extended(stored, ir.VectorType(self.number, lanes))
 
+    def joined(self, low: ir.Value, high: ir.Value) -> ir.Value:
+        """The lanes of ``low`` and then those of ``high``, which has as many."""
+        order = ir.Constant(ir.VectorType(I32, 2 * low.type.count), list(range(2 * low.type.count)))
+        return self.builder.shuffle_vector(low, high, order)
+
+    def halves(self, value: ir.Value) -> list[ir.Value]:
+        """The first half of a vector's lanes, and the second."""
+        half = value.type.count // 2
+        orders = [ir.Constant(ir.VectorType(I32, half), list(range(at, at + half))) for at in (0, half)]
+        nothing = ir.Constant(value.type, ir.Undefined)
+        return [self.builder.shuffle_vector(value, nothing, order) for order in orders]
+
     def load_splat(self, pointer: ir.Value, byte_offset: ir.Value | int = 0, count: int = 0) -> ir.Value:
         """The number at an address in every lane of a vector, or of one with ``count`` lanes."""
         return self.splat_entry(self.load_entry(pointer, byte_offset), count)

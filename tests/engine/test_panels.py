@@ -34,7 +34,7 @@ def panels_where_possible(form: str = "", rows: int = 4):
         if form and layer.blocks == 1:
             tile = tile_of(layer, form, rows, target)
             choice = replace(choice, form=form, rows=rows, tile=tile, groups=layer.groups(form, rows))
-        return replace(choice, panel=panel_for(layer, choice.form, choice.tile, target))
+        return replace(choice, panel=panel_for(layer, choice.form, choice.rows, choice.tile, target))
 
     return chooser
 
