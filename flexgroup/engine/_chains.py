@@ -63,6 +63,7 @@ class Planner:
         self._windows = SHARE_OF_CACHE * self._cache
         self.costs = builder.costs
         self._slots: dict[tuple[int, int, frozenset[int]], float] = {}
+        self._works: dict[int, float] = {}
         self._read: dict[int, tuple[frozenset[int], frozenset[int]]] = {}
 
     def best(self) -> list[Chain]:
@@ -106,6 +107,14 @@ class Planner:
         """One operation on whole images."""
         rows = self.rows[index]
         return 0.0 if rows is None else self._estimated(index, rows.out.height, frozenset())
+
+    def _computed(self, index: int) -> float:
+        """What is computed of one operation on whole images, without what its images cost."""
+        if index not in self._works:
+            rows = self.rows[index]
+            found = None if rows is None else estimate(self.builder, self.operations[index], rows.out.height)
+            self._works[index] = 0.0 if found is None else found.work.slots(self.costs)
+        return self._works[index]
 
     def _estimated(self, index: int, height: int, windows: frozenset[int]) -> float:
         """One call of an operation for so many rows of its output, while these buffers live in windows."""
@@ -191,6 +200,8 @@ class Planner:
             return None
         height = rows[-1].out.height
         limit = WORTH * sum(self._alone(i) for i in range(first, last))
+        if SURE * sum(self._computed(i) for i in range(first, last)) >= limit:
+            return None  # even if nothing moved
         windows = frozenset(each.out.planes[0].buffer for each, flag in zip(rows, windowed, strict=True) if flag)
         steps = steps_to_last(rows)
         found: Candidate | None = None

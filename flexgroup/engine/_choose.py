@@ -214,7 +214,6 @@ def conv_work(layer: Layer, form: str, rows: int, tile: int, target: Target, pan
         lines * LINE < target.cache_bytes / 2,
         layer.segments * panel,
         layer.planes if layer.far and not panel and panel_for(layer, form, rows, tile, target) else 0,
-        2 if layer.is_paired(form, rows) else 1,
     )
 
 

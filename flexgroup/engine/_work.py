@@ -69,7 +69,7 @@ class ConvWork:
 
     ``missed`` is the share of loads that miss the first-level cache, ``lines`` the cache lines of weights and offsets,
     which stay in the second-level cache from tile to tile if they are ``near``. ``copied`` vectors of every tile are
-    copied to a panel first; where they could be and are not, ``late`` planes are waited for. A vector takes ``loads``.
+    copied to a panel first; where they could be and are not, ``late`` planes are waited for.
     """
 
     groups: int
@@ -83,7 +83,6 @@ class ConvWork:
     near: bool
     copied: int = 0
     late: int = 0
-    loads: int = 1
 
     def slots(self, costs: Costs) -> float:
         load = costs.displaced_load if self.displaced else costs.aligned_load
@@ -91,7 +90,7 @@ class ConvWork:
 
         def each(tile: int) -> float:
             # The more of the loads' slots are taken, the more multiply-adds wait for one.
-            group = _overlapped(self.rows * tile, load * self.loads * tile + costs.weight * self.rows) + costs.group
+            group = _overlapped(self.rows * tile, load * tile + costs.weight * self.rows) + costs.group
             return self.groups * group + self.height * tile * costs.store + self.loops * costs.row
 
         tiles = self.tiles

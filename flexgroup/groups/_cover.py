@@ -18,9 +18,16 @@ def cover(matrix: npt.NDArray[Any], rows: int) -> npt.NDArray[np.bool_]:
     >>> cover(np.array([[0.0], [1.0], [0.0], [2.0], [3.0]]), 2)[:, 0].astype(int)
     array([0, 1, 0, 1, 0])
     """
-    starts: npt.NDArray[np.bool_] = np.asarray(matrix != 0)
-    open_until = np.zeros(matrix.shape[1], dtype=np.int64)
-    for row in range(matrix.shape[0]):
-        starts[row] &= open_until <= row
-        open_until[starts[row]] = row + rows
-    return starts
+    height, width = matrix.shape
+    left = np.packbits(matrix != 0, axis=1)  # in each row a bit a column, which one big integer holds
+    starts = bytearray(left.size)
+    size = left.shape[1]
+    recent = [0] * (rows - 1)  # where windows that are still open started
+    for row in range(height):
+        start = int.from_bytes(left[row].data, "big")
+        for earlier in recent:
+            start &= ~earlier
+        starts[row * size : (row + 1) * size] = start.to_bytes(size, "big")
+        recent = [*recent[1:], start][: rows - 1]
+    found = np.frombuffer(starts, np.uint8).reshape(height, size)
+    return np.unpackbits(found, axis=1, count=width).view(np.bool_)
