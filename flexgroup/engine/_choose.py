@@ -45,7 +45,7 @@ class Layer:
     span: int = 0  # numbers from the first to the last tap of a row
     far: bool = False  # whether the planes are too large for the second-level cache
     element: Element = F32
-    pairs: bool = False  # whether kernels for the target may take two rows as one vector
+    rowwise: bool = False  # whether kernels for the target can take whole rows as vectors
     blocks: int = 1  # of a block-diagonal matrix, which is always run as groups
     counted: dict[tuple[str, int], int] = field(default_factory=dict, repr=False)
 
@@ -54,17 +54,21 @@ class Layer:
         """Bytes of a vector in memory."""
         return self.lanes * self.element.bytes
 
-    def is_paired(self, form: str, height: int) -> bool:
-        """Whether vectors hold two rows of the image each, in a kernel with groups of this height.
+    def rows_of_vector(self, form: str, height: int) -> int:
+        """How many whole rows of the image a vector holds, in a kernel with groups of this height; 0: just positions.
 
-        Two loads make one vector: that pays where at least four multiply-adds take it.
+        That spares the lanes which the border between rows takes. Two rows take two loads, which pays where at least
+        four multiply-adds use them.
         """
-        fits = 2 * self.width == self.lanes and self.rows % 2 == 0 and self.pairs
-        return fits and form != "channels" and height > 2 and self.rows * self.pitch > self.rows // 2 * self.lanes
+        rows = {self.lanes: 1, self.lanes // 2: 2}.get(self.width, 0)
+        if not rows or self.rows % rows or not self.rowwise or form == "channels" or (rows == 2 and height <= 2):
+            return 0
+        return rows if self.rows * self.pitch > self.rows // rows * self.lanes else 0
 
     def vectors(self, form: str, height: int) -> int:
         """Vectors that cover all positions, in a kernel of this form with groups of this height."""
-        return self.rows // 2 if self.is_paired(form, height) else -(-self.rows * self.pitch // self.lanes)
+        rows = self.rows_of_vector(form, height)
+        return self.rows // rows if rows else -(-self.rows * self.pitch // self.lanes)
 
     @property
     def strip_planes(self) -> int:
@@ -168,7 +172,7 @@ def panel_for(layer: Layer, form: str, rows: int, tile: int, target: Target) -> 
     segment = tile + (layer.span > 0)
     fits = layer.segments * segment * layer.vector_bytes <= PANEL_OF_CACHE * target.cache_bytes
     usual = form != "channels" and target.triple and layer.blocks == 1 and layer.span <= layer.lanes
-    usual = usual and not layer.is_paired(form, rows)
+    usual = usual and not layer.rows_of_vector(form, rows)
     return segment if usual and fits and tile * layer.vector_bytes <= SHORT_TILE else 0
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy.typing as npt
 from flexgroup.engine._choose import DENSE_FORMS, HEIGHTS, Choice, Layer, best_tile, cut
 from flexgroup.engine._operations import ConvOp, Tap
 from flexgroup.engine._plan import Step, number
+from flexgroup.engine._shares import share_out
 from flexgroup.engine._work import SHARE_OF_CACHE
 from flexgroup.kernels import LINE, Target
 from flexgroup.kernels.channels import ChannelsKernel
@@ -69,8 +69,8 @@ def layer_of(builder: StepBuilder, op: ConvOp, rows: int) -> Layer:
         inputs = sum(image.distinct * image.height * builder.layout.pitch(image) for image in op.reads)
         far = inputs * builder.element.bytes > SHARE_OF_CACHE * builder.target.cache_bytes
         reads = (planes, segments, last - first, far)
-        pairs = bool(builder.target.triple)  # GPUs have narrow vectors
-        return Layer(pattern, 0, op.out.width, pitch, lanes, displaced, *reads, builder.element, pairs, blocks)
+        rowwise = bool(builder.target.triple)  # GPUs have narrow vectors
+        return Layer(pattern, 0, op.out.width, pitch, lanes, displaced, *reads, builder.element, rowwise, blocks)
 
     return replace(builder.once(make, "layer", id(op)), rows=rows)
 
@@ -101,18 +101,20 @@ def _conv(builder: StepBuilder, op: ConvOp) -> Step:
     conv = conv_layer(builder, op, op.out.height)
     pixels = op.out.height * op.out.width
     kernel, tiles, limits = _cut(builder, conv, (0, op.out.height))
-    shares = _shares(builder, conv, tiles)
-    bands = dict.fromkeys(band for band, _, _ in shares)
-    packed = {band: packed_fields(builder, conv, band) for band in bands if band[0] < band[1]}
+    kernel, shares = share_out(builder, conv, kernel, tiles)
+    bands = dict.fromkeys(share.channels for share in shares if share is not None)
+    packed = {band: packed_fields(builder, conv, band) for band in bands}
     place = builder.place()
     shared = place_fields(op, place, 0) | limits
     parts: list[tuple[int, ...] | None] = []
-    for thread, (band, first, last) in enumerate(shares):
-        if band in packed and first < last:
-            own = panel_fields(builder, conv, packed[band][0], thread) | {"first_tile": first, "last_tile": last}
-            parts.append(tuple(kernel.signature.pack(packed[band][0] | shared | own)))
-        else:
+    for thread, share in enumerate(shares):
+        if share is None:
             parts.append(None)
+            continue
+        fields = packed[share.channels][0] | shared | share.fields
+        fields |= {name: fields[name] + share.start for name in ("source", "target", "residual", "mask") if share.start}
+        fields |= panel_fields(builder, conv, fields, thread)
+        parts.append(tuple(kernel.signature.pack(fields)))
     executed = sum(macs for _, macs in packed.values())
     return Step(
         op.name,
@@ -125,15 +127,6 @@ def _conv(builder: StepBuilder, op: ConvOp) -> Step:
         builder.bytes_of(op),
         shares=conv.shares,
     )
-
-
-def _shares(builder: StepBuilder, conv: ConvLayer, tiles: int) -> list[tuple[tuple[int, int], int, int]]:
-    """For every thread its output channels, and its tiles, the first and the last (exclusive)."""
-    channels = _channel_bands(builder, conv, tiles)
-    if len(channels) > 1:
-        return [(band, 0, tiles) for band in channels]
-    cuts = [tiles * thread // builder.threads for thread in range(builder.threads + 1)]
-    return [(channels[0], first, last) for first, last in pairwise(cuts)]
 
 
 def conv_call(
@@ -159,22 +152,22 @@ def _cut(
         tiles, gap = op.out.width // choice.tile, layout.pitch(op.out) - op.out.width
         channels = ChannelsKernel(choice.rows // layout.lanes, choice.tile, gap, adds, element, op.curve)
         return channels, count * tiles, {"row_tiles": tiles, "image_row": layout.pitch(op.out) * element.bytes}
-    paired = replace(conv.layer, rows=count).is_paired(choice.form, choice.rows)
-    pitch = layout.pitch(op.out) * element.bytes if paired else 0
-    vectors, covered = (count // 2, count * op.out.width) if paired else builder.cover(op.out, rows)
+    held = replace(conv.layer, rows=count).rows_of_vector(choice.form, choice.rows)
+    pitch = layout.pitch(op.out) * element.bytes if held else 0
+    vectors, covered = (count // held, count * op.out.width) if held else builder.cover(op.out, rows)
     tile = choice.tile if count == conv.layer.rows else best_tile(choice.rows, vectors, builder.target)
     if choice.panel:
         tile = min(tile, choice.tile)  # or segments would overlap
     tile = min(tile, covered // layout.lanes)
     line = cut(tile, vectors, builder.target)
-    exact = line.last_start * (2 * pitch or layout.vector_bytes)
-    last_start = exact if paired else (covered - line.last * layout.lanes) * element.bytes
+    exact = line.last_start * (held * pitch or layout.vector_bytes)
+    last_start = exact if held else (covered - line.last * layout.lanes) * element.bytes
     overlaps = last_start != exact
     in_place = overlaps and op.residual is not None and layout.is_in_place(op.residual, op.out)
     span, ahead = conv.layer.span if choice.panel else 0, _streams(builder, conv)
     form = (choice.form, choice.rows, tile, adds, element, op.curve, in_place, line.tail)
     run, step = _runs(builder, conv)
-    kernel = ConvKernel(*form, panel=choice.panel, span=span, ahead=ahead, run=run, step=step, pitch=pitch)
+    kernel = ConvKernel(*form, panel=choice.panel, span=span, ahead=ahead, run=run, step=step, pitch=pitch, held=held)
     limits = {"whole_tiles": line.whole, "last_start": last_start}
     return kernel, line.count, {"mask": builder.mask(op.out, count)} | limits
 
@@ -251,30 +244,6 @@ def place_fields(op: ConvOp, place: Place, row: int) -> Fields:
         "target": place.reference(op.out, row),
         "residual": place.reference(op.residual, row) if op.residual is not None else place.reference(op.out, row),
     }
-
-
-def _channel_bands(builder: StepBuilder, conv: ConvLayer, tiles: int) -> list[tuple[int, int]]:
-    """Channels for every thread, with equal weights, where tiles alone would leave threads idle; else all of them."""
-    patterns, choice = conv.patterns, conv.choice
-    height = sum(len(pattern) for pattern in patterns)
-    strips = -(-height // choice.rows)
-    balanced_tiles = _is_balanced(tiles, builder.threads)
-    if choice.form == "channels" and _is_balanced(strips, builder.threads):
-        balanced_tiles = False  # a thread reads its own weights only
-    if builder.threads == 1 or len(patterns) > 1 or balanced_tiles or strips < builder.threads:
-        return [(0, height)]
-    (pattern,) = patterns
-    work = np.ones(height) if choice.form in DENSE_FORMS else pattern.sum(axis=1) + 1.0
-    done = np.cumsum(np.add.reduceat(work, np.arange(0, height, choice.rows)))
-    cuts = [0]
-    for thread in range(1, builder.threads):
-        strip = int(np.searchsorted(done, done[-1] * thread / builder.threads)) + 1
-        cuts.append(max(cuts[-1], min(strip * choice.rows, height)))
-    return list(zip(cuts, [*cuts[1:], height], strict=True))
-
-
-def _is_balanced(items: int, threads: int) -> bool:
-    return -(-items // threads) <= 1.15 * items / threads
 
 
 def packed_fields(builder: StepBuilder, conv: ConvLayer, band: tuple[int, int]) -> tuple[Fields, int]:

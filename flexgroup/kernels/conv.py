@@ -18,8 +18,8 @@ A tile of short vectors is less than a cache line or two of every plane, and pla
 holds few of them. So a tile may be copied first (`panel`): from every row of a plane that its groups read, one
 *segment*, as long as the tile and what its taps reach beyond it, one after another.
 
-Where an image is half as wide as a vector, a vector may hold two of its rows (`pitch`): none of its lanes is wasted on
-the border between them.
+Where an image is as wide as a vector, or half as wide, a vector may hold one or two of its rows (`held`): no lane is
+wasted on the border between them.
 
 Rows beyond the last one are stored to a scratch plane, so that any number of rows works.
 
@@ -89,14 +89,15 @@ class ConvKernel:
     ahead: bool = True  # whether weights come from memory, so that they have to be asked for early
     run: int = 1  # strip, dense: groups that are taken at a time, whose inputs lie `step` bytes apart
     step: int = 0
-    pitch: int = 0  # bytes from a row of the image to the next, if a vector holds two rows; then nothing overlaps
+    held: int = 0  # rows of the image that a vector holds, 1 or 2, whose pixels are all of its lanes; 0: any positions
+    pitch: int = 0  # held: bytes from a row to the next
 
     @property
     def name(self) -> str:
         residual = "_add" * self.residual + "_in_place" * self.in_place
         ending = residual + (f"_{self.curve}" if self.curve else "")
         ending += f"_panel{self.panel}x{self.span}" * (self.panel > 0) + "_near" * (not self.ahead)
-        ending += f"_run{self.run}x{self.step}" * (self.run > 1) + f"_pairs{self.pitch}" * (self.pitch > 0)
+        ending += f"_run{self.run}x{self.step}" * (self.run > 1) + f"_rows{self.held}x{self.pitch}" * (self.held > 0)
         tile = f"{self.tile}_{self.tail}" if self.tail else f"{self.tile}"
         return f"conv_{self.element.name}_{self.form}_{self.rows}x1_t{tile}{ending}"
 
@@ -128,7 +129,7 @@ class _Emitter:
     def __init__(self, kernel: Kernel, spec: ConvKernel) -> None:
         self.k = kernel
         self.spec = spec
-        self.bytes = 2 * spec.pitch or kernel.width  # from a vector's first position to that of the next
+        self.bytes = spec.held * spec.pitch or kernel.width  # from a vector's first position to that of the next
         self.ends, self.offsets, self.weights = (kernel.address(name) for name in ("ends", "offsets", "weights"))
         self.bias, self.outputs = kernel.address("bias"), kernel.address("outputs")
         self.mask, self.source, self.target = (kernel.address(name) for name in ("mask", "source", "target"))
@@ -276,27 +277,27 @@ class _Emitter:
             value = emit_curve(k, self.spec.curve, value)
             if self.fresh:
                 value = b.select(self.fresh[t], value, added)
-            if self.spec.pitch:
-                self._store_pair(value, output, t * self.bytes)
+            if self.spec.held:
+                self._store_rows(value, output, t * self.bytes)
                 continue
             inside = k.load(k.at(self.mask, self.tile), k.mask, k.size, t * self.bytes)
             k.write(value, output, k.size, t * self.bytes, inside)
 
-    def _store_pair(self, value: ir.Value, output: ir.Value, at: int) -> None:
-        """Both rows of a pair, and zeros from the end of each to the next row."""
+    def _store_rows(self, value: ir.Value, output: ir.Value, at: int) -> None:
+        """The rows that a vector holds, and zeros from the end of each to the next."""
         k, pitch = self.k, self.spec.pitch
-        row = k.width // 2
+        row = k.width // self.spec.held
         border = ir.Constant(ir.VectorType(k.element.ir, (pitch - row) // k.size), None)
-        for half, start in zip(k.halves(value), (at, at + pitch), strict=True):
-            k.write(half, output, k.size, start)
-            k.store(border, output, k.size, start + row)
+        for number, pixels in enumerate([value] if self.spec.held == 1 else k.halves(value)):
+            k.write(pixels, output, k.size, at + number * pitch)
+            k.store(border, output, k.size, at + number * pitch + row)
 
     def _load(self, plane: ir.Value, at: int) -> ir.Value:
-        """The vector, or the pair of rows, ``at`` bytes from ``plane``."""
-        k, pitch = self.k, self.spec.pitch
-        if not pitch:
+        """The vector ``at`` bytes from ``plane``."""
+        k = self.k
+        if self.spec.held < 2:
             return k.load_vector(plane, k.size, at)
-        return k.joined(*(k.load_vector(plane, k.size, at + row, k.lanes // 2) for row in (0, pitch)))
+        return k.joined(*(k.load_vector(plane, k.size, at + row, k.lanes // 2) for row in (0, self.spec.pitch)))
 
     def _beyond(self, done: ir.Value) -> list[ir.Value]:
         """For every vector of a tile whether its positions lie beyond the first ``done`` bytes."""

@@ -113,8 +113,8 @@ def conv(kernel: ConvKernel, f: dict[str, int], memory: Memory, lanes: int) -> N
     weights, mask = memory.read(f["weights"]), memory.view(f["mask"], memory.integer)
     loops = f["row_count"] if kernel.form == "ring" else f["row_count"] // rows
     for tile in range(f["first_tile"], f["last_tile"]):
-        # Pairs of rows are adjacent positions too, with the border between them, which the mask makes zero.
-        due, width = tile_at(kernel, f, tile, 2 * kernel.pitch // size or lanes)
+        # Rows are adjacent positions too, with the border between them, which the mask makes zero.
+        due, width = tile_at(kernel, f, tile, kernel.held * kernel.pitch // size or lanes)
         start = min(due, f["last_start"] // size)
         sums = np.zeros((f["row_count"] + rows, width), np.float32)
         inputs, first_tap = source, first_in + start

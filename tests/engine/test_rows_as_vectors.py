@@ -1,4 +1,4 @@
-"""Kernels whose vectors hold two rows of an image each: torch's numbers for any form, height, chain and thread."""
+"""Kernels whose vectors hold one or two whole rows of an image: torch's numbers for any form, chain and thread."""
 
 from __future__ import annotations
 
@@ -56,25 +56,26 @@ def network(seed: int, pattern: str, stride: int, height: int, width: int) -> tu
     return model, (3, height * stride, width * stride)
 
 
-def pairs(plan: Plan) -> list[bool]:
-    """Which convolutions take their rows in pairs."""
-    return [step.kernel.pitch > 0 for step in plan.steps if isinstance(step.kernel, ConvKernel)]
+def held(plan: Plan) -> list[int]:
+    """How many rows a vector holds in each convolution."""
+    return [step.kernel.held for step in plan.steps if isinstance(step.kernel, ConvKernel)]
 
 
 FORMS = st.sampled_from(["dense", "strip", "ring"])
 SEEDS, STRIDES, EVEN = st.integers(0, 1 << 16), st.integers(1, 2), st.sampled_from([2, 4, 6, 8, 10])
+ROWS = st.integers(1, 2)  # of a vector
 
 
 @settings(max_examples=examples(12), deadline=None)
-@given(SEEDS, st.sampled_from(PATTERNS), STRIDES, EVEN, FORMS, st.sampled_from(HEIGHTS[2:]), st.integers(1, 3))
-def test_results_are_torchs_for_any_form_and_threads(seed, pattern, stride, height, form, rows, threads):
-    model, shape = network(seed, pattern, stride, height, HOST.lanes(F32) // 2)
+@given(SEEDS, st.sampled_from(PATTERNS), STRIDES, EVEN, ROWS, FORMS, st.sampled_from(HEIGHTS[2:]), st.integers(1, 3))
+def test_results_are_torchs_for_any_form_and_threads(seed, pattern, stride, height, many, form, rows, threads):
+    model, shape = network(seed, pattern, stride, height, HOST.lanes(F32) // many)
     x = torch.randn(2, *shape)
     with torch.no_grad():
         expected = model(x)
     chooser = forced(form, rows)
     plan = plan_graph(graph_of(model, shape), HOST, threads=threads, chooser=chooser)
-    assert pairs(plan) == [True] * 3
+    assert held(plan) == [many] * 3
     given = CompiledModel(plan, 0.0)(x)
     assert float((given - expected).abs().max()) <= 1e-4 * max(1e-3, float(expected.abs().max()))
     alone = plan_graph(graph_of(model, shape), HOST, chooser=chooser)
@@ -87,59 +88,66 @@ def test_results_are_torchs_for_any_form_and_threads(seed, pattern, stride, heig
     st.sampled_from(PATTERNS),
     STRIDES,
     st.integers(1, 9),
+    ROWS,
     CUTS,
     st.integers(1, 9),
     st.integers(1, 3),
     st.sampled_from(sorted(TARGETS)),
     st.sampled_from(["", "dense", "strip", "ring"]),
 )
-def test_the_twins_agree_in_any_chain_on_any_target(seed, pattern, stride, height, cuts, band, threads, target, form):
+def test_the_twins_agree_in_any_chain_on_any_target(
+    seed, pattern, stride, height, many, cuts, band, threads, target, form
+):
     """Bands of odd and of even rows: only these go in pairs."""
     own = TARGETS[target]
-    model, shape = network(seed, pattern, stride, height, own.lanes(F32) // 2)
+    model, shape = network(seed, pattern, stride, height, own.lanes(F32) // many)
     options = {"chooser": forced(form, 4)} if form else {}
     gives_what_torch_gives(model, shape, cuts, band, own, threads, **options)
 
 
+@pytest.mark.parametrize("many", [1, 2])
 @pytest.mark.parametrize("element", [F16, F16_IN_F32], ids=lambda element: element.name)
-def test_numbers_of_16_bits(element):
+def test_numbers_of_16_bits(element, many):
     if not (HOST.half == "arithmetic" or (HOST.half and element.converts)):
         pytest.skip("this processor has no instructions for numbers of 16 bits")
-    model, shape = network(0, "dense", 1, 8, HOST.lanes(element) // 2)
+    model, shape = network(0, "dense", 1, 8, HOST.lanes(element) // many)
     x = torch.randn(2, *shape)
     plan = plan_graph(graph_of(model, shape), HOST, element=element, chooser=forced("strip", 4))
-    assert all(pairs(plan))
+    assert held(plan) == [many] * 3
     with torch.no_grad():
         expected = model(x)
     assert float((CompiledModel(plan, 0.0)(x) - expected).abs().max() / expected.abs().max()) < 1e-2
 
 
 @pytest.mark.parametrize(
-    ("target", "height", "width", "rows", "paired"),
+    ("target", "height", "width", "rows", "wanted"),
     [
-        (AVX512, 8, 8, 4, True),
-        (AVX512, 7, 8, 4, False),  # a row would be left
-        (AVX512, 8, 7, 4, False),
-        (AVX512, 8, 16, 4, False),
-        (AVX512, 8, 8, 2, False),  # two multiply-adds would wait for two loads
-        (TARGETS["x86-64-avx2"], 4, 4, 4, True),
-        (TARGETS["aarch64-linux"], 2, 2, 4, True),
-        (replace(AVX512, triple=""), 8, 8, 4, False),  # as for GPUs
+        (AVX512, 8, 8, 4, 2),
+        (AVX512, 7, 8, 4, 0),  # a row would be left
+        (AVX512, 8, 7, 4, 0),
+        (AVX512, 8, 8, 2, 0),  # two multiply-adds would wait for two loads
+        (AVX512, 7, 16, 1, 1),
+        (AVX512, 8, 32, 4, 0),
+        (TARGETS["x86-64-avx2"], 4, 4, 4, 2),
+        (TARGETS["x86-64-avx2"], 8, 8, 4, 1),
+        (TARGETS["aarch64-linux"], 2, 2, 4, 2),
+        (TARGETS["aarch64-linux"], 4, 4, 4, 1),
+        (replace(AVX512, triple=""), 8, 8, 4, 0),  # as for GPUs
     ],
 )
-def test_which_images_go_in_pairs(target, height, width, rows, paired):
+def test_which_images_go_by_rows(target, height, width, rows, wanted):
     model, shape = network(0, "dense", 1, height, width)
-    assert pairs(plan_graph(graph_of(model, shape), target, chooser=forced("dense", rows))) == [paired] * 3
+    assert held(plan_graph(graph_of(model, shape), target, chooser=forced("dense", rows))) == [wanted] * 3
 
 
 def test_without_borders_rows_are_vectors_already():
     model = nn.Sequential(nn.Conv2d(4, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 1)).eval()
-    assert not any(pairs(plan_graph(graph_of(model, (4, 8, 8)), AVX512, chooser=forced("dense", 4))))
+    assert not any(held(plan_graph(graph_of(model, (4, 8, 8)), AVX512, chooser=forced("dense", 4))))
 
 
 @pytest.mark.parametrize(("form", "rows"), [("strip", 4), ("ring", 4), ("dense", 8)])
 def test_the_inner_loop_stays_in_registers(form, rows):
-    loop = inner_loop(assembly([ConvKernel(form, rows, 12 // rows, False, pitch=36)], AVX512))
+    loop = inner_loop(assembly([ConvKernel(form, rows, 12 // rows, False, held=2, pitch=36)], AVX512))
     assert len(re.findall(r"vfmadd\w+ps", loop)) == 12 // rows * rows
     assert len(re.findall(r"vinsertf64x4", loop)) == 12 // rows
     assert not re.findall(r"\(%rsp", loop)
