@@ -44,6 +44,8 @@ def kernels(element: Element) -> list:
         ConvKernel("strip", 2, 4, False, element),
         ConvKernel("dense", 8, 1, False, element),
         ConvKernel("ring", 2, 5, True, element, in_place=True, tail=2),
+        ConvKernel("ring", 4, 2, True, element, held=2, pitch=72),
+        ConvKernel("dense", 4, 2, False, element, held=1, pitch=72),
         ChannelsKernel(2, 3, 1, True, element, "gelu"),
         DepthwiseKernel("down", 3, 3, (1, 1), element=element),
         DepthwiseKernel("along", 3, 3, (2, 2), rows=2, element=element),
