@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from flexgroup.engine._choose import DENSE_FORMS
+from flexgroup.engine._choose import DENSE_FORMS, best_tile
 from flexgroup.engine._work import Tiles
 from flexgroup.kernels.channels import ChannelsKernel
 from flexgroup.kernels.conv import ConvKernel, group_starts
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from flexgroup.engine._steps_conv import ConvLayer
 
 UNEVEN = 1.15  # times an equal part: threads that share so badly would wait too long for each other
+MANY = 2  # tiles for every thread: then its own, all alike, may be smaller
 ROW = 0.5  # of a group's time: what a row takes beside its groups
 
 
@@ -37,17 +38,21 @@ def share_out(
     """The share of every thread, None where nothing is left for it, and the kernel that computes all of them."""
     threads, height = builder.threads, sum(map(len, conv.patterns))
     whole = (0, height)
-    if _by_channels(conv, tiles, threads):
+    vectors = conv.layer.vectors(conv.choice.form, conv.choice.rows)
+    cut = isinstance(kernel, ConvKernel) and builder.target.triple and threads > 1
+    many = cut and vectors >= MANY * kernel.tile * threads
+    if _by_channels(conv, tiles, threads) and not many:
         every: Fields = {"first_tile": 0, "last_tile": tiles}
         return kernel, [Share(band, every) if band[0] < band[1] else None for band in _channels(conv, threads)]
-    vectors = conv.layer.vectors(conv.choice.form, conv.choice.rows)
-    if isinstance(kernel, ConvKernel) and builder.target.triple and threads > 1:
-        even = even_tiles(kernel.tile, vectors, threads)
-        if even is not None:
-            step = kernel.held * kernel.pitch or builder.layout.vector_bytes
-            tail = max(each.tail for _, each in even)
-            shares = [Share(whole, _fields_of(each, step), first * step) for first, each in even]
-            return replace(kernel, tail=tail), list(shares)
+    if isinstance(kernel, ConvKernel) and cut:
+        own = best_tile(kernel.rows, -(-vectors // threads), builder.target)
+        for size in dict.fromkeys((kernel.tile, *range(min(own, kernel.tile), 0, -1))):
+            even = even_tiles(size, vectors, threads)
+            if even is not None:
+                step = kernel.held * kernel.pitch or builder.layout.vector_bytes
+                tail = max(each.tail for _, each in even)
+                shares = [Share(whole, _fields_of(each, step), first * step) for first, each in even]
+                return replace(kernel, tile=size, tail=tail), list(shares)
     cuts = [tiles * thread // threads for thread in range(threads + 1)]
     parts = [Share(whole, {"first_tile": a, "last_tile": b}) if a < b else None for a, b in pairwise(cuts)]
     return kernel, parts

@@ -16,6 +16,7 @@ from flexgroup.engine._shares import even_cuts, even_tiles
 from flexgroup.kernels import TARGETS, ConvKernel
 from tests.engine.agreement import HOST
 from tests.engine.test_in_place import graph_of
+from tests.engine.test_rows_as_vectors import forced
 
 AVX512 = TARGETS["x86-64-avx512"]
 
@@ -89,3 +90,13 @@ def test_results_are_those_of_one_thread(size):
     alone = CompiledModel(plan_graph(graph, HOST), 0.0)(x)
     for threads in (2, 3, 4):
         assert torch.equal(CompiledModel(plan_graph(graph, HOST, threads=threads), 0.0)(x), alone)
+
+
+def test_large_tiles_are_cut_again_rather_than_channels():
+    """66 vectors are five tiles of 14, which two threads cannot share evenly: they are six of eleven."""
+    model = nn.Conv2d(16, 16, 3, padding=1).eval()
+    plan = plan_graph(graph_of(model, (16, 32, 32)), AVX512, threads=2, chooser=forced("ring", 2))
+    (step,) = (step for step in plan.steps if isinstance(step.kernel, ConvKernel))
+    assert (step.kernel.tile, step.kernel.tail) == (11, 0)
+    at = step.kernel.signature.fields.index("last_tile")
+    assert [part[at] for part in step.parts if part is not None] == [3, 3]
