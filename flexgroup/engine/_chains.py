@@ -62,8 +62,7 @@ class Planner:
         self._cache = builder.target.cache_bytes
         self._windows = SHARE_OF_CACHE * self._cache
         self.costs = builder.costs
-        self._slots: dict[tuple[int, int, frozenset[int]], float] = {}
-        self._works: dict[int, float] = {}
+        self._slots: dict[tuple[int, int, frozenset[int]], tuple[float, float]] = {}  # in all, and without traffic
         self._read: dict[int, tuple[frozenset[int], frozenset[int]]] = {}
 
     def best(self) -> list[Chain]:
@@ -110,14 +109,15 @@ class Planner:
 
     def _computed(self, index: int) -> float:
         """What is computed of one operation on whole images, without what its images cost."""
-        if index not in self._works:
-            rows = self.rows[index]
-            found = None if rows is None else estimate(self.builder, self.operations[index], rows.out.height)
-            self._works[index] = 0.0 if found is None else found.work.slots(self.costs)
-        return self._works[index]
+        rows = self.rows[index]
+        return 0.0 if rows is None else self._both(index, rows.out.height, frozenset())[1]
 
     def _estimated(self, index: int, height: int, windows: frozenset[int]) -> float:
         """One call of an operation for so many rows of its output, while these buffers live in windows."""
+        return self._both(index, height, windows)[0]
+
+    def _both(self, index: int, height: int, windows: frozenset[int]) -> tuple[float, float]:
+        """A call's cost, and what of it is computing; found once."""
         key = (index, height, windows & self.buffers[index])
         if key not in self._slots:
             operation = self.operations[index]
@@ -126,7 +126,8 @@ class Planner:
                 return not windows.isdisjoint(image.buffers)
 
             found = estimate(self.builder, operation, height, windowed=is_windowed)
-            self._slots[key] = found.slots(self.costs) if found is not None else 0.0
+            costs = self.costs
+            self._slots[key] = (0.0, 0.0) if found is None else (found.slots(costs), found.work.slots(costs))
         return self._slots[key]
 
     def _windowed(self, first: int, last: int) -> tuple[bool, ...] | None:

@@ -47,7 +47,7 @@ class Layer:
     element: Element = F32
     rowwise: bool = False  # whether kernels for the target can take whole rows as vectors
     blocks: int = 1  # of a block-diagonal matrix, which is always run as groups
-    counted: dict[tuple[str, int], int] = field(default_factory=dict, repr=False)
+    counted: dict[tuple[str, int], tuple[int, npt.NDArray[np.int64]]] = field(default_factory=dict, repr=False)
 
     @property
     def vector_bytes(self) -> int:
@@ -80,12 +80,21 @@ class Layer:
         return self.groups(form, rows) > NEARLY_DENSE * self.groups("dense", rows)
 
     def groups(self, form: str, rows: int) -> int:
-        """How many groups of this height cover the non-zeros; counted once."""
+        """How many groups of this height cover the non-zeros."""
         if form in DENSE_FORMS:
             height, width = self.pattern.shape
             return int(-(-height // rows) * width)
+        return self._counted(form, rows)[0]
+
+    def groups_of_rows(self, form: str, rows: int) -> npt.NDArray[np.int64]:
+        """How many of the groups that cover the non-zeros start in each row (``form`` "ring" or "strip")."""
+        return self._counted(form, rows)[1]
+
+    def _counted(self, form: str, rows: int) -> tuple[int, npt.NDArray[np.int64]]:
+        """All groups, and those of every row; counted once."""
         if (form, rows) not in self.counted:
-            self.counted[form, rows] = int(group_starts(self.pattern, form, rows).sum())
+            groups = group_starts(self.pattern, form, rows).sum(axis=1)
+            self.counted[form, rows] = int(groups.sum()), groups
         return self.counted[form, rows]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from flexgroup.engine._choose import DENSE_FORMS, best_tile
 from flexgroup.engine._work import Tiles
 from flexgroup.kernels.channels import ChannelsKernel
-from flexgroup.kernels.conv import ConvKernel, group_starts
+from flexgroup.kernels.conv import ConvKernel
 
 if TYPE_CHECKING:
     from flexgroup.engine._steps import Fields, StepBuilder
@@ -36,15 +36,13 @@ def share_out(
     builder: StepBuilder, conv: ConvLayer, kernel: ConvKernel | ChannelsKernel, tiles: int
 ) -> tuple[ConvKernel | ChannelsKernel, list[Share | None]]:
     """The share of every thread, None where nothing is left for it, and the kernel that computes all of them."""
-    threads, height = builder.threads, sum(map(len, conv.patterns))
-    whole = (0, height)
+    threads, whole = builder.threads, (0, sum(map(len, conv.patterns)))
     vectors = conv.layer.vectors(conv.choice.form, conv.choice.rows)
-    cut = isinstance(kernel, ConvKernel) and builder.target.triple and threads > 1
-    many = cut and vectors >= MANY * kernel.tile * threads
-    if _by_channels(conv, tiles, threads) and not many:
+    is_long = isinstance(kernel, ConvKernel) and vectors >= MANY * kernel.tile * threads
+    if not is_long and _by_channels(conv, tiles, threads):
         every: Fields = {"first_tile": 0, "last_tile": tiles}
         return kernel, [Share(band, every) if band[0] < band[1] else None for band in _channels(conv, threads)]
-    if isinstance(kernel, ConvKernel) and cut:
+    if isinstance(kernel, ConvKernel) and threads > 1:
         own = best_tile(kernel.rows, -(-vectors // threads), builder.target)
         for size in dict.fromkeys((kernel.tile, *range(min(own, kernel.tile), 0, -1))):
             even = even_tiles(size, vectors, threads)
@@ -96,27 +94,20 @@ def _is_even(items: int, threads: int) -> bool:
 
 def _channels(conv: ConvLayer, threads: int) -> list[tuple[int, int]]:
     """Channels for every thread, whole strips, so that the longest share is as short as possible."""
-    (pattern,), choice = conv.patterns, conv.choice
-    height, rows = len(pattern), choice.rows
-    strips = -(-height // rows)
-    if choice.form in DENSE_FORMS:
-        groups = np.ones(height)
-    else:
-        groups = group_starts(pattern, choice.form, rows).sum(axis=1, dtype=np.float64)
-    done = np.concatenate([[0.0], np.cumsum(groups + ROW)])
-    ends = done[np.minimum(np.arange(strips + 1) * rows, height)]
-    begins = ends.copy()
+    choice, height = conv.choice, len(conv.layer.pattern)
+    strips = np.minimum(np.arange(-(-height // choice.rows) + 1) * choice.rows, height)  # where they begin
+    dense = choice.form in DENSE_FORMS
+    groups = np.ones(height, np.int64) if dense else conv.layer.groups_of_rows(choice.form, choice.rows)
+    begins = ends = _before(groups + ROW)[strips]
     if choice.form == "ring":  # groups that start above a share are cut, and computed in both
-        begins -= _straddling(groups, np.minimum(np.arange(strips + 1) * rows, height), rows)
-    cuts = even_cuts(begins, ends, threads)
-    return [(min(first * rows, height), min(last * rows, height)) for first, last in pairwise(cuts)]
+        above = _before(groups)
+        begins = ends - (above[strips] - above[np.maximum(strips - choice.rows + 1, 0)])
+    return [(int(strips[first]), int(strips[last])) for first, last in pairwise(even_cuts(begins, ends, threads))]
 
 
-def _straddling(groups: npt.NDArray[np.float64], rows: npt.NDArray[np.int64], height: int) -> npt.NDArray[np.float64]:
-    """How many groups of this height start above each of these rows and reach it."""
-    above = np.concatenate([[0.0], np.cumsum(groups)])
-    found: npt.NDArray[np.float64] = above[rows] - above[np.maximum(rows - height + 1, 0)]
-    return found
+def _before(work: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The work of all rows before each, and at the end of all."""
+    return np.concatenate([[0], np.cumsum(work)])
 
 
 def even_cuts(begins: npt.NDArray[np.float64], ends: npt.NDArray[np.float64], threads: int) -> list[int]:

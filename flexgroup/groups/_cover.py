@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -22,12 +23,12 @@ def cover(matrix: npt.NDArray[Any], rows: int) -> npt.NDArray[np.bool_]:
     left = np.packbits(matrix != 0, axis=1)  # in each row a bit a column, which one big integer holds
     starts = bytearray(left.size)
     size = left.shape[1]
-    recent = [0] * (rows - 1)  # where windows that are still open started
+    recent: deque[int] = deque(maxlen=rows - 1)  # where windows that are still open started
     for row in range(height):
         start = int.from_bytes(left[row].data, "big")
         for earlier in recent:
             start &= ~earlier
         starts[row * size : (row + 1) * size] = start.to_bytes(size, "big")
-        recent = [*recent[1:], start][: rows - 1]
+        recent.append(start)
     found = np.frombuffer(starts, np.uint8).reshape(height, size)
     return np.unpackbits(found, axis=1, count=width).view(np.bool_)

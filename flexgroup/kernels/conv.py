@@ -297,7 +297,8 @@ class _Emitter:
         k = self.k
         if self.spec.held < 2:
             return k.load_vector(plane, k.size, at)
-        return k.joined(*(k.load_vector(plane, k.size, at + row, k.lanes // 2) for row in (0, self.spec.pitch)))
+        rows = (k.load_vector(plane, k.size, at + row, k.lanes // 2) for row in (0, self.spec.pitch))
+        return k.picked(range(k.lanes), *rows)
 
     def _beyond(self, done: ir.Value) -> list[ir.Value]:
         """For every vector of a tile whether its positions lie beyond the first ``done`` bytes."""

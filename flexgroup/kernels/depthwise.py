@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from flexgroup.kernels.curves import emit_curve
-from flexgroup.kernels.emit import I32, I64, Kernel, Signature
+from flexgroup.kernels.emit import I64, Kernel, Signature
 from flexgroup.kernels.product import overlapping
 from flexgroup.kernels.target import F32, Element, Target
 
@@ -140,13 +140,10 @@ class _Split:
         self.keeps_order = self.order == list(range(lanes))
 
     def halves(self, pair: Sequence[ir.Value]) -> list[ir.Value]:
-        return [self.k.builder.shuffle_vector(*pair, self._mask(part)) for part in (self.even, self.odd)]
+        return [self.k.picked(part, *pair) for part in (self.even, self.odd)]
 
     def in_order(self, value: ir.Value) -> ir.Value:
-        return self.k.builder.shuffle_vector(value, ir.Constant(value.type, ir.Undefined), self._mask(self.order))
-
-    def _mask(self, places: Sequence[int]) -> ir.Constant:
-        return ir.Constant(ir.VectorType(I32, len(places)), list(places))
+        return self.k.picked(self.order, value)
 
 
 class _Emitter:
@@ -224,9 +221,8 @@ class _Emitter:
             return [[column for pair in each for column in pair][: spec.width] for each in pairs]
         split = [halves(at) for at in starts]
         after = [even for even, _ in split[1:]] + [k.load_splat(row, vectors * 2 * self.bytes)]
-        shifted = ir.Constant(ir.VectorType(I32, k.lanes), list(range(1, k.lanes + 1)))
         return [
-            [even, odd, k.builder.shuffle_vector(even, following, shifted)]
+            [even, odd, k.picked(range(1, k.lanes + 1), even, following)]
             for (even, odd), following in zip(split, after, strict=True)
         ]
 

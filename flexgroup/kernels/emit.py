@@ -172,17 +172,15 @@ class Kernel(Code):
         stored = self.load(pointer, ir.VectorType(self.element.ir, lanes), align, byte_offset)
         return self._extended(stored, ir.VectorType(self.number, lanes))
 
-    def joined(self, low: ir.Value, high: ir.Value) -> ir.Value:
-        """The lanes of ``low`` and then those of ``high``, which has as many."""
-        order = ir.Constant(ir.VectorType(I32, 2 * low.type.count), list(range(2 * low.type.count)))
-        return self.builder.shuffle_vector(low, high, order)
+    def picked(self, lanes: Sequence[int], first: ir.Value, second: ir.Value | None = None) -> ir.Value:
+        """These lanes of a vector, or of two, the second's counted after the first's."""
+        other = ir.Constant(first.type, ir.Undefined) if second is None else second
+        return self.builder.shuffle_vector(first, other, ir.Constant(ir.VectorType(I32, len(lanes)), list(lanes)))
 
     def halves(self, value: ir.Value) -> list[ir.Value]:
         """The first half of a vector's lanes, and the second."""
         half = value.type.count // 2
-        orders = [ir.Constant(ir.VectorType(I32, half), list(range(at, at + half))) for at in (0, half)]
-        nothing = ir.Constant(value.type, ir.Undefined)
-        return [self.builder.shuffle_vector(value, nothing, order) for order in orders]
+        return [self.picked(range(at, at + half), value) for at in (0, half)]
 
     def load_splat(self, pointer: ir.Value, byte_offset: ir.Value | int = 0, count: int = 0) -> ir.Value:
         """The number at an address in every lane of a vector, or of one with ``count`` lanes."""
@@ -218,9 +216,7 @@ class Kernel(Code):
         value = self.stored(value)
         width = 1 << count.bit_length() - 1
         for start in dict.fromkeys((0, count - width)):
-            lanes = ir.Constant(ir.VectorType(I32, width), list(range(start, start + width)))
-            piece = self.builder.shuffle_vector(value, ir.Constant(value.type, ir.Undefined), lanes)
-            self.store(piece, pointer, self.size, start * self.size)
+            self.store(self.picked(range(start, start + width), value), pointer, self.size, start * self.size)
 
     def stored(self, value: ir.Value, inside: ir.Value | None = None) -> ir.Value:
         """``value``, rounded to what memory holds, and zero where the mask ``inside`` is."""
