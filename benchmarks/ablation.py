@@ -1,9 +1,9 @@
 """What each part of the CPU engine is worth: networks as the cost model plans them, and with one part left out.
 
-    python benchmarks/ablation.py [--models resnet50,mobilenet_v1] [--rounds 40] [--out results/ablation.json]
+    python benchmarks/ablation.py [--models resnet50,mobilenet_v1] [--threads 1] [--rounds 40] [--out ablation.json]
 
 The plans of a network take turns, round by round. Shown is how much longer an image takes without a part: the median
-over the rounds of the ratio to the whole engine's time in the same round. One thread, fp32. A machine may change its
+over the rounds of the ratio to the whole engine's time in the same round; fp32. A machine may change its
 speed between two rounds, and the ratio of one round is off by as much; below 3 % is chance. Where the plan is the same
 without a part, nothing is measured ("same").
 """
@@ -34,19 +34,21 @@ PARTS: dict[str, tuple[str, Any]] = {  # name: what of the engine is something e
     "blocks of rows": (ENGINE + "_winograd.WORTH", 0.0),
     "chains": (ENGINE + "_chains.LONGEST", 0),
     "the chains' threshold": (ENGINE + "_chains.WORTH", 1.0),  # so that there are more of them
+    "whole rows": (ENGINE + "_choose.Layer.rows_of_vector", lambda layer, form, height: 0),
+    "equal parts": (ENGINE + "_shares.even_tiles", lambda size, vectors, threads: None),  # for threads
 }
 
 
-def plans_of(model: str, sparsity: float) -> dict[str, Plan]:
+def plans_of(model: str, sparsity: float, threads: int) -> dict[str, Plan]:
     """The network's plan, under an empty name, and one for every part that it can be made without."""
     target = host_target()
     costs = machine_costs(target)
     module, x = with_random_groups(model, sparsity)
     graph = optimize(from_torch(module, (x,)))
-    plans = {"": plan_graph(graph, target, costs=costs)}
+    plans = {"": plan_graph(graph, target, threads=threads, costs=costs)}
     for part, (name, other) in PARTS.items():
         with patch(name, other):
-            plans[part] = plan_graph(graph, target, costs=costs)
+            plans[part] = plan_graph(graph, target, threads=threads, costs=costs)
     return plans
 
 
@@ -55,9 +57,9 @@ def is_same(plan: Plan, other: Plan) -> bool:
     return plan.steps == other.steps and np.array_equal(plan.constants, other.constants)
 
 
-def measure(model: str, sparsity: float, rounds: int) -> dict[str, Any]:
+def measure(model: str, sparsity: float, threads: int, rounds: int) -> dict[str, Any]:
     """Milliseconds of the whole engine, and how many times as long an image takes without each part."""
-    plans = plans_of(model, sparsity)
+    plans = plans_of(model, sparsity, threads)
     whole = plans[""]
     same = [part for part, plan in plans.items() if part and is_same(plan, whole)]
     programs = {part: Program(plan) for part, plan in plans.items() if part not in same}
@@ -78,6 +80,7 @@ def measure(model: str, sparsity: float, rounds: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="resnet20,mobilenet_v1,mobilenet_v2,resnet50")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--out", type=Path, help="write the results to this JSON file")
     options = parser.parse_args()
@@ -85,12 +88,12 @@ def main() -> None:
     rows = []
     for model in options.models.split(","):
         for sparsity in SPARSITIES:
-            row = measure(model, sparsity, options.rounds)
+            row = measure(model, sparsity, options.threads, options.rounds)
             rows.append(row)
             ratios = "  ".join(" same" if ratio is None else f"{ratio:5.2f}" for ratio in row["without"].values())
             print(f"{model:14} {sparsity:6.0%} {row['best_ms']:8.3f}   {ratios}", flush=True)
     if options.out:
-        result = {"machine": asdict(this_machine()), "rounds": options.rounds, "rows": rows}
+        result = {"machine": asdict(this_machine()), "threads": options.threads, "rounds": options.rounds, "rows": rows}
         options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
