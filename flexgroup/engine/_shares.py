@@ -1,4 +1,11 @@
-"""How threads share a convolution: positions in equal parts, or output channels whose groups are as many."""
+"""How threads share a convolution: positions in equal parts, or output channels whose groups are as many.
+
+What a thread writes after another has read it, it waits for, line after line: the other's copy has to go first. (On
+Zen 4 that takes 7 ns a cache line where the cores share a cache, 28 where they do not; reading what another wrote takes
+1 or 3.) So it matters who reads what. Depthwise layers, pools and copies have planes of their own for every thread. A
+convolution of few inputs before one, which has channels of its own, hands over its inputs only; one of many inputs
+before another convolution, at positions of its own, hands over nothing but borders.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +16,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from flexgroup.engine._choose import DENSE_FORMS, best_tile
-from flexgroup.engine._work import Tiles
+from flexgroup.engine._choose import DENSE_FORMS, best_tile, conv_work
+from flexgroup.engine._operations import ConvOp, Operation
+from flexgroup.engine._work import ConvWork, Tiles
+from flexgroup.kernels import LINE
 from flexgroup.kernels.channels import ChannelsKernel
 from flexgroup.kernels.conv import ConvKernel
 
 if TYPE_CHECKING:
+    from flexgroup.engine._layout import Image
+    from flexgroup.engine._rows import Rows
     from flexgroup.engine._steps import Fields, StepBuilder
     from flexgroup.engine._steps_conv import ConvLayer
 
+PLANES, POSITIONS = "planes", "positions"  # what threads share an operation by
 UNEVEN = 1.15  # times an equal part: threads that share so badly would wait too long for each other
-MANY = 2  # tiles for every thread: then its own, all alike, may be smaller
+HANDED = 20.0  # slots of a cache line of an input that others wrote, or read too, when it is written again
+HANDED_ON = 10.0  # of an output: convolutions multiply while their stores wait
 ROW = 0.5  # of a group's time: what a row takes beside its groups
 
 
@@ -32,28 +45,60 @@ class Share:
     start: int = 0
 
 
+class Handing:
+    """By buffer, what threads share the operations by that write it and that read it."""
+
+    def __init__(self) -> None:
+        self._written: dict[int, str] = {}
+        self._read: dict[int, set[str]] = {}
+
+    def expect(self, operation: Operation, rows: Rows, *, chained: bool) -> None:
+        """Note what an operation reads, in a chain or not, before its steps are made."""
+        by = POSITIONS if chained or isinstance(operation, ConvOp) else PLANES
+        for use in rows.uses:
+            for buffer in use.image.buffers:
+                self._read.setdefault(buffer, set()).add(by)
+        if chained:
+            self.note(rows.out, POSITIONS)
+
+    def note(self, image: Image, by: str) -> None:
+        """Note that what writes ``image`` is shared by planes or positions."""
+        self._written.update(dict.fromkeys(image.buffers, by))
+
+    def is_written(self, image: Image, by: str) -> bool:
+        return any(self._written.get(buffer, PLANES) == by for buffer in image.buffers)
+
+    def is_read(self, image: Image, by: str) -> bool:
+        return any(by in self._read.get(buffer, (PLANES,)) for buffer in image.buffers)
+
+
 def share_out(
     builder: StepBuilder, conv: ConvLayer, kernel: ConvKernel | ChannelsKernel, tiles: int
 ) -> tuple[ConvKernel | ChannelsKernel, list[Share | None]]:
     """The share of every thread, None where nothing is left for it, and the kernel that computes all of them."""
     threads, whole = builder.threads, (0, sum(map(len, conv.patterns)))
-    vectors = conv.layer.vectors(conv.choice.form, conv.choice.rows)
-    is_long = isinstance(kernel, ConvKernel) and vectors >= MANY * kernel.tile * threads
-    if not is_long and _by_channels(conv, tiles, threads):
+    even = _even_tiles(builder, conv, kernel) if isinstance(kernel, ConvKernel) and threads > 1 else None
+    if _by_channels(builder, conv, kernel, tiles, even):
         every: Fields = {"first_tile": 0, "last_tile": tiles}
+        builder.handing.note(conv.op.out, PLANES)
         return kernel, [Share(band, every) if band[0] < band[1] else None for band in _channels(conv, threads)]
-    if isinstance(kernel, ConvKernel) and threads > 1:
-        own = best_tile(kernel.rows, -(-vectors // threads), builder.target)
-        for size in dict.fromkeys((kernel.tile, *range(min(own, kernel.tile), 0, -1))):
-            even = even_tiles(size, vectors, threads)
-            if even is not None:
-                step = kernel.held * kernel.pitch or builder.layout.vector_bytes
-                tail = max(each.tail for _, each in even)
-                shares = [Share(whole, _fields_of(each, step), first * step) for first, each in even]
-                return replace(kernel, tile=size, tail=tail), list(shares)
+    builder.handing.note(conv.op.out, POSITIONS)
+    if isinstance(kernel, ConvKernel) and even is not None:
+        step = kernel.held * kernel.pitch or builder.layout.vector_bytes
+        tail = max(each.tail for _, each in even)
+        shares = [Share(whole, _fields_of(each, step), first * step) for first, each in even]
+        return replace(kernel, tile=even[0][1].size, tail=tail), list(shares)
     cuts = [tiles * thread // threads for thread in range(threads + 1)]
     parts = [Share(whole, {"first_tile": a, "last_tile": b}) if a < b else None for a, b in pairwise(cuts)]
     return kernel, parts
+
+
+def _even_tiles(builder: StepBuilder, conv: ConvLayer, kernel: ConvKernel) -> list[tuple[int, Tiles]] | None:
+    """`even_tiles` of the largest size that can be had."""
+    vectors, threads = _vectors(conv), builder.threads
+    own = best_tile(kernel.rows, -(-vectors // threads), builder.target)
+    sizes = dict.fromkeys((kernel.tile, *range(min(own, kernel.tile), 0, -1)))
+    return next((even for size in sizes if (even := even_tiles(size, vectors, threads)) is not None), None)
 
 
 def even_tiles(size: int, vectors: int, threads: int) -> list[tuple[int, Tiles]] | None:
@@ -78,31 +123,86 @@ def _fields_of(tiles: Tiles, step: int) -> Fields:
     return {"first_tile": 0, "last_tile": tiles.count, "whole_tiles": tiles.whole, "last_start": last_start}
 
 
-def _by_channels(conv: ConvLayer, tiles: int, threads: int) -> bool:
-    """Whether threads have channels of their own: where tiles alone would leave some of them idle."""
+def _by_channels(
+    builder: StepBuilder,
+    conv: ConvLayer,
+    kernel: ConvKernel | ChannelsKernel,
+    tiles: int,
+    even: list[tuple[int, Tiles]] | None,
+) -> bool:
+    """Whether threads have channels of their own, not positions: where that is less work, and less is handed over."""
+    threads = builder.threads
     strips = -(-sum(map(len, conv.patterns)) // conv.choice.rows)
     if threads == 1 or len(conv.patterns) > 1 or strips < threads:
         return False
-    if conv.choice.form == "channels" and _is_even(strips, threads):
-        return True  # a thread reads its own weights only
-    return not _is_even(tiles, threads)
+    if isinstance(kernel, ChannelsKernel):  # a thread reads its own weights only
+        return _is_even(strips, threads) or not _is_even(tiles, threads)
+    choice = conv.choice
+    work = conv_work(conv.layer, choice.form, choice.rows, kernel.tile, builder.target, choice.panel)
+    assert isinstance(work, ConvWork)
+    whole = work.slots(builder.costs)
+    if even is None:
+        longest = whole * -(-tiles // threads) / tiles
+    else:  # every thread reads all weights
+        longest = max(replace(work, tiles=own).slots(builder.costs) for _, own in even)
+    by_channels, by_positions = _handed(builder, conv)
+    return whole * _longest_share(conv, threads) + by_channels < longest + by_positions
+
+
+def _handed(builder: StepBuilder, conv: ConvLayer) -> tuple[float, float]:
+    """Slots that a thread waits since lines are handed over: if threads have channels of their own, or positions.
+
+    Images that do not fit the cache are handed over through memory, without waiting; but every thread reads all inputs
+    for channels of its own.
+    """
+    op, handing, threads = conv.op, builder.handing, builder.threads
+    row = builder.layout.pitch(op.out) * builder.element.bytes / LINE
+    inputs, outputs = conv.layer.planes * row * op.out.height, len(op.out.planes) * row * op.out.height
+    cache, others = builder.target.cache_bytes / LINE, (threads - 1) / threads
+    read, written = HANDED * (inputs <= cache), HANDED_ON * others * (outputs <= cache)
+    again = builder.costs.near if inputs <= cache else builder.costs.far_read
+    by_channels = read * inputs + again * (threads - 1) * inputs
+    by_channels += written * outputs * handing.is_read(op.out, POSITIONS)
+    rows = {tap.row for taps in op.taps for tap in taps} or {0}
+    border = conv.layer.planes * row * (max(rows) - min(rows))
+    is_split = any(handing.is_written(image, PLANES) for image in op.reads)
+    by_positions = read * others * (inputs if is_split else border)
+    by_positions += written * outputs * handing.is_read(op.out, PLANES)
+    return by_channels / threads, by_positions / threads
+
+
+def _longest_share(conv: ConvLayer, threads: int) -> float:
+    """The longest share of all groups that a thread gets, if threads have channels of their own."""
+    begins, ends, strips = _line(conv)
+    bands = np.searchsorted(strips, _channels(conv, threads))
+    return max(float(ends[last] - begins[first]) for first, last in bands if first < last) / float(ends[-1])
 
 
 def _is_even(items: int, threads: int) -> bool:
     return -(-items // threads) <= UNEVEN * items / threads
 
 
+def _vectors(conv: ConvLayer) -> int:
+    return conv.layer.vectors(conv.choice.form, conv.choice.rows)
+
+
 def _channels(conv: ConvLayer, threads: int) -> list[tuple[int, int]]:
     """Channels for every thread, whole strips, so that the longest share is as short as possible."""
+    begins, ends, strips = _line(conv)
+    return [(int(strips[first]), int(strips[last])) for first, last in pairwise(even_cuts(begins, ends, threads))]
+
+
+def _line(conv: ConvLayer) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """Strips as `even_cuts` takes them, and the channels that they begin with."""
     choice, height = conv.choice, len(conv.layer.pattern)
-    strips = np.minimum(np.arange(-(-height // choice.rows) + 1) * choice.rows, height)  # where they begin
+    strips = np.minimum(np.arange(-(-height // choice.rows) + 1) * choice.rows, height)
     dense = choice.form in DENSE_FORMS
     groups = np.ones(height, np.int64) if dense else conv.layer.groups_of_rows(choice.form, choice.rows)
     begins = ends = _before(groups + ROW)[strips]
     if choice.form == "ring":  # groups that start above a share are cut, and computed in both
         above = _before(groups)
         begins = ends - (above[strips] - above[np.maximum(strips - choice.rows + 1, 0)])
-    return [(int(strips[first]), int(strips[last])) for first, last in pairwise(even_cuts(begins, ends, threads))]
+    return begins, ends, strips
 
 
 def _before(work: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -27,6 +27,7 @@ from flexgroup.engine._layout import External, Image, Layout
 from flexgroup.engine._operations import Operation, Tap
 from flexgroup.engine._plan import ARENA, Constants, Step, reference
 from flexgroup.engine._rows import Rows, rows_of
+from flexgroup.engine._shares import Handing
 from flexgroup.engine._sharing import Needs, clearing
 from flexgroup.engine._steps_chain import Chain, chain_steps
 from flexgroup.kernels import F32, LINE, Element, KernelSpec, Target
@@ -75,6 +76,7 @@ class StepBuilder:
         self.input_count = inputs
         self.chooser = chooser
         self.costs = costs
+        self.handing = Handing()
         self._known: dict[tuple[object, ...], Any] = {}
         self._panel_end = 0  # bytes beyond the layout's arena that panels take
 
@@ -126,6 +128,10 @@ class StepBuilder:
         births: dict[int, list[int]] = {}
         for buffer in sorted(self.layout.inherited):
             births.setdefault(self.layout.buffers[buffer].born, []).append(buffer)
+        for at, operation in enumerate(operations):
+            rows = self.rows_of(operation)
+            if rows is not None:
+                self.handing.expect(operation, rows, chained=any(each.first <= at < each.last for each in chains))
         index = 0
         while index < len(operations):
             for buffer in births.get(index, ()):

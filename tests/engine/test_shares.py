@@ -100,3 +100,32 @@ def test_large_tiles_are_cut_again_rather_than_channels():
     assert (step.kernel.tile, step.kernel.tail) == (11, 0)
     at = step.kernel.signature.fields.index("last_tile")
     assert [part[at] for part in step.parts if part is not None] == [3, 3]
+
+
+def shares_of(model: nn.Module, shape: tuple[int, ...]) -> list[str]:
+    """What two threads share the convolutions of a network by, in order."""
+    plan = plan_graph(graph_of(model.eval(), shape), AVX512, threads=2, chooser=forced("strip", 4))
+    found = []
+    for step in plan.steps:
+        if isinstance(step.kernel, ConvKernel):
+            at = step.kernel.signature.fields.index("weights")
+            found.append("planes" if len({part[at] for part in step.parts if part is not None}) > 1 else "positions")
+    return found
+
+
+def test_little_is_handed_from_thread_to_thread():
+    """Many outputs for a depthwise layer stay where they were written; few outputs of many inputs are handed on."""
+    torch.manual_seed(0)
+
+    def block(inputs: int, inner: int, outputs: int) -> list[nn.Module]:
+        wide, narrow = nn.Conv2d(inputs, inner, 1), nn.Conv2d(inner, outputs, 1)
+        depthwise = nn.Conv2d(inner, inner, 3, padding=1, groups=inner)
+        return [wide, nn.ReLU6(), depthwise, nn.ReLU6(), narrow]
+
+    model = nn.Sequential(*block(32, 192, 32), *block(32, 192, 32))
+    assert shares_of(model, (32, 14, 14)) == ["planes", "positions"] * 2
+
+
+def test_convolutions_in_a_row_keep_their_positions():
+    model = nn.Sequential(nn.Conv2d(64, 64, 1), nn.ReLU(), nn.Conv2d(64, 64, 1), nn.ReLU(), nn.Conv2d(64, 64, 1))
+    assert shares_of(model, (64, 28, 28))[1] == "positions"
