@@ -12,13 +12,14 @@ import numpy.typing as npt
 
 from flexgroup._errors import FlexgroupError
 from flexgroup.engine._objects import load
+from flexgroup.engine._pace import Pace
 from flexgroup.engine._plan import Plan
 from flexgroup.engine._runner import BARRIER_FIELDS, JOB, MAX_REGIONS
 from flexgroup.engine._workers import Workers, address, aligned, symbol
 from flexgroup.kernels import F32
 from flexgroup.kernels.stamp import StampKernel
 
-_IMAGES, _TICKS, _STEPS = (JOB.fields.index(name) for name in ("images", "ticks", "steps"))
+_IMAGES, _TICKS, _STEPS, _THREADS = (JOB.fields.index(name) for name in ("images", "ticks", "steps", "threads"))
 _FIRST_PART = 2  # in the row of a step, after the kernel's address and whether a barrier follows
 _STAMP = StampKernel()
 
@@ -55,6 +56,7 @@ class Program:
             "steps": address(self._steps),
             "first": 0,
             "last": len(plan.steps),
+            "parts": plan.threads,
             "threads": plan.threads,
             "barrier": address(self._barrier),
             "yield": symbol("sched_yield"),
@@ -64,6 +66,7 @@ class Program:
         self._job = (ctypes.c_int64 * len(JOB.fields))(*JOB.pack(fields))
         self._job_address = ctypes.addressof(self._job)
         self._busy = threading.Lock()
+        self.pace = Pace()
         self._workers = Workers(self._submit, self._work, plan.threads - 1) if plan.threads > 1 else None
         # Runs when the program is collected, or at exit while threads can still end.
         self.close = weakref.finalize(self, _close, self._busy, self._workers)
@@ -87,7 +90,12 @@ class Program:
         if images == 0:
             return
         with self._busy:
-            self._start(pointers, images)
+            if self._workers is None:
+                self._start(pointers, images)
+                return
+            began = time.perf_counter()
+            self._start(pointers, images, alone=not self.pace.by_team())
+            self.pace.note((time.perf_counter() - began) / images)
 
     def time_steps(self, pointers: list[int], rounds: int) -> npt.NDArray[np.float64]:
         """Seconds of every step for one image, as a (rounds, steps) array."""
@@ -134,13 +142,14 @@ class Program:
                 del engine  # owns the code that was called until here
         return found
 
-    def _start(self, pointers: list[int], images: int) -> None:
+    def _start(self, pointers: list[int], images: int, *, alone: bool = False) -> None:
         if not self.close.alive:
             raise FlexgroupError("the compiled network was closed; compile it again to run it")
         for region, pointer in enumerate(pointers, start=2):
             self._bases[region] = pointer
         self._job[_IMAGES] = images
-        if self._workers is None:
+        self._job[_THREADS] = 1 if alone else self.plan.threads
+        if self._workers is None or alone:
             self._run(self._job_address, 0)
         else:
             if self._workers.revive():

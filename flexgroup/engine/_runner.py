@@ -1,8 +1,8 @@
 """The loop that runs a plan, as LLVM IR: steps in order, images in order, threads in step.
 
 A job is an array of 64-bit fields (`JOB`). Every thread that takes part calls ``run(job, thread)`` with its own number,
-and a barrier after each step keeps them together. The code calls nothing by name: what it needs of the C library comes
-as addresses in the job.
+and a barrier after each step keeps them together. One thread alone runs all parts of a step one after another. The code
+calls nothing by name: what it needs of the C library comes as addresses in the job.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ JOB = Signature(
         "base_count",
         "strides",  # i64[base_count]: bytes a region advances from one image to the next
         "images",
-        "steps",  # i64[...]: a step: its kernel's address, whether a barrier follows, an argument block (or 0) a thread
+        "steps",  # i64[...]: a step: its kernel's address, whether a barrier follows, an argument block (or 0) a part
         "first",  # steps first..last are run
         "last",
-        "threads",
+        "parts",  # of a step
+        "threads",  # that share them
         "barrier",  # i64[512]: arrivals at [0], generation at [32]; a page, so that nothing else shares their lines
         "yield",  # int sched_yield(void)
         "clock",  # int clock_gettime(int, struct timespec*), or 0
@@ -80,7 +81,8 @@ def _emit_run(module: ir.Module, target: Target) -> None:
     bases = b.alloca(POINTER, MAX_REGIONS)
     given, strides = k.pointer("bases", POINTER), k.pointer("strides", I64)
     base_count, threads, first, steps = k.arg("base_count"), k.arg("threads"), k.arg("first"), k.pointer("steps", I64)
-    width = b.add(threads, ir.Constant(I64, 2))
+    parts = k.arg("parts")
+    width = b.add(parts, ir.Constant(I64, 2))
     with k.loop(0, base_count) as regions:
         b.store(b.load(b.gep(given, [regions.index])), b.gep(bases, [regions.index]))
     timed = b.and_(b.icmp_signed("!=", k.arg("ticks"), zero), b.icmp_signed("==", thread, zero))
@@ -94,10 +96,11 @@ def _emit_run(module: ir.Module, target: Target) -> None:
         stamp(zero)
         with k.loop(first, k.arg("last")) as step:
             entry = b.gep(steps, [b.mul(step.index, width)])
-            mine = b.gep(entry, [b.add(thread, ir.Constant(I64, 2))])
-            with b.if_then(b.icmp_signed("!=", b.load(mine), zero)):
-                kernel = b.load(b.bitcast(entry, _STEP.as_pointer().as_pointer()))
-                b.call(kernel, [bases, b.load(b.bitcast(mine, I64_POINTER.as_pointer()))])
+            with k.loop(thread, parts, threads) as part:
+                mine = b.gep(entry, [b.add(part.index, ir.Constant(I64, 2))])
+                with b.if_then(b.icmp_signed("!=", b.load(mine), zero)):
+                    kernel = b.load(b.bitcast(entry, _STEP.as_pointer().as_pointer()))
+                    b.call(kernel, [bases, b.load(b.bitcast(mine, I64_POINTER.as_pointer()))])
             waits = b.icmp_signed("!=", b.load(b.gep(entry, [one])), zero)
             with b.if_then(b.and_(waits, b.icmp_signed(">", threads, one))):
                 _wait_for_all(k, k.pointer("barrier", I64), threads)

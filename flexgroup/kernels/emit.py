@@ -71,7 +71,7 @@ class Code:
 
     @contextmanager
     def loop(
-        self, start: ir.Value | int, stop: ir.Value | int, step: int = 1, carried: Sequence[ir.Value] = ()
+        self, start: ir.Value | int, stop: ir.Value | int, step: ir.Value | int = 1, carried: Sequence[ir.Value] = ()
     ) -> Iterator[Loop]:
         """``for index in range(start, stop, step)``; yields the index and the values carried around the loop.
 
@@ -81,6 +81,7 @@ class Code:
         b = self.builder
         start = ir.Constant(I64, start) if isinstance(start, int) else start
         stop = ir.Constant(I64, stop) if isinstance(stop, int) else stop
+        step = ir.Constant(I64, step) if isinstance(step, int) else step
         before = b.block
         body = b.append_basic_block("body")
         done = b.append_basic_block("done")
@@ -91,7 +92,7 @@ class Code:
         phis = [b.phi(value.type) for value in carried]
         loop = Loop(index, list(phis), list(phis))
         yield loop
-        following = b.add(index, ir.Constant(I64, step))
+        following = b.add(index, step)
         index.add_incoming(following, b.block)
         for phi, first, value in zip(phis, carried, loop.next, strict=True):
             phi.add_incoming(first, before)
