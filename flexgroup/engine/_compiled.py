@@ -183,8 +183,9 @@ def compile(
     ``model`` is a torch module, or an ONNX file: its path, which ends in ``.onnx``, or its bytes. ``example`` is a
     tuple of inputs, batch first: it fixes every shape but the batch; an ONNX file that declares its sizes needs none.
     ``threads`` cores share each layer; where the caller alone was faster lately, it runs a call alone (small networks,
-    cores that share no cache, or one that another program has). ``target`` is "host" or the name of an x86-64 level to restrict the code to
-    ("x86-64-avx2", "x86-64"). ``sparse=False`` ignores zeros: dense code from the same engine, to compare with.
+    cores that share no cache, or one that another program has). ``target`` is "host" or the name of an x86-64 level to
+    restrict the code to ("x86-64-avx2", "x86-64"). ``sparse=False`` ignores zeros: dense code from the same engine, to
+    compare with.
     ``precision="fp16"`` stores activations and weights in 16 bits; inputs and outputs stay float32. ``accumulate`` is
     what such numbers are multiplied and added in, "fp16" or "fp32"; left out, fp16 where the target has instructions
     for it, and fp32 elsewhere. Long sums are kept in fp32 in any case.
