@@ -18,11 +18,15 @@ SLOWER = 1.1  # times what the caller alone took: then that is tried at once
 
 
 class Pace:
-    """What the times of calls say about the next one."""
+    """What the times of calls say about the next one.
 
-    def __init__(self) -> None:
+    ``always`` decides it once and for all, for measurements: all threads run every call (True), or the caller alone.
+    """
+
+    def __init__(self, *, always: bool | None = None) -> None:
         self.is_team = True
         """Whether all threads run the usual call."""
+        self._always = always
         self._recent: deque[float] = deque(maxlen=TRIAL)
         self._other = float("inf")  # seconds of the other way, when it was tried last
         self._trial = 0  # calls left of a trial
@@ -31,7 +35,7 @@ class Pace:
 
     def by_team(self) -> bool:
         """Whether all threads run the next call."""
-        return self.is_team != (self._trial > 0)
+        return self.is_team != (self._trial > 0) if self._always is None else self._always
 
     def note(self, seconds: float) -> None:
         """Note how long that call took, for each of its images."""
