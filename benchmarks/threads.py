@@ -83,7 +83,7 @@ def main() -> None:
             print(
                 f"{name:16}{options.sparsity:>8.0%}{row['cores']:>6}{row['rounds']:>8}"
                 + "".join(f"{ms[way]:>18.4f}" for way in WAYS)
-                + f"{over:>17.2f}x"
+                + f"{over:>11.2f}x (1.10)"
             )
             rows.append(row)
     if options.out:

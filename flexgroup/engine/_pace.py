@@ -29,35 +29,34 @@ class Pace:
         self._always = always
         self._recent: deque[float] = deque(maxlen=TRIAL)
         self._other = float("inf")  # seconds of the other way, when it was tried last
-        self._trial = 0  # calls left of a trial
-        self._tried = float("inf")
+        self._trial: list[float] | None = None  # seconds of the calls of a trial, while there is one
         self._due = FIRST_TRIAL  # calls to the next trial
 
     def by_team(self) -> bool:
         """Whether all threads run the next call."""
-        return self.is_team != (self._trial > 0) if self._always is None else self._always
+        return self.is_team == (self._trial is None) if self._always is None else self._always
 
     def note(self, seconds: float) -> None:
         """Note how long that call took, for each of its images."""
-        if self._trial:
-            if self._trial < TRIAL:
-                self._tried = min(self._tried, seconds)
-            self._trial -= 1
-            if not self._trial:
-                self._decide()
+        if self._trial is not None:
+            self._trial.append(seconds)
+            if len(self._trial) == TRIAL:
+                self._decide(min(self._trial[1:]))
+                self._trial = None
             return
         self._recent.append(seconds)
         self._due -= 1
         is_slow = self.is_team and len(self._recent) == TRIAL and min(self._recent) > SLOWER * self._other
         if self._due <= 0 or is_slow:
-            self._trial, self._tried = TRIAL, float("inf")
+            self._trial = []
 
-    def _decide(self) -> None:
+    def _decide(self, tried: float) -> None:
+        """Keep the faster way; the more the other one cost, the later it is tried again."""
         usual = min(self._recent)
-        if self._tried * GAIN < usual:
+        if tried * GAIN < usual:
             self.is_team = not self.is_team
             self._recent.clear()
             self._other, self._due = usual, FIRST_TRIAL
         else:
-            lost = TRIAL * (self._tried / max(usual, 1e-9) - 1)  # calls
-            self._other, self._due = self._tried, min(max(FIRST_TRIAL, round(lost / COST[self.is_team])), MOST_CALLS)
+            lost = TRIAL * (tried / usual - 1)  # calls
+            self._other, self._due = tried, min(max(FIRST_TRIAL, round(lost / COST[self.is_team])), MOST_CALLS)

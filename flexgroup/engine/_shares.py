@@ -78,10 +78,12 @@ def share_out(
     """The share of every thread, None where nothing is left for it, and the kernel that computes all of them."""
     threads, whole = builder.threads, (0, sum(map(len, conv.patterns)))
     even = _even_tiles(builder, conv, kernel) if isinstance(kernel, ConvKernel) and threads > 1 else None
-    if _by_channels(builder, conv, kernel, tiles, even):
-        every: Fields = {"first_tile": 0, "last_tile": tiles}
-        builder.handing.note(conv.op.out, PLANES)
-        return kernel, [Share(band, every) if band[0] < band[1] else None for band in _channels(conv, threads)]
+    if threads > 1 and len(conv.patterns) == 1 and _strips(conv) >= threads:
+        bands, longest = _channels(conv, threads)
+        if _by_channels(builder, conv, kernel, longest, tiles, even):
+            every: Fields = {"first_tile": 0, "last_tile": tiles}
+            builder.handing.note(conv.op.out, PLANES)
+            return kernel, [Share(band, every) if band[0] < band[1] else None for band in bands]
     builder.handing.note(conv.op.out, POSITIONS)
     if isinstance(kernel, ConvKernel) and even is not None:
         step = kernel.held * kernel.pitch or builder.layout.vector_bytes
@@ -127,26 +129,27 @@ def _by_channels(
     builder: StepBuilder,
     conv: ConvLayer,
     kernel: ConvKernel | ChannelsKernel,
+    longest: float,
     tiles: int,
     even: list[tuple[int, Tiles]] | None,
 ) -> bool:
-    """Whether threads have channels of their own, not positions: where that is less work, and less is handed over."""
+    """Whether threads have channels of their own, not positions: where that is less work, and less is handed over.
+
+    ``longest`` is the longest share of the groups, with channels; ``even`` are the tiles of every thread, without.
+    """
     threads = builder.threads
-    strips = -(-sum(map(len, conv.patterns)) // conv.choice.rows)
-    if threads == 1 or len(conv.patterns) > 1 or strips < threads:
-        return False
     if isinstance(kernel, ChannelsKernel):  # a thread reads its own weights only
-        return _is_even(strips, threads) or not _is_even(tiles, threads)
+        return _is_even(_strips(conv), threads) or not _is_even(tiles, threads)
     choice = conv.choice
     work = conv_work(conv.layer, choice.form, choice.rows, kernel.tile, builder.target, choice.panel)
     assert isinstance(work, ConvWork)
     whole = work.slots(builder.costs)
     if even is None:
-        longest = whole * -(-tiles // threads) / tiles
+        most = whole * -(-tiles // threads) / tiles
     else:  # every thread reads all weights
-        longest = max(replace(work, tiles=own).slots(builder.costs) for _, own in even)
+        most = max(replace(work, tiles=own).slots(builder.costs) for _, own in even)
     by_channels, by_positions = _handed(builder, conv)
-    return whole * _longest_share(conv, threads) + by_channels < longest + by_positions
+    return whole * longest + by_channels < most + by_positions
 
 
 def _handed(builder: StepBuilder, conv: ConvLayer) -> tuple[float, float]:
@@ -163,19 +166,13 @@ def _handed(builder: StepBuilder, conv: ConvLayer) -> tuple[float, float]:
     again = builder.costs.near if inputs <= cache else builder.costs.far_read
     by_channels = read * inputs + again * (threads - 1) * inputs
     by_channels += written * outputs * handing.is_read(op.out, POSITIONS)
-    rows = {tap.row for taps in op.taps for tap in taps} or {0}
-    border = conv.layer.planes * row * (max(rows) - min(rows))
+    mapped = builder.rows_of(op)
+    assert mapped is not None, "convolutions can run in bands"
+    border = conv.layer.planes * row * max((use.below - use.above for use in mapped.uses), default=0)
     is_split = any(handing.is_written(image, PLANES) for image in op.reads)
     by_positions = read * others * (inputs if is_split else border)
     by_positions += written * outputs * handing.is_read(op.out, PLANES)
     return by_channels / threads, by_positions / threads
-
-
-def _longest_share(conv: ConvLayer, threads: int) -> float:
-    """The longest share of all groups that a thread gets, if threads have channels of their own."""
-    begins, ends, strips = _line(conv)
-    bands = np.searchsorted(strips, _channels(conv, threads))
-    return max(float(ends[last] - begins[first]) for first, last in bands if first < last) / float(ends[-1])
 
 
 def _is_even(items: int, threads: int) -> bool:
@@ -186,23 +183,23 @@ def _vectors(conv: ConvLayer) -> int:
     return conv.layer.vectors(conv.choice.form, conv.choice.rows)
 
 
-def _channels(conv: ConvLayer, threads: int) -> list[tuple[int, int]]:
-    """Channels for every thread, whole strips, so that the longest share is as short as possible."""
-    begins, ends, strips = _line(conv)
-    return [(int(strips[first]), int(strips[last])) for first, last in pairwise(even_cuts(begins, ends, threads))]
+def _strips(conv: ConvLayer) -> int:
+    return -(-sum(map(len, conv.patterns)) // conv.choice.rows)
 
 
-def _line(conv: ConvLayer) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """Strips as `even_cuts` takes them, and the channels that they begin with."""
+def _channels(conv: ConvLayer, threads: int) -> tuple[list[tuple[int, int]], float]:
+    """Channels for every thread, whole strips, so that the longest share is as short as possible; and that share."""
     choice, height = conv.choice, len(conv.layer.pattern)
-    strips = np.minimum(np.arange(-(-height // choice.rows) + 1) * choice.rows, height)
+    strips = np.minimum(np.arange(_strips(conv) + 1) * choice.rows, height)  # where they begin
     dense = choice.form in DENSE_FORMS
     groups = np.ones(height, np.int64) if dense else conv.layer.groups_of_rows(choice.form, choice.rows)
     begins = ends = _before(groups + ROW)[strips]
     if choice.form == "ring":  # groups that start above a share are cut, and computed in both
         above = _before(groups)
         begins = ends - (above[strips] - above[np.maximum(strips - choice.rows + 1, 0)])
-    return begins, ends, strips
+    bands = list(pairwise(even_cuts(begins, ends, threads)))
+    longest = max(float(ends[last] - begins[first]) for first, last in bands) / float(ends[-1])
+    return [(int(strips[first]), int(strips[last])) for first, last in bands], longest
 
 
 def _before(work: npt.NDArray[Any]) -> npt.NDArray[Any]:
