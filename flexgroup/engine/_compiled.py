@@ -20,7 +20,7 @@ from flexgroup.engine._chains import find_chains
 from flexgroup.engine._choose import Chooser, choose
 from flexgroup.engine._costs import Costs, default_costs
 from flexgroup.engine._explain import Explanation, Memory, explain_plan, memory_of
-from flexgroup.engine._in_place import take_places
+from flexgroup.engine._in_place import take_pieces, take_places
 from flexgroup.engine._kept import GRAPH, PLAN, Keys, kept, keys_of
 from flexgroup.engine._layout import Layout
 from flexgroup.engine._lower import Lowering
@@ -30,6 +30,7 @@ from flexgroup.engine._plan import Plan, Port
 from flexgroup.engine._precision import advice, check_range, element_for, precision_of, with_conversions
 from flexgroup.engine._predict import predicted_seconds
 from flexgroup.engine._profile import Profile, profile_rows
+from flexgroup.engine._regions import find_regions, pieces
 from flexgroup.engine._sharing import sharing
 from flexgroup.engine._steps import StepBuilder
 from flexgroup.engine._winograd import transformed
@@ -79,14 +80,20 @@ def plan_graph(
     )
     operations = transformed(builder, lowering.operations) if chooser is None else lowering.operations
     chains = find_chains(builder, operations)
+    regions = find_regions(builder, operations, chains)
+    chains = [chain for chain in chains if not any(each.first <= chain.first < each.last for each in regions)]
     for chain in chains:
         layout.open_windows(chain.capacities(threads), chain.first, chain.last)
+    for region in regions:
+        take_pieces(layout, region)
+        layout.open_pieces(pieces(builder, region), region.first, region.last)
     shared = sharing(layout, operations, chains) if target.triple else {}
-    shared = take_places(builder, operations, chains, shared)
-    for chain in chains:
-        layout.use_together(chain.first, chain.last)
+    shared = take_places(builder, operations, chains, regions, shared)
+    together = [(chain.first, chain.last) for chain in chains]
+    for first, last in (*together, *(stretch for region in regions for stretch in region.stretches)):
+        layout.use_together(first, last)
     layout.place(shared)
-    steps = tuple(builder.build_all(operations, chains, shared))
+    steps = tuple(builder.build_all(operations, chains, regions, shared))
     ports = [tuple(Port(name, graph.shapes[name]) for name in names) for names in (graph.inputs, graph.outputs)]
     return Plan(
         target,

@@ -17,19 +17,25 @@ from flexgroup.engine._rows import Rows
 from flexgroup.engine._sharing import Needs
 
 if TYPE_CHECKING:
+    from flexgroup.engine._regions import Region
     from flexgroup.engine._steps import StepBuilder
     from flexgroup.engine._steps_chain import Chain
 
 
 def take_places(
-    builder: StepBuilder, operations: Sequence[Operation], chains: Sequence[Chain], shared: Mapping[int, Needs]
+    builder: StepBuilder,
+    operations: Sequence[Operation],
+    chains: Sequence[Chain],
+    regions: Sequence[Region],
+    shared: Mapping[int, Needs],
 ) -> dict[int, Needs]:
     """Let outputs take places where they may; returns what has to be zero before the first of a place is written.
 
     Lives are those of single operations still: `Layout.use_together` has not been called.
     """
     layout = builder.layout
-    chained = {index for chain in chains for index in range(chain.first, chain.last)}
+    together = [(each.first, each.last) for each in chains] + [(each.first, each.last) for each in regions]
+    chained = {index for first, last in together for index in range(first, last)}
     pairs = [
         pair
         for index, operation in enumerate(operations)
@@ -51,6 +57,23 @@ def take_places(
         # What is zero around the first one stays so: the others are written where it was.
         needs[first] = Needs(needs[first].borders or wanted.borders, shared[first].gaps)
     return needs
+
+
+def take_pieces(layout: Layout, region: Region) -> None:
+    """Let outputs that are divided take places in a region.
+
+    What others copy their halos from they must have copied: threads have waited for each other since, once more.
+    """
+    gone: set[int] = set()
+    for index, operation in enumerate(region.operations):
+        for before, out in _candidates(layout, operation):
+            writers = [i for i, rows in enumerate(region.rows) if before in rows.out.buffers]
+            if not {before, out} <= region.divided or before in gone or not layout.alike(before, out):
+                continue
+            is_last = layout.buffers[before].dies == region.first + index
+            if is_last and region.copied_by(before, max(writers)) < index:
+                layout.replace(before, by=out)
+                gone.add(before)
 
 
 def _candidates(layout: Layout, operation: Operation) -> list[tuple[int, int]]:

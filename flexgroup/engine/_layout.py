@@ -64,6 +64,20 @@ class External:
     output: bool = False
 
 
+@dataclass(frozen=True)
+class Piece:
+    """What a thread holds of a buffer that is divided: at most ``rows`` of its own, and rows around them.
+
+    It is needed in the steps ``born`` to ``dies``.
+    """
+
+    rows: int
+    above: int
+    below: int
+    born: int
+    dies: int
+
+
 class Layout:
     """Buffers, the components they form, and after `place` their addresses.
 
@@ -89,6 +103,7 @@ class Layout:
         self._placed: dict[int, tuple[int, int]] = {}  # of every buffer asked for after `place`: start, plane's bytes
         self._windows: dict[int, int] = {}  # rows that a windowed buffer holds
         self._window_offsets: dict[int, int] = {}
+        self._halos: dict[int, tuple[int, int]] = {}  # of divided buffers
         self._scratches: list[Tenant] = []  # the scratch memory of every chain, all threads together
         self._scratch_starts: list[int] = []
         self._scratch_of: dict[int, int] = {}  # by windowed buffer
@@ -164,6 +179,52 @@ class Layout:
             self._scratch_of[buffer] = len(self._scratches)
         self._scratches.append(Tenant(self.threads * round_up(top + 64 * LINE, 4096), first, last - 1))
 
+    def open_pieces(self, pieces: Mapping[int, Piece], first: int, last: int) -> None:
+        """Let every thread have rows of its own of these buffers, in scratch memory, in the region first..last.
+
+        A piece's offsets are those of the first of its own rows. Alike pieces may have replaced each other.
+        """
+        self._windows |= {buffer: each.above + each.rows + each.below for buffer, each in pieces.items()}
+        self._halos |= {buffer: (each.above, each.below) for buffer, each in pieces.items()}
+        members: dict[int, list[int]] = {}
+        for buffer in sorted(pieces):
+            members.setdefault(self.first_in_place(buffer), []).append(buffer)
+
+        def before(buffer: int) -> int:
+            above = pieces[buffer].above * self.geometry(buffer).pitch
+            return round_up(self.lead_bytes(buffer) + above * self.element_bytes, LINE)
+
+        tenants = [
+            Tenant(
+                before(buffer) + self.buffers[buffer].channels * self.plane_bytes(buffer),
+                min(pieces[each].born for each in those),
+                max(pieces[each].dies for each in those),
+            )
+            for buffer, those in members.items()
+        ]
+        starts = places(tenants)
+        top = max((self.plane_bytes(buffer) for buffer in pieces), default=0) + LINE
+        for start, (buffer, those) in zip(starts, members.items(), strict=True):
+            for each in those:
+                self._window_offsets[each] = top + start + before(buffer)
+                self._scratch_of[each] = len(self._scratches)
+        size = round_up(top + extent(tenants, starts) + 64 * LINE, 4096)
+        parts = [
+            (thread * size + top + start, tenant)
+            for thread in range(self.threads)
+            for start, tenant in zip(starts, tenants, strict=True)
+        ]
+        sinks = [(thread * size, Tenant(top, first, last - 1)) for thread in range(self.threads)]
+        self._scratches.append(Tenant(self.threads * size, first, last - 1, (*sinks, *parts)))
+
+    def halo(self, buffer: int) -> tuple[int, int]:
+        """The rows above and below that a piece of a divided buffer has room for."""
+        return self._halos[buffer]
+
+    def planes_of(self, buffer: int) -> list[PlaneRef]:
+        """All planes of a buffer."""
+        return [PlaneRef(buffer, index) for index in range(self.buffers[buffer].channels)]
+
     def is_windowed(self, image: Image) -> bool:
         """Whether only some rows of ``image`` are in memory at a time."""
         return any(ref.buffer in self._windows for ref in image.planes)
@@ -187,7 +248,11 @@ class Layout:
 
     def window_lead(self, image: Image) -> int:
         """Zeros before a windowed plane's first position, in elements: whole vectors."""
-        return self._bytes(self._window_lead(image.planes[0].buffer)) // self.element_bytes
+        return self.lead_bytes(image.planes[0].buffer) // self.element_bytes
+
+    def lead_bytes(self, buffer: int) -> int:
+        """`window_lead` in bytes."""
+        return self._bytes(self._window_lead(buffer))
 
     def _window_lead(self, buffer: int) -> int:
         return max([0, *(-reach.columns[0] for reach in self.geometry(buffer).reaches)])

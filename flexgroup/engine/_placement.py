@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Tenant:
-    """``size`` bytes, needed in the steps ``born`` to ``dies``."""
+    """``size`` bytes, needed in the steps ``born`` to ``dies``.
+
+    What has ``parts``, which begin so many bytes after it, leaves the rest to others.
+    """
 
     size: int
     born: int
     dies: int
+    parts: tuple[tuple[int, Tenant], ...] = ()
 
     def meets(self, other: Tenant) -> bool:
         """Whether both live at the same time."""
@@ -42,12 +47,13 @@ def extent(tenants: Sequence[Tenant], starts: Sequence[int]) -> int:
 
 def _in_order(order: Sequence[int], tenants: Sequence[Tenant]) -> list[int]:
     starts = [0] * len(tenants)
-    taken: list[tuple[int, int]] = []  # start, tenant
+    taken: list[tuple[int, int, Tenant]] = []  # start, a number to sort by, and who is there
     for number in order:
         tenant, start = tenants[number], 0
-        for at, other in sorted(taken):
-            if tenant.meets(tenants[other]) and at < start + tenant.size and start < at + tenants[other].size:
-                start = at + tenants[other].size
+        for at, _, other in taken:
+            if tenant.meets(other) and at < start + tenant.size and start < at + other.size:
+                start = at + other.size
         starts[number] = start
-        taken.append((start, number))
+        for offset, each in tenant.parts or ((0, tenant),):
+            insort(taken, (start + offset, len(taken), each))
     return starts

@@ -26,10 +26,12 @@ from flexgroup.engine._geometry import round_up
 from flexgroup.engine._layout import External, Image, Layout
 from flexgroup.engine._operations import Operation, Tap
 from flexgroup.engine._plan import ARENA, Constants, Step, reference
+from flexgroup.engine._regions import Region
 from flexgroup.engine._rows import Rows, rows_of
 from flexgroup.engine._shares import Handing
 from flexgroup.engine._sharing import Needs, clearing
 from flexgroup.engine._steps_chain import Chain, chain_steps
+from flexgroup.engine._steps_region import region_steps
 from flexgroup.kernels import F32, LINE, Element, KernelSpec, Target
 
 Fields = dict[str, int]
@@ -118,31 +120,44 @@ class StepBuilder:
         return _BUILDERS[type(operation)](self, operation)
 
     def build_all(
-        self, operations: Sequence[Operation], chains: Sequence[Chain], shared: Mapping[int, Needs]
+        self,
+        operations: Sequence[Operation],
+        chains: Sequence[Chain],
+        regions: Sequence[Region],
+        shared: Mapping[int, Needs],
     ) -> Iterator[Step]:
-        """The steps of a network: those of chains, and one for every other operation.
+        """The steps of a network: those of chains and regions, and one for every other operation.
 
         Before them come those that clear what has to be zero in ``shared`` buffers that are about to be written.
         """
-        starts = {chain.first: chain for chain in chains}
+        together: dict[int, Chain | Region] = {chain.first: chain for chain in chains}
+        together |= {region.first: region for region in regions}
+        by_rows = {index for each in together.values() for index in range(each.first, each.last)}
         births: dict[int, list[int]] = {}
         for buffer in sorted(self.layout.inherited):
             births.setdefault(self.layout.buffers[buffer].born, []).append(buffer)
+
+        def clears(at: int) -> list[Step]:
+            made = (clearing(self, buffer, shared[buffer], operations[at].name) for buffer in births.get(at, ()))
+            return [step for step in made if step is not None]
+
         for at, operation in enumerate(operations):
             rows = self.rows_of(operation)
             if rows is not None:
-                self.handing.expect(operation, rows, chained=any(each.first <= at < each.last for each in chains))
+                self.handing.expect(operation, rows, chained=at in by_rows)
         index = 0
         while index < len(operations):
-            for buffer in births.get(index, ()):
-                step = clearing(self, buffer, shared[buffer], operations[index].name)
-                if step is not None:
-                    yield step
-            if index in starts:
-                steps = chain_steps(self, starts[index])
+            each = together.get(index)
+            if isinstance(each, Region):
+                yield from region_steps(self, each, clears)
+                index = each.last
+                continue
+            yield from clears(index)
+            if isinstance(each, Chain):
+                steps = chain_steps(self, each)
                 yield from steps[:-1]
                 yield replace(steps[-1], barrier=True)
-                index = starts[index].last
+                index = each.last
             else:
                 yield self.build(operations[index])
                 index += 1

@@ -80,7 +80,8 @@ def graph_of(model: nn.Module, shape: tuple[int, ...]) -> Graph:
 def both_plans(graph: Graph, target: Target, threads: int, **options: Any) -> tuple[Plan, Plan]:
     """The plan, and the one of which every image has a place of its own."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_compiled, "take_places", lambda builder, operations, chains, shared: dict(shared))
+        patch.setattr(_compiled, "take_places", lambda builder, operations, chains, regions, shared: dict(shared))
+        patch.setattr(_compiled, "take_pieces", lambda layout, region: None)
         apart = plan_graph(graph, target, threads=threads, **options)
     return plan_graph(graph, target, threads=threads, **options), apart
 
@@ -214,6 +215,7 @@ def places_taken(model: nn.Module, shape: tuple[int, ...], cuts: Sequence[int], 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_compiled, "find_chains", forced(cuts, 7))
+        patch.setattr(_compiled, "find_regions", lambda builder, operations, chains: [])
         patch.setattr(_compiled, "take_places", take)
         plan_graph(graph_of(model.eval(), shape), TARGETS["x86-64-avx2"], threads=threads, **options)
     return found[0]
@@ -302,12 +304,13 @@ def test_a_tile_that_overlaps_leaves_what_is_done(form, threads, target, element
         np.testing.assert_allclose(twin, model(x)[0].numpy(), atol=1e-5 if element == F32 else 1e-2)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_a_resnet_needs_two_of_its_largest_images(threads):
+@pytest.mark.parametrize(("threads", "most", "least"), [(1, 2.75, 3.5), (2, 4.25, 4.5)])
+def test_a_resnet_needs_two_of_its_largest_images(threads, most, least):
+    """Beside what threads hold twice, and a shortcut with planes of zeros, which is not divided among them."""
     graph = graph_of(zoo.build("resnet20").eval(), (3, 32, 32))
     plan, apart = both_plans(graph, TARGETS["x86-64-avx512"], threads)
     image = 16 * 32 * 32 * 4
-    assert plan.arena_bytes <= 2.75 * image < 3.5 * image <= apart.arena_bytes
+    assert plan.arena_bytes <= most * image < least * image <= apart.arena_bytes
 
 
 def test_work_items_of_a_gpu_overlap_so_nothing_takes_a_place_there():

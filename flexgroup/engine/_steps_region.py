@@ -1,0 +1,105 @@
+"""Steps of a region: every operation for the rows of each thread, and the exchange of halos between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from flexgroup.engine._geometry import Footprint
+from flexgroup.engine._operations import ConvOp, CopyOp
+from flexgroup.engine._plan import ARENA, Step, reference
+from flexgroup.engine._regions import Region, cuts
+from flexgroup.engine._steps_calls import Call, clearing_call, copying_call, layer_calls, layer_totals, steps_of
+from flexgroup.engine._steps_conv import conv_layer
+
+if TYPE_CHECKING:
+    from flexgroup.engine._steps import StepBuilder
+
+
+def region_steps(builder: StepBuilder, region: Region, clears: Callable[[int], list[Step]]) -> list[Step]:
+    """The steps of a region. Threads wait for each other where one reads what another wrote, and at the end.
+
+    ``clears`` gives those that have to come before an operation, and be done.
+    """
+    from flexgroup.engine._steps import Place
+
+    layout, threads = builder.layout, range(region.threads)
+    begun: set[int] = set()
+    steps: list[Step] = []
+    for index, (operation, rows) in enumerate(zip(region.operations, region.rows, strict=True)):
+        steps += clears(region.first + index)
+        conv = conv_layer(builder, operation, rows.out.height) if isinstance(operation, ConvOp) else None
+        fresh = sorted((rows.out.buffers & region.divided) - begun)
+        begun |= set(fresh)
+        calls: list[list[Call]] = []
+        for thread in threads:
+            bases = {b: cuts(layout.buffers[b].height, region.threads)[thread] for b in region.divided}
+            mine = [call for buffer in fresh for call in _clearing(builder, region, buffer, thread, operation.name)]
+            own = region.own(layout, rows.out, thread)
+            if own[0] < own[1]:
+                mine += layer_calls(builder, operation, conv, own, Place(layout, thread, bases))
+            calls.append(mine)
+        made = steps_of(builder, calls, layer_totals([operation], {0: conv} if conv is not None else {}))
+        if index in region.waits:
+            made[-1] = replace(made[-1], barrier=True)
+        steps += made
+        for buffer in region.exchanged(index):
+            copies = [list(_exchange(builder, region, buffer, thread, operation.name)) for thread in threads]
+            steps += steps_of(builder, copies, {})
+    return steps
+
+
+def _clearing(builder: StepBuilder, region: Region, buffer: int, thread: int, name: str) -> Iterator[Call]:
+    """Zeros around a thread's rows of a divided buffer, where somebody looks, before it is written first.
+
+    What takes its place later finds them there.
+    """
+    layout, size = builder.layout, builder.element.bytes
+    same_place = [each for each in region.divided if layout.first_in_place(each) == buffer]
+    if not any(map(layout.looks_around, same_place)):
+        return
+    info = layout.buffers[buffer]
+    above, below = layout.halo(buffer)
+    pitch, lanes = layout.geometry(buffer).pitch, layout.lanes
+    first, last = cuts(info.height, region.threads)[thread : thread + 2]
+    lead = layout.lead_bytes(buffer) // size
+    planes = [layout.offset(ref) for ref in layout.planes_of(buffer)]
+
+    def fill(starts: Sequence[int], elements: int) -> Call:
+        return clearing_call(builder, reference(ARENA, layout.scratch(buffer, thread)), starts, elements, name)
+
+    begin = -above * pitch - lead
+    writers = [op for op, rows in zip(region.operations, region.rows, strict=True) if buffer in rows.out.buffers]
+    clean = not any(isinstance(op, CopyOp) for op in writers) or info.width == pitch
+    if info.footprint != Footprint(((0, 0, info.height, info.width),)) or (not clean and pitch < lanes):
+        yield fill([plane + begin * size for plane in planes], (last - first + below) * pitch - begin)
+        return
+    before = -begin if first == 0 else lead
+    if before:
+        yield fill([plane + begin * size for plane in planes], before)
+    if below and last == info.height:
+        yield fill([plane + (last - first) * pitch * size for plane in planes], below * pitch)
+    if not clean:
+        gap = -(-(pitch - info.width) // lanes) * lanes
+        ends = [plane + ((row + 1) * pitch - gap) * size for plane in planes for row in range(last - first)]
+        yield fill(ends, pitch - info.width)
+
+
+def _exchange(builder: StepBuilder, region: Region, buffer: int, thread: int, name: str) -> Iterator[Call]:
+    """What a thread copies of its neighbours' rows of a divided buffer."""
+    layout, size = builder.layout, builder.element.bytes
+    height, (above, below) = layout.buffers[buffer].height, region.halos[buffer]
+    pitch, own = layout.geometry(buffer).pitch, cuts(height, region.threads)
+    first, last = own[thread : thread + 2]
+    planes = [layout.offset(ref) for ref in layout.planes_of(buffer)]
+    for owner in range(region.threads):
+        for low, high in ((first - above, first), (last, last + below)):
+            low, high = max(low, own[owner]), min(high, own[owner + 1])
+            if owner == thread or low >= high:
+                continue
+            bases = [reference(ARENA, layout.scratch(buffer, each)) for each in (owner, thread)]
+            starts = [[plane + (low - row) * pitch * size for plane in planes] for row in (own[owner], first)]
+            yield copying_call(
+                builder, (bases[0], bases[1]), (starts[0], starts[1]), (high - low) * pitch, f"{name}/halo"
+            )
