@@ -60,18 +60,12 @@ def take_places(
 
 
 def take_pieces(layout: Layout, region: Region) -> None:
-    """Let outputs that are divided take places in a region.
-
-    What others copy their halos from they must have copied: threads have waited for each other since, once more.
-    """
+    """Let outputs that are divided take places in a region."""
     gone: set[int] = set()
-    for index, operation in enumerate(region.operations):
+    for index, operation in enumerate(region.operations, region.first):
         for before, out in _candidates(layout, operation):
-            writers = [i for i, rows in enumerate(region.rows) if before in rows.out.buffers]
-            if not {before, out} <= region.divided or before in gone or not layout.alike(before, out):
-                continue
-            is_last = layout.buffers[before].dies == region.first + index
-            if is_last and region.copied_by(before, max(writers)) < index:
+            both_divided, dies = {before, out} <= region.divided, layout.buffers[before].dies == index
+            if both_divided and dies and before not in gone and layout.alike(before, out):
                 layout.replace(before, by=out)
                 gone.add(before)
 

@@ -74,12 +74,6 @@ class Region:
                 found.append(buffer)
         return tuple(found)
 
-    def copied_by(self, buffer: int, writer: int) -> int:
-        """The operation after which all have copied their halos of a divided buffer, last written by ``writer``."""
-        if self.halos[buffer] == (0, 0):
-            return writer
-        return min((wait for wait in self.waits if wait > writer), default=len(self.operations) - 1)
-
 
 def region_of(builder: StepBuilder, operations: Sequence[Operation], first: int, last: int) -> Region:
     """Operations first..last (exclusive) as a region."""
@@ -232,10 +226,7 @@ def _gain(builder: StepBuilder, operation: Operation) -> tuple[float, float] | N
 
 
 def pieces(builder: StepBuilder, region: Region) -> dict[int, Piece]:
-    """What every thread holds of the region's divided buffers, and while which operations.
-
-    Threads are not together between waits: what one still copies from, another may not write yet.
-    """
+    """What every thread holds of the region's divided buffers, and while which operations."""
     layout = builder.layout
     found: dict[int, Piece] = {}
     halos: dict[int, tuple[int, int]] = {}
@@ -245,8 +236,6 @@ def pieces(builder: StepBuilder, region: Region) -> dict[int, Piece]:
         halos[place] = max(above, most[0]), max(below, most[1])
     for buffer in region.divided:
         lives, mine = layout.buffers[buffer], cuts(layout.buffers[buffer].height, region.threads)
-        writer = max(i for i, each in enumerate(region.rows) if buffer in each.out.buffers)
-        dies = max(lives.dies, region.first + region.copied_by(buffer, writer))
         rows = max(last - first for first, last in pairwise(mine))
-        found[buffer] = Piece(rows, *halos[layout.first_in_place(buffer)], lives.born, dies)
+        found[buffer] = Piece(rows, *halos[layout.first_in_place(buffer)], lives.born, lives.dies)
     return found

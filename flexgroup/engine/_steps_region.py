@@ -47,6 +47,7 @@ def region_steps(builder: StepBuilder, region: Region, clears: Callable[[int], l
         for buffer in region.exchanged(index):
             copies = [list(_exchange(builder, region, buffer, thread, operation.name)) for thread in threads]
             steps += steps_of(builder, copies, {})
+            steps[-1] = replace(steps[-1], barrier=True)  # what was copied may be written again
     return steps
 
 

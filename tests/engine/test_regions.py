@@ -128,6 +128,7 @@ def test_threads_wait_once_a_window_and_copy_what_it_looks_at():
     assert {step.bytes for step in copies} == {2 * 2 * row}  # one row of every plane, for both, read and written
     layers = [step for step in plan.steps if step.macs and "linear" not in step.kernel.name]
     assert sum(step.barrier for step in layers) == 5  # before every window, and at the end
+    assert all(step.barrier for step in copies)
 
 
 def test_one_thread_has_no_regions():
@@ -142,12 +143,13 @@ def test_small_images_are_not_worth_the_waiting():
     assert not found
 
 
-@pytest.mark.parametrize("name", ["resnet50", "mobilenet_v1", "mobilenet_v2"])
+@pytest.mark.parametrize("name", ["mobilenet_v1", "mobilenet_v2"])
 def test_memory_grows_by_little(name):
     """What threads hold twice are halos; images that nobody reads any more leave their memory to the next."""
     graph = graph_of(zoo.build(name).eval(), zoo.input_shape(name))
-    one, two = (plan_graph(graph, AVX512, threads=threads).arena_bytes for threads in (1, 2))
-    assert two < 1.6 * one
+    target = replace(AVX512, cache_bytes=1 << 24)  # which needs no chains
+    one, two = (plan_graph(graph, target, threads=threads).arena_bytes for threads in (1, 2))
+    assert two < 1.1 * one
 
 
 @given(st.integers(1, 300), st.integers(1, 9))
