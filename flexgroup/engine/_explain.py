@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flexgroup.engine._machine import measured_machine
-from flexgroup.engine._plan import Plan, Step
+from flexgroup.engine._plan import HALO, Plan, Step
 from flexgroup.engine._precision import in_words
 from flexgroup.kernels import F32, runs_here
 
@@ -27,7 +27,7 @@ class LayerChoice:
 
     ``predicted_us`` is the cost model's estimate in microseconds of one core (0: none was made); ``calls`` are the
     kernel calls it takes. Layers with the same ``chain`` (-1: none) take turns, band by band, so that what they pass
-    on stays in cache.
+    on stays in cache; in those with the same ``region`` threads keep rows of their own.
     """
 
     name: str
@@ -39,19 +39,21 @@ class LayerChoice:
     predicted_us: float = 0.0
     calls: int = 1
     chain: int = -1
+    region: int = -1
 
 
 @dataclass(frozen=True)
 class Explanation:
     """What was chosen for every layer that has weights; ``print`` shows it as a table.
 
-    ``chains`` are the names of all steps of each chain, layers without weights among them. ``precision`` says how
-    numbers are stored and computed with, ``error`` is the largest difference to torch, in fp32, on the example,
-    relative to the largest output.
+    ``chains`` and ``regions`` are the names of all steps of each, layers without weights among them. ``precision``
+    says how numbers are stored and computed with, ``error`` is the largest difference to torch, in fp32, on the
+    example, relative to the largest output.
     """
 
     layers: tuple[LayerChoice, ...]
     chains: tuple[tuple[str, ...], ...] = ()
+    regions: tuple[tuple[str, ...], ...] = ()
     memory: Memory | None = None
     precision: str = ""
     error: float | None = None
@@ -75,6 +77,10 @@ class Explanation:
                 f"{cost}{layer.kernel}{calls}: {layer.reason or 'the only kernel for this layer'}"
             )
         lines += [f"band by band: {', '.join(names)}" for names in self.chains]
+        for names in self.regions:
+            layers = [name for name in names if not name.endswith(HALO)]
+            copied = len(names) - len(layers)
+            lines.append(f"every thread its own rows, copying its neighbours' {copied} times: {', '.join(layers)}")
         if self.precision:
             lines.append(f"precision: {self.numbers}")
         return "\n".join(lines if self.memory is None else [*lines, f"memory: {self.memory}"])
@@ -97,14 +103,18 @@ def explain_plan(plan: Plan, error: float | None = None) -> Explanation:
     """The choices of a plan; ``error`` is what was measured of the compiled network."""
     layers: list[LayerChoice] = []
     chains: dict[int, list[str]] = {}
+    regions: dict[int, list[str]] = {}
     for name, numbered in by_layer(plan).items():
         steps = [step for _, step in numbered]
         for chain in {step.chain for step in steps if step.chain >= 0}:
             chains.setdefault(chain, []).append(name)
+        for region in {step.region for step in steps if step.region >= 0}:
+            regions.setdefault(region, []).append(name)
         if any(step.dense_macs for step in steps):
             layers.append(_choice(plan, name, steps))
     said = in_words(plan.element, plan.target)
-    return Explanation(tuple(layers), tuple(map(tuple, chains.values())), memory_of(plan), said, error)
+    bands, rows = (tuple(map(tuple, found.values())) for found in (chains, regions))
+    return Explanation(tuple(layers), bands, rows, memory_of(plan), said, error)
 
 
 def _choice(plan: Plan, name: str, steps: list[Step]) -> LayerChoice:
@@ -120,6 +130,7 @@ def _choice(plan: Plan, name: str, steps: list[Step]) -> LayerChoice:
         predicted_us=_microseconds(plan, sum(step.slots for step in steps)),
         calls=len(steps),
         chain=busiest.chain,
+        region=busiest.region,
     )
 
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from flexgroup.kernels import BASE_SHIFT, Element, KernelSpec, Target
 
+HALO = "/halo"  # ends the names of steps that copy what lies around a thread's rows of a layer's output
 CONSTANTS, ARENA, FIRST_EXTERNAL = 0, 1, 2  # regions that kernel arguments refer to
 ALIGNMENT = 64
 
@@ -41,6 +42,7 @@ class Step:
     barrier: bool = True  # whether all threads wait for each other after it
     slots: float = 0.0  # the cost model's estimate, in vector multiply-adds of one core at its peak (0: none was made)
     chain: int = -1  # the chain of layers that this step is one band of, if any
+    region: int = -1  # the region that it is in, where threads keep rows of their own, if any
     shares: tuple[tuple[str, float], ...] = ()  # of its weights, by layer, where it adds several layers up
 
 

@@ -18,6 +18,7 @@ from flexgroup.engine._layout import ZERO, Image, Layout, Piece
 from flexgroup.engine._operations import ConvOp, CopyOp, Operation
 from flexgroup.engine._rows import Rows
 from flexgroup.engine._shares import HANDED
+from flexgroup.engine._steps_conv import conv_layer
 from flexgroup.engine._work import SHARE_OF_CACHE
 from flexgroup.kernels import LINE
 
@@ -87,11 +88,8 @@ def region_of(builder: StepBuilder, operations: Sequence[Operation], first: int,
     for index, each in enumerate(rows):
         for buffer in each.out.buffers:
             read = [use for other in rows[index:] for use in other.uses if buffer in use.image.buffers]
-            if buffer in divided:
-                crossed = halos[buffer] != (0, 0)
-            else:
-                crossed = any((use.above, use.below) != (0, 0) for use in read) or layout.reads_border(each.out)
-            if read and crossed:
+            crossed = any((use.above, use.below) != (0, 0) for use in read) or layout.reads_border(each.out)
+            if read and (halos[buffer] != (0, 0) if buffer in divided else crossed):
                 waits.add(index)
     waits.add(len(own) - 1)
     return Region(first, own, rows, divided, halos, frozenset(waits), threads)
@@ -215,7 +213,9 @@ def _gain(builder: StepBuilder, operation: Operation) -> tuple[float, float] | N
     def is_near(image: Image) -> bool:
         return lines(image, image.height) * LINE < cache * threads
 
-    alone, mine = estimate(builder, operation, height), estimate(builder, operation, most, windowed=is_near)
+    conv = conv_layer(builder, operation, height) if isinstance(operation, ConvOp) else None
+    alone = estimate(builder, operation, height, conv=conv)
+    mine = estimate(builder, operation, most, conv=conv, windowed=is_near)
     assert alone is not None
     assert mine is not None
     handed = sum(lines(use.image, use.image.height) for use in rows.uses)

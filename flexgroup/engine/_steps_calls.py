@@ -58,11 +58,11 @@ def layer_totals(operations: Sequence[Operation], layers: Mapping[int, ConvLayer
 
 
 def steps_of(
-    builder: StepBuilder, threads: Sequence[Sequence[Call]], totals: Mapping[str, Total], chain: int = -1
+    builder: StepBuilder, threads: Sequence[Sequence[Call]], totals: Mapping[str, Total], **where: int
 ) -> list[Step]:
     """The steps in which every thread makes its calls, in order; no thread waits for another.
 
-    A layer's totals are noted at the first step that multiplies for it.
+    A layer's totals are noted at the first step that multiplies for it; ``where`` is the number of its chain or region.
     """
     steps: list[Step] = []
     left = dict(totals)
@@ -87,8 +87,8 @@ def steps_of(
                     bytes=sum(call.bytes for call in done),
                     barrier=False,
                     slots=sum(call.slots for call in done),
-                    chain=chain,
                     shares=() if known is None else known.shares,
+                    **where,
                 )
             )
     return steps

@@ -76,7 +76,7 @@ def chain_steps(builder: StepBuilder, chain: Chain) -> list[Step]:
     }
     schedules = chain.schedules(builder.threads)
     threads = [_thread_calls(builder, chain, layers, thread, each) for thread, each in enumerate(schedules)]
-    return steps_of(builder, threads, layer_totals(chain.operations, layers), chain.number)
+    return steps_of(builder, threads, layer_totals(chain.operations, layers), chain=chain.number)
 
 
 def _thread_calls(

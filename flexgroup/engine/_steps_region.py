@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from flexgroup.engine._geometry import Footprint
 from flexgroup.engine._operations import ConvOp, CopyOp
-from flexgroup.engine._plan import ARENA, Step, reference
+from flexgroup.engine._plan import ARENA, HALO, Step, reference
 from flexgroup.engine._regions import Region, cuts
 from flexgroup.engine._steps_calls import Call, clearing_call, copying_call, layer_calls, layer_totals, steps_of
 from flexgroup.engine._steps_conv import conv_layer
@@ -40,13 +40,14 @@ def region_steps(builder: StepBuilder, region: Region, clears: Callable[[int], l
             if own[0] < own[1]:
                 mine += layer_calls(builder, operation, conv, own, Place(layout, thread, bases))
             calls.append(mine)
-        made = steps_of(builder, calls, layer_totals([operation], {0: conv} if conv is not None else {}))
+        totals = layer_totals([operation], {} if conv is None else {0: conv})
+        made = steps_of(builder, calls, totals, region=region.first)
         if index in region.waits:
             made[-1] = replace(made[-1], barrier=True)
         steps += made
         for buffer in region.exchanged(index):
             copies = [list(_exchange(builder, region, buffer, thread, operation.name)) for thread in threads]
-            steps += steps_of(builder, copies, {})
+            steps += steps_of(builder, copies, {}, region=region.first)
             steps[-1] = replace(steps[-1], barrier=True)  # what was copied may be written again
     return steps
 
@@ -76,10 +77,10 @@ def _clearing(builder: StepBuilder, region: Region, buffer: int, thread: int, na
     if info.footprint != Footprint(((0, 0, info.height, info.width),)) or (not clean and pitch < lanes):
         yield fill([plane + begin * size for plane in planes], (last - first + below) * pitch - begin)
         return
-    before = -begin if first == 0 else lead
+    before = -begin if first < above else lead
     if before:
         yield fill([plane + begin * size for plane in planes], before)
-    if below and last == info.height:
+    if last + below > info.height:
         yield fill([plane + (last - first) * pitch * size for plane in planes], below * pitch)
     if not clean:
         gap = -(-(pitch - info.width) // lanes) * lanes
@@ -101,6 +102,4 @@ def _exchange(builder: StepBuilder, region: Region, buffer: int, thread: int, na
                 continue
             bases = [reference(ARENA, layout.scratch(buffer, each)) for each in (owner, thread)]
             starts = [[plane + (low - row) * pitch * size for plane in planes] for row in (own[owner], first)]
-            yield copying_call(
-                builder, (bases[0], bases[1]), (starts[0], starts[1]), (high - low) * pitch, f"{name}/halo"
-            )
+            yield copying_call(builder, (bases[0], bases[1]), (starts[0], starts[1]), (high - low) * pitch, name + HALO)

@@ -17,6 +17,7 @@ from torch import nn
 
 from flexgroup import zoo
 from flexgroup.engine import CompiledModel, _compiled, _regions, plan_graph
+from flexgroup.engine._explain import explain_plan
 from flexgroup.engine._regions import Region, cuts, find_regions
 from flexgroup.kernels import F16_IN_F32, F32, TARGETS, CopyKernel
 from tests.engine.agreement import HOST
@@ -82,7 +83,7 @@ def test_results_are_those_of_one_thread(case, pattern, values, cache):
 
 
 @pytest.mark.parametrize("element", [F32, F16_IN_F32], ids=lambda element: element.name)
-@pytest.mark.parametrize("threads", [2, 3, 5])
+@pytest.mark.parametrize(("threads", "height"), [(2, 37), (3, 37), (5, 37), (5, 13)])
 @pytest.mark.parametrize(
     "layers",
     [
@@ -94,16 +95,15 @@ def test_results_are_those_of_one_thread(case, pattern, values, cache):
     ],
     ids=["far", "strided", "depthwise", "pools", "unpadded"],
 )
-def test_halos_of_every_kind(layers, threads, element):
+def test_halos_of_every_kind(layers, threads, height, element):
     if element.converts and not HOST.half:
         pytest.skip("this processor has no instructions for numbers of 16 bits")
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), *layers).eval()
-    x, graph = torch.randn(1, 3, 37, 35), graph_of(model, (3, 37, 35))
+    x, graph = torch.randn(1, 3, height, 35), graph_of(model, (3, height, 35))
     with gains() as found:
         plan = plan_graph(graph, HOST, threads=threads, element=element)
-    assert found
-    assert any(halo != (0, 0) for region in found for halo in region.halos.values())
+    assert height < 37 or any(halo != (0, 0) for region in found for halo in region.halos.values())
     assert torch.equal(CompiledModel(plan, 0.0)(x), CompiledModel(plan_graph(graph, HOST, element=element), 0.0)(x))
 
 
@@ -129,6 +129,15 @@ def test_threads_wait_once_a_window_and_copy_what_it_looks_at():
     layers = [step for step in plan.steps if step.macs and "linear" not in step.kernel.name]
     assert sum(step.barrier for step in layers) == 5  # before every window, and at the end
     assert all(step.barrier for step in copies)
+
+
+def test_an_explanation_names_the_layers_whose_rows_are_divided():
+    plan = plan_graph(graph_of(blocks(2), (3, 28, 28)), AVX512, threads=2)
+    explanation = explain_plan(plan)
+    (names,) = explanation.regions
+    assert names[0] == "input"
+    assert {layer.region for layer in explanation.layers} == {0, -1}
+    assert "every thread its own rows, copying its neighbours' 2 times: input, 0, 1," in str(explanation)
 
 
 def test_one_thread_has_no_regions():
