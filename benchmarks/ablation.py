@@ -35,7 +35,8 @@ PARTS: dict[str, tuple[str, Any]] = {  # name: what of the engine is something e
     "chains": (ENGINE + "_chains.LONGEST", 0),
     "the chains' threshold": (ENGINE + "_chains.WORTH", 1.0),  # so that there are more of them
     "whole rows": (ENGINE + "_choose.Layer.rows_of_vector", lambda layer, form, height: 0),
-    "equal parts": (ENGINE + "_shares.even_tiles", lambda size, vectors, threads: None),  # for threads
+    "regions": (ENGINE + "_compiled.find_regions", lambda builder, operations, chains: []),  # of threads
+    "equal parts": (ENGINE + "_shares.even_tiles", lambda size, vectors, threads: None),
 }
 
 

@@ -1,21 +1,24 @@
-"""What a second thread is worth, and that calls find out: all threads, the caller alone, and whichever was faster.
+"""What a second thread is worth, with rows of its own or not, and that calls find out whether it is worth anything.
 
     python benchmarks/threads.py [--models resnet20,mobilenet_v1] [--sparsity 0.95] [--threads 2] [--rounds 60]
 
-The three take turns of 60 ms, round by round, beside a plan for one thread. Before and after every round two threads
-wait for each other: where that takes more than 200 ns, their cores share no cache, and the round is counted apart.
-Milliseconds an image, medians over the rounds of the means of a turn; fp32. The limit: calls that choose take no more
-than 1.1 times as long as the faster way.
+All threads in regions (each keeps rows of its own and copies what it sees of the others'), all threads without,
+the caller alone, whichever of the first and the third was faster lately, and a plan for one thread take turns of 60 ms,
+round by round. Before and after every round two threads wait for each other: where that takes more than 200 ns, their
+cores share no cache, and the round is counted apart. Milliseconds an image, medians over the rounds of the means of a
+turn; fp32. The limit: calls that choose take no more than 1.1 times as long as the faster way.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -29,7 +32,7 @@ from flexgroup.report import this_machine
 
 TURN = 0.06  # seconds
 BARRIERS = 200  # of a measurement of how far apart the cores are
-WAYS = ("all threads", "the caller alone", "chosen", "a plan for one")
+WAYS = ("all threads", "without regions", "the caller alone", "chosen", "a plan for one")
 
 
 def turn(model: CompiledModel, x: torch.Tensor) -> float:
@@ -45,8 +48,15 @@ def turn(model: CompiledModel, x: torch.Tensor) -> float:
 def measure(name: str, sparsity: float, threads: int, rounds: int) -> list[dict[str, Any]]:
     """A row for rounds with near cores, and one for rounds with far ones, where there were any."""
     module, x = with_random_groups(name, sparsity)
-    models = [fg.compile(module, (x,), threads=count, sparse=sparsity > 0) for count in (threads, threads, threads, 1)]
-    for model, always in zip(models, (True, False), strict=False):
+
+    def compiled(count: int) -> CompiledModel:
+        return fg.compile(module, (x,), threads=count, sparse=sparsity > 0)
+
+    uncached = patch.dict(os.environ, FLEXGROUP_CACHE="off")  # what is patched must not be kept
+    with uncached, patch("flexgroup.engine._compiled.find_regions", lambda builder, operations, chains: []):
+        without = compiled(threads)
+    models = [compiled(threads), without, compiled(threads), compiled(threads), compiled(1)]
+    for model, always in zip(models, (True, True, False), strict=False):
         model._program.pace = Pace(always=always)
     times, waits = [], []
     for _ in range(rounds):
