@@ -10,11 +10,21 @@ from flexgroup.engine._geometry import Footprint
 from flexgroup.engine._operations import ConvOp, CopyOp
 from flexgroup.engine._plan import ARENA, HALO, Step, reference
 from flexgroup.engine._regions import Region, cuts
-from flexgroup.engine._steps_calls import Call, clearing_call, copying_call, layer_calls, layer_totals, steps_of
+from flexgroup.engine._steps_calls import (
+    Call,
+    clearing_call,
+    copying_call,
+    halo_call,
+    layer_calls,
+    layer_totals,
+    steps_of,
+)
 from flexgroup.engine._steps_conv import conv_layer
 
 if TYPE_CHECKING:
     from flexgroup.engine._steps import StepBuilder
+
+MOST_VECTORS = 64  # of a plane that are copied by code without a loop
 
 
 def region_steps(builder: StepBuilder, region: Region, clears: Callable[[int], list[Step]]) -> list[Step]:
@@ -96,10 +106,16 @@ def _exchange(builder: StepBuilder, region: Region, buffer: int, thread: int, na
     first, last = own[thread : thread + 2]
     planes = [layout.offset(ref) for ref in layout.planes_of(buffer)]
     for owner in range(region.threads):
-        for low, high in ((first - above, first), (last, last + below)):
-            low, high = max(low, own[owner]), min(high, own[owner + 1])
+        bases = (reference(ARENA, layout.scratch(buffer, owner)), reference(ARENA, layout.scratch(buffer, thread)))
+        for side in ((max(0, first - above), first), (last, min(last + below, height))):
+            low, high = max(side[0], own[owner]), min(side[1], own[owner + 1])
             if owner == thread or low >= high:
                 continue
-            bases = [reference(ARENA, layout.scratch(buffer, each)) for each in (owner, thread)]
-            starts = [[plane + (low - row) * pitch * size for plane in planes] for row in (own[owner], first)]
-            yield copying_call(builder, (bases[0], bases[1]), (starts[0], starts[1]), (high - low) * pitch, name + HALO)
+            elements = (high - low) * pitch
+            more = -elements % layout.lanes
+            whole = (more == 0 or (low, high) == side) and elements <= MOST_VECTORS * layout.lanes
+            # Rounded up to whole vectors, if nothing but zeros lies beyond the rows, here and there.
+            begin = low * pitch - (more if whole and low < first else 0)
+            starts = [[plane + (begin - row * pitch) * size for plane in planes] for row in (own[owner], first)]
+            call = halo_call if whole else copying_call
+            yield call(builder, bases, (starts[0], starts[1]), elements, name + HALO)

@@ -19,6 +19,7 @@ from flexgroup.kernels.elementwise import ElementwiseKernel
 from flexgroup.kernels.emit import BASE_SHIFT, Signature
 from flexgroup.kernels.fill import FillKernel
 from flexgroup.kernels.gather import GatherKernel
+from flexgroup.kernels.halo import HaloKernel
 from flexgroup.kernels.interleave import InterleaveKernel
 from flexgroup.kernels.linear import LinearKernel
 from flexgroup.kernels.norm import LayerNormKernel
@@ -71,6 +72,7 @@ __all__ = [
     "ElementwiseKernel",
     "FillKernel",
     "GatherKernel",
+    "HaloKernel",
     "InterleaveKernel",
     "KernelSpec",
     "LayerNormKernel",

@@ -19,7 +19,7 @@ from flexgroup import zoo
 from flexgroup.engine import CompiledModel, _compiled, _regions, plan_graph
 from flexgroup.engine._explain import explain_plan
 from flexgroup.engine._regions import Region, cuts, find_regions
-from flexgroup.kernels import F16_IN_F32, F32, TARGETS, CopyKernel
+from flexgroup.kernels import F16_IN_F32, F32, TARGETS, HaloKernel
 from tests.engine.agreement import HOST
 from tests.engine.networks import PATTERNS, examples, networks, prune, randomise
 from tests.engine.test_chains import deep_networks
@@ -123,7 +123,7 @@ def test_threads_wait_once_a_window_and_copy_what_it_looks_at():
     plan = plan_graph(graph_of(blocks(4), (3, 28, 28)), AVX512, threads=2)
     copies = [step for step in plan.steps if step.name.endswith("/halo")]
     assert len(copies) == 4
-    assert all(isinstance(step.kernel, CopyKernel) for step in copies)
+    assert all(isinstance(step.kernel, HaloKernel) for step in copies)
     row = 64 * 29 * 4  # 28 pixels and the gap between rows
     assert {step.bytes for step in copies} == {2 * 2 * row}  # one row of every plane, for both, read and written
     layers = [step for step in plan.steps if step.macs and "linear" not in step.kernel.name]

@@ -15,6 +15,7 @@ from flexgroup.kernels import (
     DepthwiseKernel,
     Element,
     FillKernel,
+    HaloKernel,
     LinearKernel,
     MeanKernel,
     PoolKernel,
@@ -78,6 +79,7 @@ def run_plan(
         DepthwiseKernel: depthwise,
         FillKernel: fill,
         CopyKernel: copy,
+        HaloKernel: halo,
         LinearKernel: linear,
         MeanKernel: mean,
         PoolKernel: pool,
@@ -201,6 +203,14 @@ def fill(kernel: FillKernel, f: dict[str, int], memory: Memory, lanes: int) -> N
     (target, first), targets = memory.base(f["target"]), memory.view(f["targets"], np.int32) // memory.size
     for plane in range(f["first"], f["last"]):
         target[first + targets[plane] :][: f["vectors"] * lanes] = 0
+
+
+def halo(kernel: HaloKernel, f: dict[str, int], memory: Memory, lanes: int) -> None:
+    (source, first_in), (target, first_out) = memory.base(f["source"]), memory.base(f["target"])
+    sources, targets = (memory.view(f[name], np.int32) // memory.size for name in ("sources", "targets"))
+    for plane in range(f["first"], f["last"]):
+        values = source[first_in + sources[plane] :][: kernel.vectors * lanes]
+        target[first_out + targets[plane] :][: kernel.vectors * lanes] = values
 
 
 def copy(kernel: CopyKernel, f: dict[str, int], memory: Memory, lanes: int) -> None:
