@@ -1,4 +1,4 @@
-"""How threads share a convolution: positions in equal parts, or output channels whose groups are as many.
+"""How threads share a convolution outside of regions: positions in equal parts, or output channels with as many groups.
 
 What a thread writes after another has read it, it waits for, line after line: the other's copy has to go first. (On
 Zen 4 that takes 7 ns a cache line where the cores share a cache, 28 where they do not; reading what another wrote takes
@@ -52,13 +52,13 @@ class Handing:
         self._written: dict[int, str] = {}
         self._read: dict[int, set[str]] = {}
 
-    def expect(self, operation: Operation, rows: Rows, *, chained: bool) -> None:
-        """Note what an operation reads, in a chain or not, before its steps are made."""
-        by = POSITIONS if chained or isinstance(operation, ConvOp) else PLANES
+    def expect(self, operation: Operation, rows: Rows, *, by_rows: bool) -> None:
+        """Note what an operation reads, in a chain or region, ``by_rows``, or alone, before its steps are made."""
+        by = POSITIONS if by_rows or isinstance(operation, ConvOp) else PLANES
         for use in rows.uses:
             for buffer in use.image.buffers:
                 self._read.setdefault(buffer, set()).add(by)
-        if chained:
+        if by_rows:
             self.note(rows.out, POSITIONS)
 
     def note(self, image: Image, by: str) -> None:

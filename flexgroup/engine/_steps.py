@@ -144,7 +144,7 @@ class StepBuilder:
         for at, operation in enumerate(operations):
             rows = self.rows_of(operation)
             if rows is not None:
-                self.handing.expect(operation, rows, chained=at in by_rows)
+                self.handing.expect(operation, rows, by_rows=at in by_rows)
         index = 0
         while index < len(operations):
             each = together.get(index)
