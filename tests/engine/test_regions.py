@@ -146,7 +146,7 @@ def test_one_thread_has_no_regions():
     assert not found
 
 
-def test_small_images_are_not_worth_the_waiting():
+def test_what_gains_nothing_is_in_no_region():
     with gains(((-1.0, 0.0),)) as found:
         plan_graph(graph_of(blocks(2), (3, 56, 56)), AVX512, threads=2)
     assert not found
