@@ -111,11 +111,13 @@ def _exchange(builder: StepBuilder, region: Region, buffer: int, thread: int, na
             low, high = max(side[0], own[owner]), min(side[1], own[owner + 1])
             if owner == thread or low >= high:
                 continue
-            elements = (high - low) * pitch
+            elements, is_above = (high - low) * pitch, low < first
             more = -elements % layout.lanes
-            whole = (more == 0 or (low, high) == side) and elements <= MOST_VECTORS * layout.lanes
-            # Rounded up to whole vectors, if nothing but zeros lies beyond the rows, here and there.
-            begin = low * pitch - (more if whole and low < first else 0)
+            # Rounded up to whole vectors, where nothing that is looked at lies beyond the rows: below them nobody
+            # looks, above them is the gap of the row before, if that is there, or zeros.
+            spare = (low, high) == side and (not is_above or low == 0 or low > own[owner])
+            whole = (more == 0 or spare) and elements <= MOST_VECTORS * layout.lanes
+            begin = low * pitch - (more if whole and is_above else 0)
             starts = [[plane + (begin - row * pitch) * size for plane in planes] for row in (own[owner], first)]
             call = halo_call if whole else copying_call
             yield call(builder, bases, (starts[0], starts[1]), elements, name + HALO)
