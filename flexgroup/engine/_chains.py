@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from flexgroup.engine._bands import even_band, least_rows, schedule, steps_to_last
 from flexgroup.engine._estimate import estimate
 from flexgroup.engine._layout import ZERO, Image
-from flexgroup.engine._operations import ConvOp, Operation, buffers_of
-from flexgroup.engine._rows import Rows
+from flexgroup.engine._operations import Operation, buffers_of
+from flexgroup.engine._rows import Rows, operands
 from flexgroup.engine._steps_chain import Chain
 from flexgroup.engine._work import SHARE_OF_CACHE, MoveWork
 
@@ -184,13 +184,9 @@ class Planner:
     def _operands(self, index: int) -> tuple[frozenset[int], frozenset[int]]:
         """The buffers that an operation's taps read, and those of its residual; found once."""
         if index not in self._read:
-            operation, rows = self.operations[index], self.rows[index]
+            rows = self.rows[index]
             assert rows is not None
-            residual = operation.residual if isinstance(operation, ConvOp) else None
-            taps = {buffer for use in rows.uses if use.image is not residual for buffer in use.image.buffers}
-            if isinstance(operation, ConvOp):
-                taps |= {tap.plane.buffer for group in operation.taps for tap in group}
-            self._read[index] = frozenset(taps), residual.buffers if residual is not None else frozenset()
+            self._read[index] = operands(self.operations[index], rows)
         return self._read[index]
 
     def _chain(self, first: int, windowed: tuple[bool, ...]) -> Candidate | None:

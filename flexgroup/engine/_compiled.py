@@ -86,7 +86,7 @@ def plan_graph(
         layout.open_windows(chain.capacities(threads), chain.first, chain.last)
     for region in regions:
         take_pieces(layout, region)
-        layout.open_pieces(pieces(builder, region), region.first, region.last)
+        layout.open_pieces(pieces(layout, region), region.first, region.last)
     shared = sharing(layout, operations, chains) if target.triple else {}
     shared = take_places(builder, operations, chains, regions, shared)
     together = [(chain.first, chain.last) for chain in chains]

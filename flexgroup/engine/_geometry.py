@@ -31,6 +31,11 @@ class Buffer:
     offset: int = -1  # bytes in the arena, to the first position of plane 0
     slack: int = 0  # elements after the last row that may be written
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all pixels are written."""
+        return self.footprint == Footprint(((0, 0, self.height, self.width),))
+
 
 @dataclass
 class Geometry:

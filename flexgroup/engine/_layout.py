@@ -6,7 +6,7 @@ strided views are lists, not copies: kernels find every plane through a table of
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -66,16 +66,11 @@ class External:
 
 @dataclass(frozen=True)
 class Piece:
-    """What a thread holds of a buffer that is divided: at most ``rows`` of its own, and rows around them.
-
-    It is needed in the steps ``born`` to ``dies``.
-    """
+    """What a thread holds of a buffer that is divided: at most ``rows`` of its own, and rows around them."""
 
     rows: int
     above: int
     below: int
-    born: int
-    dies: int
 
 
 class Layout:
@@ -186,20 +181,14 @@ class Layout:
         """
         self._windows |= {buffer: each.above + each.rows + each.below for buffer, each in pieces.items()}
         self._halos |= {buffer: (each.above, each.below) for buffer, each in pieces.items()}
-        members: dict[int, list[int]] = {}
-        for buffer in sorted(pieces):
-            members.setdefault(self.first_in_place(buffer), []).append(buffer)
+        members = self._by_place(sorted(pieces))
 
         def before(buffer: int) -> int:
             above = pieces[buffer].above * self.geometry(buffer).pitch
             return round_up(self.lead_bytes(buffer) + above * self.element_bytes, LINE)
 
         tenants = [
-            Tenant(
-                before(buffer) + self.buffers[buffer].channels * self.plane_bytes(buffer),
-                min(pieces[each].born for each in those),
-                max(pieces[each].dies for each in those),
-            )
+            self._tenant(before(buffer) + self.buffers[buffer].channels * self.plane_bytes(buffer), those)
             for buffer, those in members.items()
         ]
         starts = places(tenants)
@@ -337,17 +326,8 @@ class Layout:
 
     def _place_anywhere(self, buffers: list[int], bottom: int) -> int:
         """Images wherever there is room while they live; returns the end."""
-        members: dict[int, list[int]] = {}
-        for index in buffers:
-            members.setdefault(self.first_in_place(index), []).append(index)
-        tenants = [
-            Tenant(
-                self._extent(first),
-                min(self.buffers[index].born for index in those),
-                max(self.buffers[index].dies for index in those),
-            )
-            for first, those in members.items()
-        ]
+        members = self._by_place(buffers)
+        tenants = [self._tenant(self._extent(first), those) for first, those in members.items()]
         starts = places([*tenants, *self._scratches])
         for start, (first, those) in zip(starts, members.items(), strict=False):
             for index in those:
@@ -363,6 +343,18 @@ class Layout:
                 if other != index and at < last and first < end and (at, others) != (first, key):
                     self.inherited.add(index)
         return bottom + extent([*tenants, *self._scratches], starts)
+
+    def _by_place(self, buffers: Sequence[int]) -> dict[int, list[int]]:
+        """Buffers by the one that had their place first."""
+        members: dict[int, list[int]] = {}
+        for index in buffers:
+            members.setdefault(self.first_in_place(index), []).append(index)
+        return members
+
+    def _tenant(self, size: int, members: Sequence[int]) -> Tenant:
+        """Who lives where these buffers are, one after another."""
+        lives = [self.buffers[index] for index in members]
+        return Tenant(size, min(each.born for each in lives), max(each.dies for each in lives))
 
     def border_bytes(self, index: int) -> int:
         """Bytes from a plane's last row to the next plane, in cache lines; as many are kept before the first plane."""

@@ -8,7 +8,7 @@ threads wait for each other. What a thread computes, and in which order, depends
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from flexgroup.engine._estimate import estimate
 from flexgroup.engine._layout import ZERO, Image, Layout, Piece
 from flexgroup.engine._operations import ConvOp, CopyOp, Operation
-from flexgroup.engine._rows import Rows
+from flexgroup.engine._rows import Rows, operands
 from flexgroup.engine._shares import HANDED
 from flexgroup.engine._steps_conv import conv_layer
 from flexgroup.engine._work import SHARE_OF_CACHE
@@ -33,6 +33,11 @@ MOST = 64  # operations of which a region is sought at a time
 def cuts(height: int, threads: int) -> list[int]:
     """Where the rows of every thread begin; the last is the height."""
     return [(2 * height * thread + threads) // (2 * threads) for thread in range(threads + 1)]
+
+
+def _cuts_of(layout: Layout, image: Image, threads: int) -> list[int]:
+    """The `cuts` of the buffer that an image lies in, which may have more rows."""
+    return cuts(max(layout.buffers[buffer].height for buffer in image.buffers), threads)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,9 +67,8 @@ class Region:
 
     def own(self, layout: Layout, image: Image, thread: int) -> tuple[int, int]:
         """The rows of ``image`` that a thread computes: those of the buffer that it lies in."""
-        height = max((layout.buffers[buffer].height for buffer in image.buffers if buffer >= 0), default=image.height)
-        first, last = cuts(height, self.threads)[thread : thread + 2]
-        return min(first, image.height), image.height if last == height else min(last, image.height)
+        first, last = _cuts_of(layout, image, self.threads)[thread : thread + 2]
+        return min(first, image.height), image.height if thread == self.threads - 1 else min(last, image.height)
 
     def exchanged(self, index: int) -> tuple[int, ...]:
         """The divided buffers whose halos are copied after an operation: it is the last that writes them."""
@@ -95,17 +99,6 @@ def region_of(builder: StepBuilder, operations: Sequence[Operation], first: int,
     return Region(first, own, rows, divided, halos, frozenset(waits), threads)
 
 
-def _operands(operation: Operation, rows: Rows) -> Iterator[frozenset[int]]:
-    """The buffers of each operand: kernels add all offsets of one to a single address."""
-    residual = operation.residual if isinstance(operation, ConvOp) else None
-    taps = {buffer for use in rows.uses if use.image is not residual for buffer in use.image.buffers}
-    if isinstance(operation, ConvOp):
-        taps |= {tap.plane.buffer for group in operation.taps for tap in group}
-    yield frozenset(taps)
-    yield frozenset() if residual is None else residual.buffers
-    yield rows.out.buffers
-
-
 def _divided(
     builder: StepBuilder, operations: Sequence[Operation], first: int, last: int, rows: Sequence[Rows]
 ) -> frozenset[int]:
@@ -113,11 +106,13 @@ def _divided(
     layout = builder.layout
     inside = {buffer for each in rows for buffer in each.out.buffers if buffer >= 0}
     divided = {b for b in inside if first <= layout.buffers[b].born and layout.buffers[b].dies < last}
-    operands = [each for op, mapped in zip(operations[first:last], rows, strict=True) for each in _operands(op, mapped)]
+    together = [each.out.buffers for each in rows]
+    for operation, mapped in zip(operations[first:last], rows, strict=True):
+        together += operands(operation, mapped)
     changed = True
     while changed:
         changed = False
-        for buffers in operands:
+        for buffers in together:
             mine = buffers & divided
             alike = len({tuple(cuts(layout.buffers[b].height, builder.threads)) for b in mine}) <= 1
             if mine and (mine != buffers or ZERO in buffers or not alike):
@@ -131,8 +126,7 @@ def _halo(layout: Layout, rows: Sequence[Rows], buffer: int, threads: int) -> tu
     mine = cuts(layout.buffers[buffer].height, threads)
     above = below = 0
     for each in rows:
-        height = max(layout.buffers[b].height for b in each.out.buffers)
-        theirs = cuts(height, threads)
+        theirs = _cuts_of(layout, each.out, threads)
         for use in each.uses:
             if buffer in use.image.buffers:
                 for thread in range(threads):
@@ -198,13 +192,14 @@ def _gain(builder: StepBuilder, operation: Operation) -> tuple[float, float] | N
     if rows is None or min(rows.out.buffers) < 0:
         return None
     height = rows.out.height
-    if any(cut % rows.grain for cut in cuts(height, threads)):
+    own = cuts(height, threads)
+    if any(cut % rows.grain for cut in own):
         return None
     if height < 2 * threads or layout.pitch(rows.out) < layout.lanes:
         return None
     if isinstance(operation, CopyOp) and not isinstance(operation.target, Image):
         return None
-    most = max(last - first for first, last in pairwise(cuts(height, threads)))
+    most = max(last - first for first, last in pairwise(own))
     cache = SHARE_OF_CACHE * builder.target.cache_bytes
 
     def lines(image: Image, count: int) -> float:
@@ -225,9 +220,8 @@ def _gain(builder: StepBuilder, operation: Operation) -> tuple[float, float] | N
     return gain, HANDED * handed * (threads - 1) / threads**2 - wait - (HANDED + 2 * costs.near) * halo / threads
 
 
-def pieces(builder: StepBuilder, region: Region) -> dict[int, Piece]:
-    """What every thread holds of the region's divided buffers, and while which operations."""
-    layout = builder.layout
+def pieces(layout: Layout, region: Region) -> dict[int, Piece]:
+    """What every thread holds of the region's divided buffers."""
     found: dict[int, Piece] = {}
     halos: dict[int, tuple[int, int]] = {}
     for buffer, (above, below) in region.halos.items():
@@ -235,7 +229,7 @@ def pieces(builder: StepBuilder, region: Region) -> dict[int, Piece]:
         most = halos.get(place, (0, 0))
         halos[place] = max(above, most[0]), max(below, most[1])
     for buffer in region.divided:
-        lives, mine = layout.buffers[buffer], cuts(layout.buffers[buffer].height, region.threads)
-        rows = max(last - first for first, last in pairwise(mine))
-        found[buffer] = Piece(rows, *halos[layout.first_in_place(buffer)], lives.born, lives.dies)
+        own = cuts(layout.buffers[buffer].height, region.threads)
+        rows = max(last - first for first, last in pairwise(own))
+        found[buffer] = Piece(rows, *halos[layout.first_in_place(buffer)])
     return found

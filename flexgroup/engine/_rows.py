@@ -66,6 +66,18 @@ def rows_of(operation: Operation) -> Rows | None:
     return None
 
 
+def operands(operation: Operation, rows: Rows) -> tuple[frozenset[int], frozenset[int]]:
+    """The buffers that an operation's taps read, and those of its residual.
+
+    Kernels add all offsets of an operand to one address.
+    """
+    residual = operation.residual if isinstance(operation, ConvOp) else None
+    taps = {buffer for use in rows.uses if use.image is not residual for buffer in use.image.buffers}
+    if isinstance(operation, ConvOp):
+        taps |= {tap.plane.buffer for group in operation.taps for tap in group}
+    return frozenset(taps), frozenset() if residual is None else residual.buffers
+
+
 def _tap_uses(reads: tuple[Image, ...], taps: list[tuple[int, int]]) -> tuple[Use, ...]:
     """One use for every image, over the rows of all taps in any of its buffers."""
     uses = []

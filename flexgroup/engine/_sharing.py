@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from flexgroup.engine._geometry import Footprint
 from flexgroup.engine._layout import Layout
 from flexgroup.engine._operations import (
     ConvOp,
@@ -93,7 +92,7 @@ def clearing(builder: StepBuilder, index: int, needs: Needs, name: str) -> Step 
     """
     layout, width = builder.layout, builder.layout.lanes * builder.element.bytes
     buffer, size = layout.buffers[index], layout.plane_bytes(index)
-    whole = buffer.footprint == Footprint(((0, 0, buffer.height, buffer.width),))
+    whole = buffer.is_whole
     if whole and not needs.borders:
         return None
     pitch, element = layout.geometry(index).pitch, layout.element_bytes

@@ -150,32 +150,21 @@ def clearing_call(builder: StepBuilder, base: int, starts: Sequence[int], elemen
 
 
 def copying_call(
-    builder: StepBuilder, bases: tuple[int, int], starts: tuple[Sequence[int], Sequence[int]], elements: int, name: str
+    builder: StepBuilder,
+    bases: tuple[int, int],
+    starts: tuple[Sequence[int], Sequence[int]],
+    elements: int,
+    name: str,
+    *,
+    whole: bool = False,
 ) -> Call:
-    """Copies so many adjacent elements of every plane, (from, to) ``starts`` that count from ``bases``."""
-    kernel = CopyKernel(1, builder.element)
-    fields = {
-        "source": bases[0],
-        "target": bases[1],
-        "sources": builder.table(starts[0]),
-        "targets": builder.table(starts[1]),
-        "source_row": 0,
-        "target_row": 0,
-        "rows": 1,
-        "columns": elements,
-        "first": 0,
-        "last": len(starts[0]),
-    }
-    moved = 2 * elements * builder.element.bytes * len(starts[0])
-    slots = _moving(builder, len(starts[0]), elements)
-    return Call(kernel, tuple(kernel.signature.pack(fields)), name, bytes=moved, slots=slots)
+    """Copies so many adjacent elements of every plane, (from, to) ``starts`` that count from ``bases``.
 
-
-def halo_call(
-    builder: StepBuilder, bases: tuple[int, int], starts: tuple[Sequence[int], Sequence[int]], elements: int, name: str
-) -> Call:
-    """As `copying_call`, rounded up to whole vectors: quicker where they are few."""
-    kernel = HaloKernel(-(-elements // builder.layout.lanes), builder.element)
+    Rounded up to ``whole`` vectors, few are quicker.
+    """
+    kernel = (
+        HaloKernel(-(-elements // builder.layout.lanes), builder.element) if whole else CopyKernel(1, builder.element)
+    )
     fields = {
         "source": bases[0],
         "target": bases[1],
@@ -184,6 +173,8 @@ def halo_call(
         "first": 0,
         "last": len(starts[0]),
     }
+    if not whole:
+        fields |= {"source_row": 0, "target_row": 0, "rows": 1, "columns": elements}
     moved = 2 * elements * builder.element.bytes * len(starts[0])
     slots = _moving(builder, len(starts[0]), elements)
     return Call(kernel, tuple(kernel.signature.pack(fields)), name, bytes=moved, slots=slots)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from flexgroup.engine._geometry import Footprint
 from flexgroup.engine._operations import ConvOp, CopyOp
 from flexgroup.engine._plan import ARENA, HALO, Step, reference
 from flexgroup.engine._regions import Region, cuts
@@ -14,7 +13,6 @@ from flexgroup.engine._steps_calls import (
     Call,
     clearing_call,
     copying_call,
-    halo_call,
     layer_calls,
     layer_totals,
     steps_of,
@@ -35,6 +33,10 @@ def region_steps(builder: StepBuilder, region: Region, clears: Callable[[int], l
     from flexgroup.engine._steps import Place
 
     layout, threads = builder.layout, range(region.threads)
+    places = [
+        Place(layout, thread, {b: cuts(layout.buffers[b].height, region.threads)[thread] for b in region.divided})
+        for thread in threads
+    ]
     begun: set[int] = set()
     steps: list[Step] = []
     for index, (operation, rows) in enumerate(zip(region.operations, region.rows, strict=True)):
@@ -44,11 +46,10 @@ def region_steps(builder: StepBuilder, region: Region, clears: Callable[[int], l
         begun |= set(fresh)
         calls: list[list[Call]] = []
         for thread in threads:
-            bases = {b: cuts(layout.buffers[b].height, region.threads)[thread] for b in region.divided}
             mine = [call for buffer in fresh for call in _clearing(builder, region, buffer, thread, operation.name)]
             own = region.own(layout, rows.out, thread)
             if own[0] < own[1]:
-                mine += layer_calls(builder, operation, conv, own, Place(layout, thread, bases))
+                mine += layer_calls(builder, operation, conv, own, places[thread])
             calls.append(mine)
         totals = layer_totals([operation], {} if conv is None else {0: conv})
         made = steps_of(builder, calls, totals, region=region.first)
@@ -84,7 +85,7 @@ def _clearing(builder: StepBuilder, region: Region, buffer: int, thread: int, na
     begin = -above * pitch - lead
     writers = [op for op, rows in zip(region.operations, region.rows, strict=True) if buffer in rows.out.buffers]
     clean = not any(isinstance(op, CopyOp) for op in writers) or info.width == pitch
-    if info.footprint != Footprint(((0, 0, info.height, info.width),)) or (not clean and pitch < lanes):
+    if not info.is_whole or (not clean and pitch < lanes):
         yield fill([plane + begin * size for plane in planes], (last - first + below) * pitch - begin)
         return
     before = -begin if first < above else lead
@@ -119,5 +120,4 @@ def _exchange(builder: StepBuilder, region: Region, buffer: int, thread: int, na
             whole = (more == 0 or spare) and elements <= MOST_VECTORS * layout.lanes
             begin = low * pitch - (more if whole and is_above else 0)
             starts = [[plane + (begin - row * pitch) * size for plane in planes] for row in (own[owner], first)]
-            call = halo_call if whole else copying_call
-            yield call(builder, bases, (starts[0], starts[1]), elements, name + HALO)
+            yield copying_call(builder, bases, (starts[0], starts[1]), elements, name + HALO, whole=whole)
