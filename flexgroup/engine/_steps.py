@@ -13,6 +13,7 @@ import numpy.typing as npt
 from flexgroup.engine import (
     _choose,
     _steps_conv,
+    _steps_copy,
     _steps_depthwise,
     _steps_linear,
     _steps_other,
@@ -251,6 +252,7 @@ class StepBuilder:
 
 _BUILDERS: Mapping[type, Callable[[StepBuilder, Any], Step]] = {
     **_steps_conv.BUILDERS,
+    **_steps_copy.BUILDERS,
     **_steps_depthwise.BUILDERS,
     **_steps_linear.BUILDERS,
     **_steps_other.BUILDERS,

@@ -11,8 +11,9 @@ from flexgroup.engine._estimate import estimate
 from flexgroup.engine._operations import ConvOp, CopyOp, DepthwiseOp, Operation, PoolOp
 from flexgroup.engine._plan import Step
 from flexgroup.engine._steps_conv import ConvLayer, conv_call
+from flexgroup.engine._steps_copy import copy_call
 from flexgroup.engine._steps_depthwise import REASON, depthwise_call, depthwise_macs
-from flexgroup.engine._steps_other import copy_call, pool_call
+from flexgroup.engine._steps_other import pool_call
 from flexgroup.engine._winograd import TRANSFORMED, block_calls
 from flexgroup.engine._work import MoveWork
 from flexgroup.kernels import CopyKernel, FillKernel, HaloKernel, KernelSpec
@@ -128,8 +129,7 @@ def _plain_call(builder: StepBuilder, operation: Operation, rows: tuple[int, int
         planes = len(operation.out.planes)
     else:
         assert isinstance(operation, CopyOp), "rows_of knows no other"
-        kernel, fields = copy_call(builder, operation, rows, place)
-        planes = operation.planes * len(operation.starts)
+        kernel, fields, planes = copy_call(builder, operation, rows, place)
     arguments = tuple(kernel.signature.pack(fields | {"first": 0, "last": planes}))
     return Call(kernel, arguments, operation.name, macs)
 

@@ -1,30 +1,25 @@
-"""Steps of everything that is not a convolution: pools, means, linear layers, arithmetic, copies."""
+"""Steps of everything that is not a convolution: pools, means, arithmetic."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flexgroup.engine._layout import External, Image, PlaneRef, Vector
+from flexgroup.engine._layout import Image, PlaneRef, Vector
 from flexgroup.engine._operations import (
-    CopyOp,
     ElementwiseOp,
     MeanOp,
     PoolOp,
 )
-from flexgroup.engine._plan import ARENA, FIRST_EXTERNAL, Step, number, reference
+from flexgroup.engine._plan import ARENA, Step, number, reference
 from flexgroup.kernels import (
-    CopyKernel,
     ElementwiseKernel,
     MeanKernel,
     PoolKernel,
 )
-
-Fields = dict[str, int]
-
 
 if TYPE_CHECKING:
     from flexgroup.engine._steps import Fields, Place, StepBuilder
@@ -124,58 +119,8 @@ def _numbers(value: Image | Vector) -> int:
     return len(set(value.planes)) * value.height * value.width
 
 
-def _copy(builder: StepBuilder, op: CopyOp) -> Step:
-    kernel, fields = copy_call(builder, op, (0, op.rows), builder.place())
-    step = builder.by_range(op.name, kernel, fields, op.planes * len(op.starts))
-    return replace(step, bytes=builder.bytes_of(op))
-
-
-def copy_call(builder: StepBuilder, op: CopyOp, rows: tuple[int, int], place: Place) -> tuple[CopyKernel, Fields]:
-    """The kernel and its arguments, but the planes, for ``rows`` of the target's rectangle."""
-    region, sources, row = _rectangles(builder, op.source, op, op.starts)
-    target_region, targets, target_row = _rectangles(builder, op.target, op, (op.target_start,))
-    source_row = row * op.step[0]
-    images = [isinstance(value, Image) for value in (op.source, op.target)]
-    fields = {
-        "source": place.reference(op.source, rows[0] * op.step[0])  # type: ignore[arg-type]
-        if images[0]
-        else reference(region, rows[0] * source_row),
-        "target": place.reference(op.target, rows[0])  # type: ignore[arg-type]
-        if images[1]
-        else reference(target_region, rows[0] * target_row),
-        "sources": builder.table(sources),
-        "targets": builder.table(targets),
-        "source_row": source_row,
-        "target_row": target_row,
-        "rows": rows[1] - rows[0],
-        "columns": op.columns,
-    }
-    return CopyKernel(op.step[1], *builder.moving(op.source, op.target)), fields
-
-
-def _rectangles(
-    builder: StepBuilder, value: Image | Vector | External, op: CopyOp, corners: Sequence[tuple[int, int]]
-) -> tuple[int, list[int], int]:
-    """Where rectangles begin: (region, bytes to ``corners`` in every plane, bytes from a row to the next)."""
-    size = builder.element_of(value).bytes
-    if isinstance(value, Image):
-        region, width = ARENA, builder.layout.pitch(value)
-        planes = builder.planes(value)
-    elif isinstance(value, External):
-        region = FIRST_EXTERNAL + value.port + (builder.input_count if value.output else 0)
-        height, width = value.shape[1:] if len(value.shape) == 3 else (1, value.shape[0])
-        planes = [i * height * width * size for i in range(op.planes)]
-    else:
-        # A vector is the rectangles of a flattened image, one after another.
-        region, width = ARENA, op.columns
-        first = builder.layout.offset(PlaneRef(value.buffer, 0))
-        planes = [first + i * op.rows * op.columns * size for i in range(op.planes)]
-    return region, [plane + (y * width + x) * size for y, x in corners for plane in planes], width * size
-
-
 BUILDERS: Mapping[type, Callable[..., Step]] = {
     PoolOp: _pool,
     MeanOp: _mean,
     ElementwiseOp: _elementwise,
-    CopyOp: _copy,
 }
