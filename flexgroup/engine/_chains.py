@@ -1,24 +1,26 @@
-"""Which operations run together in bands, and how high the bands are: the partition that the cost model likes best.
+"""Which operations run together, in bands or in slices: the partition of a network that the cost model likes best.
 
 What one operation writes and the next reads goes through the caches. Images that are larger than the second-level cache
 come back from the third, which is several times slower than the multiply-adds of a pruned layer. In a chain they never
 leave the second level. The price: fewer positions a call, rows that move within their windows, and rows at the seams of
-threads that are computed twice.
+threads that are computed twice. What slices are and cost, `_slices` says.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 from flexgroup.engine._bands import even_band, least_rows, schedule, steps_to_last
 from flexgroup.engine._estimate import estimate
 from flexgroup.engine._layout import ZERO, Image
 from flexgroup.engine._operations import Operation, buffers_of
 from flexgroup.engine._rows import Rows, operands
+from flexgroup.engine._slices import Slice, share_read, slices
 from flexgroup.engine._steps_chain import Chain
-from flexgroup.engine._work import SHARE_OF_CACHE, MoveWork
+from flexgroup.engine._work import SHARE_OF_CACHE, MoveWork, traffic
 
 if TYPE_CHECKING:
     from flexgroup.engine._steps import StepBuilder
@@ -39,6 +41,13 @@ class Candidate:
     band: int
     windowed: tuple[bool, ...]
     slots: float
+
+
+class Partition(NamedTuple):
+    """The operations of a network, and the chains that some of them are in."""
+
+    operations: list[Operation]
+    chains: list[Chain]
 
 
 class Planner:
@@ -65,15 +74,19 @@ class Planner:
         self._slots: dict[tuple[int, int, frozenset[int]], tuple[float, float]] = {}  # in all, and without traffic
         self._read: dict[int, tuple[frozenset[int], frozenset[int]]] = {}
 
-    def best(self) -> list[Chain]:
-        """The chains of the cheapest partition of all operations."""
+    def best(self) -> Partition:
+        """The cheapest partition of all operations."""
         count = len(self.operations)
         costs = [0.0] + [float("inf")] * count
-        chosen: list[Candidate | None] = [None] * (count + 1)
+        chosen: list[Candidate | list[Slice] | None] = [None] * (count + 1)
         for last in range(1, count + 1):
             alone = self._alone(last - 1)
             if costs[last - 1] + alone < costs[last]:
                 costs[last], chosen[last] = costs[last - 1] + alone, None
+            if last > 1:
+                slots, sliced = self._sliced(last - 2)
+                if costs[last - 2] + slots < costs[last]:
+                    costs[last], chosen[last] = costs[last - 2] + slots, sliced
             for first in range(last - 2, max(-1, last - 1 - LONGEST), -1):
                 if self.rows[first] is None or self.rows[last - 1] is None:
                     break
@@ -85,19 +98,56 @@ class Planner:
                 found = self._chain(first, windowed)
                 if found is not None and costs[first] + found.slots < costs[last]:
                     costs[last], chosen[last] = costs[first] + found.slots, found
-        chains: list[Chain] = []
+        taken: list[tuple[int, Candidate | list[Slice] | None]] = []
         at = count
         while at > 0:
-            found = chosen[at]
-            if found is None:
-                at -= 1
-                rows = self.rows[at]
-                if rows is not None and rows.grain > 1:  # only chains run rows in blocks
-                    chains.append(Chain(at, at + 1, (self.operations[at],), (False,), rows.out.height))
+            each = chosen[at]
+            at = each.first if isinstance(each, Candidate) else at - (1 if each is None else 2)
+            taken.append((at, each))
+        operations: list[Operation] = []
+        chains: list[Chain] = []
+        for first, part in reversed(taken):
+            begin = len(operations)
+            if isinstance(part, list):
+                operations += [each for pair in part for each in pair]
                 continue
-            chains.append(Chain(found.first, at, tuple(self.operations[found.first : at]), found.windowed, found.band))
-            at = found.first
-        return [replace(chain, number=number) for number, chain in enumerate(reversed(chains))]
+            found = part
+            if found is None:
+                operations.append(self.operations[first])
+                rows = self.rows[first]
+                if rows is None or rows.grain == 1:
+                    continue
+                found = Candidate(first, rows.out.height, (False,), 0.0)  # only chains run rows in blocks
+            else:
+                operations += self.operations[first : first + len(found.windowed)]
+            parts = tuple(operations[begin:]), found.windowed, found.band
+            chains.append(Chain(begin, len(operations), *parts, len(chains)))
+        return Partition(operations, chains)
+
+    def _sliced(self, first: int) -> tuple[float, list[Slice]]:
+        """What an operation and the next cost in slices, and those; none where that cannot be.
+
+        The same images are read and written, all but what is between, which is near. What is read once more for every
+        slice comes while the one before is multiplied.
+        """
+        rows = self._rows(first, first + 2)
+        if len(rows) < 2 or len(rows[0].out.buffers) > 1:
+            return math.inf, []
+        (buffer,) = rows[0].out.buffers
+        whole = buffer >= 0 and len(rows[0].out.planes) == self.layout.buffers[buffer].channels
+        if not whole or not self.layout.buffers[buffer].is_whole or self.users[buffer] != [first, first + 1]:
+            return math.inf, []
+        sliced = slices(self.builder, self.operations[first], self.operations[first + 1])
+        if not sliced:
+            return math.inf, []
+        between, costs, height = frozenset({buffer}), self.costs, rows[0].out.height
+        slots = sum(self._estimated(first + i, each.out.height, between) for i, each in enumerate(rows))
+        slots -= self._both(first, height, between)[1]
+        found = [estimate(self.builder, producer, height) for producer, _ in sliced]
+        work = sum(each.work.slots(costs) for each in found if each is not None)
+        again = sum(share_read(producer) for producer, _ in sliced) - 1
+        read = again * traffic(self.layout, self._cache, rows[0], height).read * costs.far_read
+        return slots + work + max(0.0, read - work) + 2 * (len(sliced) - 1) * costs.call, sliced
 
     def _bytes(self, rows: Rows) -> float:
         return float(len(rows.out.planes) * rows.out.height * self.layout.pitch(rows.out) * self.layout.element_bytes)
@@ -256,8 +306,11 @@ class Planner:
         return slots
 
 
-def find_chains(builder: StepBuilder, operations: Sequence[Operation]) -> list[Chain]:
-    """The chains of a network, in order; none where the target says nothing of its caches."""
+def partition(builder: StepBuilder, operations: Sequence[Operation]) -> Partition:
+    """The operations of a network, some of them in slices, and the chains among them, in order.
+
+    All as they were where the target says nothing of its caches.
+    """
     if not builder.target.cache_bytes:
-        return []
+        return Partition(list(operations), [])
     return Planner(builder, operations).best()

@@ -16,7 +16,7 @@ from flexgroup._errors import FlexgroupError
 from flexgroup.engine._agreement import agrees, difference, tolerance_of
 from flexgroup.engine._calibrate import machine_costs
 from flexgroup.engine._calls import first_image, input_arrays, results_like
-from flexgroup.engine._chains import find_chains
+from flexgroup.engine._chains import partition
 from flexgroup.engine._choose import Chooser, choose
 from flexgroup.engine._costs import Costs, default_costs
 from flexgroup.engine._explain import Explanation, Memory, explain_plan, memory_of
@@ -26,6 +26,7 @@ from flexgroup.engine._layout import Layout
 from flexgroup.engine._lower import Lowering
 from flexgroup.engine._machine import measured_machine
 from flexgroup.engine._native import Program
+from flexgroup.engine._operations import buffers_of
 from flexgroup.engine._plan import Plan, Port
 from flexgroup.engine._precision import advice, check_range, element_for, precision_of, with_conversions
 from flexgroup.engine._predict import predicted_seconds
@@ -79,7 +80,8 @@ def plan_graph(
         costs=costs,
     )
     operations = transformed(builder, lowering.operations) if chooser is None else lowering.operations
-    chains = find_chains(builder, operations)
+    operations, chains = partition(builder, operations)
+    layout.set_lives([buffers_of(operation) for operation in operations])
     regions = find_regions(builder, operations, chains)
     chains = [chain for chain in chains if not any(each.first <= chain.first < each.last for each in regions)]
     for chain in chains:

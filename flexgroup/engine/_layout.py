@@ -92,6 +92,7 @@ class Layout:
         self.arena_bytes = 0
         self.clear_bytes = 0  # at the arena's beginning, that must be zero before the first image
         self.inherited: set[int] = set()  # buffers in memory that other layouts use too
+        self.slices: set[int] = set()  # buffers of some planes of an image
         self._replaced: dict[int, int] = {}  # by buffer: the one that dies where it begins, and whose place it takes
         self._slots: dict[int, int] = {}  # planes of the memory that a buffer took over
         self._special = {ZERO: 0, SINK: 0}
@@ -131,6 +132,17 @@ class Layout:
             buffer = self._parent[buffer]
         return buffer
 
+    def slice(self, image: Image, channels: int) -> Image:
+        """A new buffer for some planes of an image that has one for itself: alike, but for their number."""
+        (buffer,) = image.buffers
+        new = self.new_image(channels, image.height, image.width, self.buffers[buffer].footprint)
+        (made,) = new.buffers
+        self.buffers[made].slack = self.buffers[buffer].slack
+        self._parent[made] = buffer
+        self.slices.add(made)
+        self._reaches[made] = self._reaches.get(buffer, [])
+        return new
+
     def tie(self, *images: Image) -> None:
         """Give all planes of ``images`` the same pitch."""
         roots = sorted({self.component(ref.buffer) for image in images for ref in image.planes if ref.buffer >= 0})
@@ -152,13 +164,14 @@ class Layout:
         for buffer in {ref.buffer for ref in image.planes if ref.buffer >= 0}:
             self._reaches.setdefault(buffer, []).append(reach)
 
-    def use(self, step: int, buffers: set[int]) -> None:
-        """Note that step number ``step`` reads or writes ``buffers``."""
-        for index in buffers:
-            if index >= 0:
-                buffer = self.buffers[index]
+    def set_lives(self, used: Sequence[set[int]]) -> None:
+        """Let buffers live from the first to the last step that reads or writes them, of those that ``used`` has."""
+        for buffer in self.buffers:
+            buffer.born = buffer.dies = -1
+        for step, buffers in enumerate(used):
+            for buffer in (self.buffers[index] for index in buffers if index >= 0):
                 buffer.born = step if buffer.born < 0 else buffer.born
-                buffer.dies = max(buffer.dies, step)
+                buffer.dies = step
 
     def open_windows(self, capacities: Mapping[int, int], first: int, last: int) -> None:
         """Let the buffers of the chain first..last (exclusive) hold so many rows each, in scratch memory.
@@ -283,7 +296,7 @@ class Layout:
 
         The images ``sharing`` may take over each other's memory whatever their layout; who relies on zeros clears them.
         """
-        full = [i for i, b in enumerate(self.buffers) if i not in self._windows]
+        full = [i for i, b in enumerate(self.buffers) if i not in self._windows and b.born >= 0]
         largest = max((self.plane_bytes(i) for i in full if self.buffers[i].height), default=0)
         lead = max((self._bytes(g.lead) for g in self._geometry.values()), default=0)
         room = lead + largest

@@ -66,8 +66,7 @@ class Lowering:
             rows, columns = (shape[1], shape[2]) if len(shape) == 3 else (1, shape[0])
             source = self.dense_or_planes(name) if len(shape) == 3 else self.vector(name)
             self.append(CopyOp("output", source, target, shape[0] if len(shape) == 3 else 1, rows, columns))
-        for step, operation in enumerate(self.operations):
-            self.layout.use(step, buffers_of(operation))
+        self.layout.set_lives([buffers_of(operation) for operation in self.operations])
 
     def is_nonnegative(self, name: str) -> bool:
         """Whether no number of the value can be below zero (it may be NaN)."""

@@ -8,7 +8,7 @@ threads wait for each other. What a thread computes, and in which order, depends
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -44,7 +44,8 @@ def _cuts_of(layout: Layout, image: Image, threads: int) -> list[int]:
 class Region:
     """Operations first..last (exclusive) of a network, of which every thread computes its rows.
 
-    ``halos`` has, for every buffer that is ``divided``, the rows above and below a thread's own that are read too.
+    ``halos`` has, for every buffer that is ``divided``, the rows above and below a thread's own that are read too. A
+    thread computes those of ``repeated`` buffers itself, and copies the others.
     """
 
     first: int
@@ -52,6 +53,7 @@ class Region:
     rows: tuple[Rows, ...]
     divided: frozenset[int]
     halos: dict[int, tuple[int, int]]
+    repeated: frozenset[int]
     waits: frozenset[int]  # operations (counted from the first) after which all threads wait for each other
     threads: int
 
@@ -70,12 +72,18 @@ class Region:
         first, last = _cuts_of(layout, image, self.threads)[thread : thread + 2]
         return min(first, image.height), image.height if thread == self.threads - 1 else min(last, image.height)
 
+    def computed(self, layout: Layout, image: Image, thread: int) -> tuple[int, int]:
+        """The rows of ``image`` that a thread writes: its own, and those around them that it computes too."""
+        first, last = self.own(layout, image, thread)
+        above, below = _repeated_rows(image, self.halos, self.repeated)
+        return max(first - above, 0), min(last + below, image.height)
+
     def exchanged(self, index: int) -> tuple[int, ...]:
         """The divided buffers whose halos are copied after an operation: it is the last that writes them."""
         found = []
         for buffer in sorted(self.rows[index].out.buffers & self.divided):
             later = any(buffer in rows.out.buffers for rows in self.rows[index + 1 :])
-            if self.halos[buffer] != (0, 0) and not later:
+            if self.halos[buffer] != (0, 0) and not later and buffer not in self.repeated:
                 found.append(buffer)
         return tuple(found)
 
@@ -87,16 +95,38 @@ def region_of(builder: StepBuilder, operations: Sequence[Operation], first: int,
     rows = tuple(rows for rows in map(builder.rows_of, own) if rows is not None)
     assert len(rows) == len(own), "the others are not eligible"
     divided = _divided(builder, operations, first, last, rows)
-    halos = {buffer: _halo(layout, rows, buffer, threads) for buffer in divided}
+    repeated = _repeated(layout, own, rows) & divided
+    halos: dict[int, tuple[int, int]] = {}
+    for each in reversed(rows):  # readers come after writers
+        for buffer in each.out.buffers & divided:
+            halos[buffer] = _halo(layout, rows, buffer, halos, repeated, threads)
     waits = set()
     for index, each in enumerate(rows):
         for buffer in each.out.buffers:
             read = [use for other in rows[index:] for use in other.uses if buffer in use.image.buffers]
             crossed = any((use.above, use.below) != (0, 0) for use in read) or layout.reads_border(each.out)
+            later = any(buffer in other.out.buffers for other in rows[index + 1 :])
+            if buffer in divided and (later or buffer in repeated):
+                continue
             if read and (halos[buffer] != (0, 0) if buffer in divided else crossed):
                 waits.add(index)
     waits.add(len(own) - 1)
-    return Region(first, own, rows, divided, halos, frozenset(waits), threads)
+    return Region(first, own, rows, divided, halos, repeated, frozenset(waits), threads)
+
+
+def _repeated(layout: Layout, operations: Sequence[Operation], rows: Sequence[Rows]) -> frozenset[int]:
+    """The buffers of which some rows are better computed twice than copied from another thread.
+
+    Those are slices, after each of which threads would wait, and what comes from the caller's arrays.
+    """
+    copies = [each for op, each in zip(operations, rows, strict=True) if isinstance(op, CopyOp) and not each.uses]
+    return frozenset(layout.slices).union(*(each.out.buffers for each in copies))
+
+
+def _repeated_rows(image: Image, halos: Mapping[int, tuple[int, int]], repeated: frozenset[int]) -> tuple[int, int]:
+    """The rows above and below its own that a thread computes of an image."""
+    found = [halos[buffer] for buffer in image.buffers if buffer in repeated]
+    return max((above for above, _ in found), default=0), max((below for _, below in found), default=0)
 
 
 def _divided(
@@ -121,16 +151,29 @@ def _divided(
     return frozenset(divided)
 
 
-def _halo(layout: Layout, rows: Sequence[Rows], buffer: int, threads: int) -> tuple[int, int]:
-    """Rows above and below a thread's own that some reader of a divided buffer looks at, beyond the image too."""
+def _halo(
+    layout: Layout,
+    rows: Sequence[Rows],
+    buffer: int,
+    halos: Mapping[int, tuple[int, int]],
+    repeated: frozenset[int],
+    threads: int,
+) -> tuple[int, int]:
+    """Rows above and below a thread's own that some reader of a divided buffer looks at, beyond the image too.
+
+    ``halos`` has those of what the readers write.
+    """
     mine = cuts(layout.buffers[buffer].height, threads)
     above = below = 0
     for each in rows:
         theirs = _cuts_of(layout, each.out, threads)
         for use in each.uses:
             if buffer in use.image.buffers:
+                more = _repeated_rows(each.out, halos, repeated)
                 for thread in range(threads):
-                    low, high = use.rows(theirs[thread], theirs[thread + 1])
+                    low, high = use.rows(
+                        max(theirs[thread] - more[0], 0), min(theirs[thread + 1] + more[1], theirs[-1])
+                    )
                     above = max(above, mine[thread] - low)
                     below = max(below, high - mine[thread + 1])
     return above, below
@@ -215,8 +258,10 @@ def _gain(builder: StepBuilder, operation: Operation) -> tuple[float, float] | N
     assert mine is not None
     handed = sum(lines(use.image, use.image.height) for use in rows.uses)
     halo = sum(lines(use.image, max(0, use.below - use.above)) for use in rows.uses)
-    wait = WAIT * any(use.above or use.below for use in rows.uses)
     gain = alone.slots(costs) / threads - mine.slots(costs)
+    if rows.uses and all(use.image.buffers <= layout.slices for use in rows.uses):
+        return gain, HANDED * handed * (threads - 1) / threads**2  # nobody waits
+    wait = WAIT * any(use.above or use.below for use in rows.uses)
     return gain, HANDED * handed * (threads - 1) / threads**2 - wait - (HANDED + 2 * costs.near) * halo / threads
 
 

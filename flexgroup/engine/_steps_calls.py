@@ -51,7 +51,7 @@ def layer_totals(operations: Sequence[Operation], layers: Mapping[int, ConvLayer
     for i, operation in enumerate(operations):
         if isinstance(operation, ConvOp):
             pixels, conv = operation.out.height * operation.out.width, layers[i]
-            reason = TRANSFORMED if operation.is_transformed else conv.choice.reason
+            reason = TRANSFORMED if operation.is_transformed else conv.reason
             totals[operation.name] = Total(conv.useful_macs * pixels, conv.dense_macs * pixels, reason, conv.shares)
         elif isinstance(operation, DepthwiseOp) and operation.is_layer:
             totals[operation.name] = Total(*depthwise_macs(operation, operation.out.height), REASON)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 
 LONGEST_RUN = 4  # columns: a loop's code is that many times as long
+SLICED = "; slice by slice of its channels with the layer that reads them"
 FEW_TILES = 4  # with no more, every weight is read about once
 
 
@@ -34,6 +35,12 @@ class ConvLayer:
     layer: Layer
     patterns: tuple[npt.NDArray[np.bool_], ...]
     choice: Choice
+    is_slice: bool = False
+
+    @property
+    def reason(self) -> str:
+        """Why it runs as it does."""
+        return self.choice.reason + (SLICED if self.is_slice else "")
 
     @property
     def useful_macs(self) -> int:
@@ -89,7 +96,7 @@ def _conv_layer(builder: StepBuilder, op: ConvOp, rows: int) -> ConvLayer:
     patterns = tuple(np.split(layer.pattern, count)) if count > 1 else (layer.pattern,)
     if count == 1:
         choice = builder.chooser(layer, builder.target, sparse=builder.sparse, heights=HEIGHTS)
-        return ConvLayer(op, layer, patterns, choice)
+        return ConvLayer(op, layer, patterns, choice, not builder.layout.slices.isdisjoint(op.out.buffers))
     heights = tuple(height for height in HEIGHTS if len(patterns[0]) % height == 0)
     choice = builder.chooser(layer, builder.target, sparse=True, heights=heights)
     if choice.form == "dense":
@@ -123,7 +130,7 @@ def _conv(builder: StepBuilder, op: ConvOp) -> Step:
         executed * pixels,
         conv.useful_macs * pixels,
         conv.dense_macs * pixels,
-        conv.choice.reason,
+        conv.reason,
         builder.bytes_of(op),
         shares=conv.shares,
     )

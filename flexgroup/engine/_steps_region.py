@@ -47,9 +47,9 @@ def region_steps(builder: StepBuilder, region: Region, clears: Callable[[int], l
         calls: list[list[Call]] = []
         for thread in threads:
             mine = [call for buffer in fresh for call in _clearing(builder, region, buffer, thread, operation.name)]
-            own = region.own(layout, rows.out, thread)
-            if own[0] < own[1]:
-                mine += layer_calls(builder, operation, conv, own, places[thread])
+            computed = region.computed(layout, rows.out, thread)
+            if computed[0] < computed[1]:
+                mine += layer_calls(builder, operation, conv, computed, places[thread])
             calls.append(mine)
         totals = layer_totals([operation], {} if conv is None else {0: conv})
         made = steps_of(builder, calls, totals, region=region.first)
@@ -95,7 +95,9 @@ def _clearing(builder: StepBuilder, region: Region, buffer: int, thread: int, na
         yield fill([plane + (last - first) * pitch * size for plane in planes], below * pitch)
     if not clean:
         gap = -(-(pitch - info.width) // lanes) * lanes
-        ends = [plane + ((row + 1) * pitch - gap) * size for plane in planes for row in range(last - first)]
+        more = region.halos[buffer] if buffer in region.repeated else (0, 0)
+        rows = range(-min(more[0], first), min(last + more[1], info.height) - first)
+        ends = [plane + ((row + 1) * pitch - gap) * size for plane in planes for row in rows]
         yield fill(ends, pitch - info.width)
 
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from flexgroup import zoo
 from flexgroup.engine import CompiledModel, Plan, Step, _compiled, plan_graph
-from flexgroup.engine._chains import Planner
+from flexgroup.engine._chains import Partition, Planner
 from flexgroup.engine._choose import Choice
 from flexgroup.engine._in_place import take_places
 from flexgroup.engine._operations import Operation
@@ -154,10 +154,10 @@ def test_no_two_threads_write_a_position_that_is_added_to_in_place(case, pattern
                 assert not one & other
 
 
-def forced(cuts: Sequence[int], band: int) -> Callable[[StepBuilder, Sequence[Operation]], list[Chain]]:
-    """In place of `find_chains`: chains wherever they can be, as long as ``cuts`` say in turn."""
+def forced(cuts: Sequence[int], band: int) -> Callable[[StepBuilder, Sequence[Operation]], Partition]:
+    """In place of `partition`: chains wherever they can be, as long as ``cuts`` say in turn."""
 
-    def find(builder: StepBuilder, operations: Sequence[Operation]) -> list[Chain]:
+    def find(builder: StepBuilder, operations: Sequence[Operation]) -> Partition:
         planner, chains, first = Planner(builder, operations), [], 0
         lengths = cycle(cuts)
         while first < len(operations):
@@ -168,7 +168,7 @@ def forced(cuts: Sequence[int], band: int) -> Callable[[StepBuilder, Sequence[Op
                 first = last
             else:
                 first += 1
-        return chains
+        return Partition(list(operations), chains)
 
     return find
 
@@ -187,7 +187,7 @@ def gives_what_torch_gives(
     with torch.no_grad():
         expected = model(x)[0].numpy()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_compiled, "find_chains", forced(cuts, band))
+        patch.setattr(_compiled, "partition", forced(cuts, band))
         plan = plan_graph(graph_of(model, shape), target, threads=threads, **options)
     for order in (range(threads), reversed(range(threads))):
         (given,) = run_plan(one_thread_after_another(plan, list(order)), x[0].numpy(), times=2)
@@ -214,7 +214,7 @@ def places_taken(model: nn.Module, shape: tuple[int, ...], cuts: Sequence[int], 
         return needs
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_compiled, "find_chains", forced(cuts, 7))
+        patch.setattr(_compiled, "partition", forced(cuts, 7))
         patch.setattr(_compiled, "find_regions", lambda builder, operations, chains: [])
         patch.setattr(_compiled, "take_places", take)
         plan_graph(graph_of(model.eval(), shape), TARGETS["x86-64-avx2"], threads=threads, **options)
@@ -287,7 +287,7 @@ def test_a_tile_that_overlaps_leaves_what_is_done(form, threads, target, element
     model = nn.Sequential(nn.Conv2d(3, 6, 1), Sum(body, "add"), nn.Conv2d(6, 2, 1)).eval()
     choice = Choice(form, 4, 3, 1.0, 1.0, 1, 1.0, True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_compiled, "find_chains", forced([1, 1, 3, 1], 5))  # bands that end within a vector
+        patch.setattr(_compiled, "partition", forced([1, 1, 3, 1], 5))  # bands that end within a vector
         plan, apart = both_plans(
             graph_of(model, (3, 35, 34)),
             target_named(target),

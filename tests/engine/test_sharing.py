@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexgroup.engine import CompiledModel, Step, _compiled, plan_graph
+from flexgroup.engine._chains import Partition
 from flexgroup.engine._in_place import take_places
 from flexgroup.engine._layout import Layout, PlaneRef
 from flexgroup.engine._operations import ConvOp, DepthwiseOp, MeanOp, Operation, PoolOp
@@ -69,7 +70,7 @@ def test_what_has_to_be_zero_before_a_step_is_zero(case, target, threads):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_compiled, "take_places", take)
-        patch.setattr(_compiled, "find_chains", lambda builder, operations: [])
+        patch.setattr(_compiled, "partition", lambda builder, operations: Partition(list(operations), []))
         patch.setattr(_compiled, "find_regions", lambda builder, operations, chains: [])
         plan = plan_graph(optimize(from_torch(model, (torch.zeros(1, *shape),))), TARGETS[target], threads=threads)
     layout, operations = found
