@@ -31,6 +31,7 @@ SMALLEST = 0.2  # of the cache: chains whose images all are smaller gain nothing
 SAMPLED_BANDS = 4
 SURE = 0.9  # of a quick estimate of bands: they do not cost less
 WORTH = 0.8  # of what the operations cost one by one: chains that promise less did not keep it
+WORTH_SLICING = 0.97  # and slices
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,8 +86,8 @@ class Planner:
                 costs[last], chosen[last] = costs[last - 1] + alone, None
             if last > 1:
                 slots, sliced = self._sliced(last - 2)
-                if costs[last - 2] + slots < costs[last]:
-                    costs[last], chosen[last] = costs[last - 2] + slots, sliced
+                if costs[last - 2] + slots / WORTH_SLICING < costs[last]:
+                    costs[last], chosen[last] = costs[last - 2] + slots / WORTH_SLICING, sliced
             for first in range(last - 2, max(-1, last - 1 - LONGEST), -1):
                 if self.rows[first] is None or self.rows[last - 1] is None:
                     break

@@ -103,11 +103,14 @@ def region_of(builder: StepBuilder, operations: Sequence[Operation], first: int,
     waits = set()
     for index, each in enumerate(rows):
         for buffer in each.out.buffers:
-            read = [use for other in rows[index:] for use in other.uses if buffer in use.image.buffers]
-            crossed = any((use.above, use.below) != (0, 0) for use in read) or layout.reads_border(each.out)
-            later = any(buffer in other.out.buffers for other in rows[index + 1 :])
-            if buffer in divided and (later or buffer in repeated):
+            later = rows[index + 1 :]
+            read = [(use, other) for other in later for use in other.uses if buffer in use.image.buffers]
+            if buffer in divided and (buffer in repeated or any(buffer in other.out.buffers for other in later)):
                 continue
+            crossed = layout.reads_border(each.out) or any(
+                (use.above, use.below) != (0, 0) or _repeated_rows(other.out, halos, repeated) != (0, 0)
+                for use, other in read
+            )
             if read and (halos[buffer] != (0, 0) if buffer in divided else crossed):
                 waits.add(index)
     waits.add(len(own) - 1)

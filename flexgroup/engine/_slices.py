@@ -3,7 +3,8 @@
 Depthwise layers, pools and the split into stride phases read every plane by itself. So they can follow slice by slice:
 what is between stays in the second-level cache, and takes the memory of one slice. Unlike bands of rows (`_chains`)
 slices are whole planes: no row is computed twice, and tiles are as long as they were. The price: inputs are read for
-every slice, and groups that cross from one to the next are cut.
+every slice, and groups that cross from one to the next are cut. Rows sum their groups in the order that they have in
+the whole layer, so that results do not depend on slices.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 
 from flexgroup.engine._layout import Image, Layout
 from flexgroup.engine._operations import ConvOp, CopyOp, DepthwiseOp, Operation
+from flexgroup.engine._steps_conv import conv_layer
 
 if TYPE_CHECKING:
     from flexgroup.engine._steps import StepBuilder
@@ -35,19 +37,20 @@ def slices(builder: StepBuilder, producer: Operation, reader: Operation) -> list
     if not isinstance(reader, DepthwiseOp | CopyOp) or not _is_planewise(reader, producer.out):
         return []
     layout, count = builder.layout, len(producer.out.planes)
-    each = _channels(builder, count, layout.plane_bytes(producer.out.planes[0].buffer))
+    rows = conv_layer(builder, producer, producer.out.height).choice.rows
+    each = _channels(builder, count, layout.plane_bytes(producer.out.planes[0].buffer), rows)
     if each >= count:
         return []
     return [_slice(layout, producer, reader, at, min(at + each, count)) for at in range(0, count, each)]
 
 
-def _channels(builder: StepBuilder, count: int, plane: int) -> int:
-    """How many of ``count`` channels a slice has, of so many bytes each: slices are as large as each other."""
+def _channels(builder: StepBuilder, count: int, plane: int, rows: int) -> int:
+    """How many of ``count`` channels a slice has, of so many bytes each, in strips of ``rows``: all are as large."""
     caches = builder.target.cache_bytes * builder.threads
     if builder.threads > 1 and count * plane < LEAST_SHARED * caches:
         return count
     most = SHARE * caches / plane
-    height = next((strip for strip in STRIPS if strip <= most), count)
+    height = next((strip for strip in STRIPS if strip <= most and strip % rows == 0), count)
     parts = -(-count // max(int(most // height), 1) // height)
     return -(-count // parts // height) * height
 
@@ -76,6 +79,8 @@ def _slice(layout: Layout, producer: ConvOp, reader: DepthwiseOp | CopyOp, first
         bias=producer.bias[first:last],
         out=between,
         residual=None if producer.residual is None else part(producer.residual),
+        whole=producer,
+        first=first,
     )
     if isinstance(reader, DepthwiseOp):
         weight, bias = reader.weight[first:last], reader.bias[first:last]

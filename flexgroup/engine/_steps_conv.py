@@ -35,12 +35,11 @@ class ConvLayer:
     layer: Layer
     patterns: tuple[npt.NDArray[np.bool_], ...]
     choice: Choice
-    is_slice: bool = False
 
     @property
     def reason(self) -> str:
         """Why it runs as it does."""
-        return self.choice.reason + (SLICED if self.is_slice else "")
+        return self.choice.reason + (SLICED if self.op.whole is not None else "")
 
     @property
     def useful_macs(self) -> int:
@@ -94,9 +93,11 @@ def _conv_layer(builder: StepBuilder, op: ConvOp, rows: int) -> ConvLayer:
     layer = layer_of(builder, op, rows)
     count = len(op.matrices)
     patterns = tuple(np.split(layer.pattern, count)) if count > 1 else (layer.pattern,)
+    if op.whole is not None:
+        return ConvLayer(op, layer, patterns, conv_layer(builder, op.whole, rows).choice)
     if count == 1:
         choice = builder.chooser(layer, builder.target, sparse=builder.sparse, heights=HEIGHTS)
-        return ConvLayer(op, layer, patterns, choice, not builder.layout.slices.isdisjoint(op.out.buffers))
+        return ConvLayer(op, layer, patterns, choice)
     heights = tuple(height for height in HEIGHTS if len(patterns[0]) % height == 0)
     choice = builder.chooser(layer, builder.target, sparse=True, heights=heights)
     if choice.form == "dense":
@@ -261,7 +262,7 @@ def packed_fields(builder: StepBuilder, conv: ConvLayer, band: tuple[int, int]) 
     packs: list[PackedRows] = []
     offsets: list[npt.NDArray[np.int64]] = []
     for matrix, pattern, taps in zip(op.matrices, conv.patterns, op.taps, strict=True):
-        packed = pack(matrix, pattern, form, choice.rows, band if len(op.matrices) == 1 else None)
+        packed = _packed(builder, conv, band) if len(op.matrices) == 1 else pack(matrix, pattern, form, choice.rows)
         addresses = np.array([builder.tap(tap, pitch) for tap in taps], dtype=np.int64)
         packs.append(packed)
         if choice.panel:
@@ -298,6 +299,15 @@ def packed_fields(builder: StepBuilder, conv: ConvLayer, band: tuple[int, int]) 
         fields["segments"] = builder.table([builder.tap(tap, pitch) for tap in segments])
         fields["segment_count"] = len(segments)
     return fields, int(weights.size)
+
+
+def _packed(builder: StepBuilder, conv: ConvLayer, band: tuple[int, int]) -> PackedRows:
+    """The groups of the output channels ``band`` of a matrix, of the whole one if it is a slice."""
+    op, choice = conv.op, conv.choice
+    form = "dense" if choice.form in DENSE_FORMS else choice.form
+    whole = op if op.whole is None else op.whole
+    pattern = conv.patterns[0] if op.whole is None else layer_of(builder, op.whole, conv.layer.rows).pattern
+    return pack(whole.matrices[0], pattern, form, choice.rows, (op.first + band[0], op.first + band[1]))
 
 
 def _segments(

@@ -29,7 +29,7 @@ CACHE = 300 << 10  # of which a slice of 8 channels of 56x56 pixels takes a thir
 
 @contextmanager
 def everywhere(channels: int = 4) -> Iterator[list[int]]:
-    """Slices of so many channels, wherever they can be; yields how many every layer has."""
+    """Slices of so many channels, or of a strip, wherever they can be; yields how many every layer has."""
     found: list[int] = []
     own = _chains.Planner._sliced
 
@@ -39,7 +39,7 @@ def everywhere(channels: int = 4) -> Iterator[list[int]]:
         return (-1.0 if operations else float("inf")), operations
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_slices, "_channels", lambda builder, count, plane: channels)
+        patch.setattr(_slices, "_channels", lambda builder, count, plane, rows: max(channels, rows))
         patch.setattr(_chains.Planner, "_sliced", sliced)
         yield found
 
