@@ -96,33 +96,34 @@ class Planner:
                     continue
                 if not self._fits(self._rows(first, last), windowed, 1):
                     break  # nor do longer ones
-                found = self._chain(first, windowed)
-                if found is not None and costs[first] + found.slots < costs[last]:
-                    costs[last], chosen[last] = costs[first] + found.slots, found
+                chain = self._chain(first, windowed)
+                if chain is not None and costs[first] + chain.slots < costs[last]:
+                    costs[last], chosen[last] = costs[first] + chain.slots, chain
         taken: list[tuple[int, Candidate | list[Slice] | None]] = []
         at = count
         while at > 0:
-            each = chosen[at]
-            at = each.first if isinstance(each, Candidate) else at - (1 if each is None else 2)
-            taken.append((at, each))
+            found = chosen[at]
+            at = found.first if isinstance(found, Candidate) else at - (1 if found is None else 2)
+            taken.append((at, found))
+        return self._partition(taken[::-1])
+
+    def _partition(self, taken: Sequence[tuple[int, Candidate | list[Slice] | None]]) -> Partition:
+        """What was chosen, in order, each with the number of its first operation."""
         operations: list[Operation] = []
         chains: list[Chain] = []
-        for first, part in reversed(taken):
-            begin = len(operations)
-            if isinstance(part, list):
-                operations += [each for pair in part for each in pair]
+        for first, found in taken:
+            begin, rows = len(operations), self.rows[first]
+            if isinstance(found, list):
+                operations += [each for pair in found for each in pair]
                 continue
-            found = part
-            if found is None:
-                operations.append(self.operations[first])
-                rows = self.rows[first]
-                if rows is None or rows.grain == 1:
-                    continue
-                found = Candidate(first, rows.out.height, (False,), 0.0)  # only chains run rows in blocks
+            operations += self.operations[first : first + (1 if found is None else len(found.windowed))]
+            if found is not None:
+                windowed, band = found.windowed, found.band
+            elif rows is not None and rows.grain > 1:  # only chains run rows in blocks
+                windowed, band = (False,), rows.out.height
             else:
-                operations += self.operations[first : first + len(found.windowed)]
-            parts = tuple(operations[begin:]), found.windowed, found.band
-            chains.append(Chain(begin, len(operations), *parts, len(chains)))
+                continue
+            chains.append(Chain(begin, len(operations), tuple(operations[begin:]), windowed, band, len(chains)))
         return Partition(operations, chains)
 
     def _sliced(self, first: int) -> tuple[float, list[Slice]]:

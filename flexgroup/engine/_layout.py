@@ -296,7 +296,7 @@ class Layout:
 
         The images ``sharing`` may take over each other's memory whatever their layout; who relies on zeros clears them.
         """
-        full = [i for i, b in enumerate(self.buffers) if i not in self._windows and b.born >= 0]
+        full = [i for i, b in enumerate(self.buffers) if i not in self._windows and b.born >= 0]  # others nobody uses
         largest = max((self.plane_bytes(i) for i in full if self.buffers[i].height), default=0)
         lead = max((self._bytes(g.lead) for g in self._geometry.values()), default=0)
         room = lead + largest

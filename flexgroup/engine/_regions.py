@@ -174,9 +174,8 @@ def _halo(
             if buffer in use.image.buffers:
                 more = _repeated_rows(each.out, halos, repeated)
                 for thread in range(threads):
-                    low, high = use.rows(
-                        max(theirs[thread] - more[0], 0), min(theirs[thread + 1] + more[1], theirs[-1])
-                    )
+                    first, last = max(theirs[thread] - more[0], 0), min(theirs[thread + 1] + more[1], theirs[-1])
+                    low, high = use.rows(first, last)
                     above = max(above, mine[thread] - low)
                     below = max(below, high - mine[thread + 1])
     return above, below
@@ -261,11 +260,11 @@ def _gain(builder: StepBuilder, operation: Operation) -> tuple[float, float] | N
     assert mine is not None
     handed = sum(lines(use.image, use.image.height) for use in rows.uses)
     halo = sum(lines(use.image, max(0, use.below - use.above)) for use in rows.uses)
-    gain = alone.slots(costs) / threads - mine.slots(costs)
+    gain, kept = alone.slots(costs) / threads - mine.slots(costs), HANDED * handed * (threads - 1) / threads**2
     if rows.uses and all(use.image.buffers <= layout.slices for use in rows.uses):
-        return gain, HANDED * handed * (threads - 1) / threads**2  # nobody waits
+        return gain, kept  # nobody waits for them, and nothing is copied
     wait = WAIT * any(use.above or use.below for use in rows.uses)
-    return gain, HANDED * handed * (threads - 1) / threads**2 - wait - (HANDED + 2 * costs.near) * halo / threads
+    return gain, kept - wait - (HANDED + 2 * costs.near) * halo / threads
 
 
 def pieces(layout: Layout, region: Region) -> dict[int, Piece]:
