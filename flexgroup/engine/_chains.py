@@ -31,7 +31,7 @@ SMALLEST = 0.2  # of the cache: chains whose images all are smaller gain nothing
 SAMPLED_BANDS = 4
 SURE = 0.9  # of a quick estimate of bands: they do not cost less
 WORTH = 0.8  # of what the operations cost one by one: chains that promise less did not keep it
-WORTH_SLICING = 0.97  # and slices
+DOUBT = 1.5  # what slices compute more counts that much: what they save of traffic is known less well
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +86,8 @@ class Planner:
                 costs[last], chosen[last] = costs[last - 1] + alone, None
             if last > 1:
                 slots, sliced = self._sliced(last - 2)
-                if costs[last - 2] + slots / WORTH_SLICING < costs[last]:
-                    costs[last], chosen[last] = costs[last - 2] + slots / WORTH_SLICING, sliced
+                if costs[last - 2] + slots < costs[last]:
+                    costs[last], chosen[last] = costs[last - 2] + slots, sliced
             for first in range(last - 2, max(-1, last - 1 - LONGEST), -1):
                 if self.rows[first] is None or self.rows[last - 1] is None:
                     break
@@ -144,12 +144,12 @@ class Planner:
             return math.inf, []
         between, costs, height = frozenset({buffer}), self.costs, rows[0].out.height
         slots = sum(self._estimated(first + i, each.out.height, between) for i, each in enumerate(rows))
-        slots -= self._both(first, height, between)[1]
         found = [estimate(self.builder, producer, height) for producer, _ in sliced]
         work = sum(each.work.slots(costs) for each in found if each is not None)
+        more = work - self._both(first, height, between)[1] + 2 * (len(sliced) - 1) * costs.call
         again = sum(share_read(producer) for producer, _ in sliced) - 1
         read = again * traffic(self.layout, self._cache, rows[0], height).read * costs.far_read
-        return slots + work + max(0.0, read - work) + 2 * (len(sliced) - 1) * costs.call, sliced
+        return slots + DOUBT * more + max(0.0, read - work), sliced
 
     def _bytes(self, rows: Rows) -> float:
         return float(len(rows.out.planes) * rows.out.height * self.layout.pitch(rows.out) * self.layout.element_bytes)
