@@ -133,11 +133,8 @@ class Planner:
         slice comes while the one before is multiplied.
         """
         rows = self._rows(first, first + 2)
-        if len(rows) < 2 or len(rows[0].out.buffers) > 1:
-            return math.inf, []
-        (buffer,) = rows[0].out.buffers
-        whole = buffer >= 0 and len(rows[0].out.planes) == self.layout.buffers[buffer].channels
-        if not whole or not self.layout.buffers[buffer].is_whole or self.users[buffer] != [first, first + 1]:
+        buffer = self._own_buffer(rows[0].out, first) if len(rows) > 1 else None
+        if buffer is None or not self.layout.buffers[buffer].is_whole or self.users[buffer] != [first, first + 1]:
             return math.inf, []
         sliced = slices(self.builder, self.operations[first], self.operations[first + 1])
         if not sliced:
@@ -189,12 +186,8 @@ class Planner:
             rows = self.rows[i]
             if rows is None:
                 return None
-            buffers = rows.out.buffers
-            whole = len(buffers) == 1 and min(buffers) >= 0
-            if not whole or len(rows.out.planes) != self.layout.buffers[min(buffers)].channels:
-                return None
-            (buffer,) = buffers
-            if self.writers[buffer] != [i]:
+            buffer = self._own_buffer(rows.out, i)
+            if buffer is None:
                 return None
             users = [user for user in self.users[buffer] if user != i]
             inside = [user for user in users if first <= user < last]
@@ -212,6 +205,12 @@ class Planner:
         out = self.rows[last - 1].out  # type: ignore[union-attr]
         narrow = self.layout.pitch(out) < self.layout.lanes
         return None if narrow or not any(windowed) else tuple(windowed)
+
+    def _own_buffer(self, out: Image, index: int) -> int | None:
+        """The buffer that holds the output of an operation, and nothing else, if there is one."""
+        buffer = min(out.buffers)
+        is_own = len(out.buffers) == 1 and buffer >= 0 and self.writers[buffer] == [index]
+        return buffer if is_own and len(out.planes) == self.layout.buffers[buffer].channels else None
 
     def _reads_allow(self, index: int, windows: set[int]) -> bool:
         """Kernels add all offsets of an operand to one address: its planes lie in one window, or in none."""

@@ -9,7 +9,7 @@ threads wait for each other. What a thread computes, and in which order, depends
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -100,21 +100,23 @@ def region_of(builder: StepBuilder, operations: Sequence[Operation], first: int,
     for each in reversed(rows):  # readers come after writers
         for buffer in each.out.buffers & divided:
             halos[buffer] = _halo(layout, rows, buffer, halos, repeated, threads)
-    waits = set()
-    for index, each in enumerate(rows):
-        for buffer in each.out.buffers:
-            later = rows[index + 1 :]
-            read = [(use, other) for other in later for use in other.uses if buffer in use.image.buffers]
-            if buffer in divided and (buffer in repeated or any(buffer in other.out.buffers for other in later)):
-                continue
-            crossed = layout.reads_border(each.out) or any(
-                (use.above, use.below) != (0, 0) or _repeated_rows(other.out, halos, repeated) != (0, 0)
-                for use, other in read
-            )
-            if read and (halos[buffer] != (0, 0) if buffer in divided else crossed):
-                waits.add(index)
-    waits.add(len(own) - 1)
-    return Region(first, own, rows, divided, halos, repeated, frozenset(waits), threads)
+    region = Region(first, own, rows, divided, halos, repeated, frozenset(), threads)
+    waits = {index for index in range(len(own)) if region.exchanged(index) or _is_crossed(layout, region, index)}
+    return replace(region, waits=frozenset(waits | {len(own) - 1}))
+
+
+def _is_crossed(layout: Layout, region: Region, index: int) -> bool:
+    """Whether threads read rows of a whole image that others wrote in an operation."""
+    out = region.rows[index].out
+    return any(
+        layout.reads_border(out)
+        or (use.above, use.below) != (0, 0)
+        or _repeated_rows(reader.out, region.halos, region.repeated) != (0, 0)
+        for buffer in out.buffers - region.divided
+        for reader in region.rows[index + 1 :]
+        for use in reader.uses
+        if buffer in use.image.buffers
+    )
 
 
 def _repeated(layout: Layout, operations: Sequence[Operation], rows: Sequence[Rows]) -> frozenset[int]:

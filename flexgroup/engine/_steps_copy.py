@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from flexgroup.engine._layout import External, Image, PlaneRef, Vector
 from flexgroup.engine._operations import CopyOp
 from flexgroup.engine._plan import ARENA, FIRST_EXTERNAL, Step, reference
-from flexgroup.kernels import CopyKernel, SplitKernel
+from flexgroup.kernels import CopyKernel
 
 if TYPE_CHECKING:
     from flexgroup.engine._steps import Fields, Place, StepBuilder
@@ -22,9 +22,7 @@ def _copy(builder: StepBuilder, op: CopyOp) -> Step:
     return replace(builder.by_range(op.name, kernel, fields, count), bytes=builder.bytes_of(op))
 
 
-def copy_call(
-    builder: StepBuilder, op: CopyOp, rows: tuple[int, int], place: Place
-) -> tuple[CopyKernel | SplitKernel, Fields, int]:
+def copy_call(builder: StepBuilder, op: CopyOp, rows: tuple[int, int], place: Place) -> tuple[CopyKernel, Fields, int]:
     """The kernel, its arguments but which planes, and how many there are, for ``rows`` of the target's rectangle.
 
     Phases that are neighbours in a row are read once. All phases of a plane come one after another, so that it is near
@@ -47,8 +45,7 @@ def copy_call(
         "rows": rows[1] - rows[0],
         "columns": op.columns,
     }
-    elements = builder.moving(op.source, op.target)
-    kernel = SplitKernel(parts, *elements) if parts > 1 else CopyKernel(op.step[1], *elements)
+    kernel = CopyKernel(op.step[1], *builder.moving(op.source, op.target), parts)
     return kernel, fields, op.planes * len(corners)
 
 

@@ -9,17 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flexgroup.engine._layout import Image, PlaneRef, Vector
-from flexgroup.engine._operations import (
-    ElementwiseOp,
-    MeanOp,
-    PoolOp,
-)
+from flexgroup.engine._operations import ElementwiseOp, MeanOp, PoolOp
 from flexgroup.engine._plan import ARENA, Step, number, reference
-from flexgroup.kernels import (
-    ElementwiseKernel,
-    MeanKernel,
-    PoolKernel,
-)
+from flexgroup.kernels import ElementwiseKernel, MeanKernel, PoolKernel
 
 if TYPE_CHECKING:
     from flexgroup.engine._steps import Fields, Place, StepBuilder

@@ -29,7 +29,6 @@ from flexgroup.kernels.product import ProductKernel
 from flexgroup.kernels.resize import ResizeKernel
 from flexgroup.kernels.softmax import SoftmaxKernel
 from flexgroup.kernels.sparse_linear import SparseLinearKernel
-from flexgroup.kernels.split import SplitKernel
 from flexgroup.kernels.target import (
     F16,
     F16_IN_F32,
@@ -86,7 +85,6 @@ __all__ = [
     "Signature",
     "SoftmaxKernel",
     "SparseLinearKernel",
-    "SplitKernel",
     "Target",
     "TransposeKernel",
     "host_target",

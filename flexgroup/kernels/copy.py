@@ -1,4 +1,4 @@
-"""Copies between dense images and planes, and the split of planes into stride phases."""
+"""Copies between dense images and planes, and the split of images into stride phases: one of them, or whole rows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SIGNATURE = Signature(
         "source",  # the region that the source offsets count from
         "target",
         "sources",  # int32 a plane: bytes to its first element
-        "targets",
+        "targets",  # int32 a plane and part
         "source_row",  # bytes from a row to the next
         "target_row",
         "rows",
@@ -28,18 +28,21 @@ SIGNATURE = Signature(
 
 @dataclass(frozen=True)
 class CopyKernel:
-    """``target[row, column] = source[row, column * step]`` for the planes first..last.
+    """``target[part][row, column] = source[row, column * step + part]`` for the planes first..last.
 
-    Row steps are strides in the arguments; the column step is compiled in, so that steps 1 and 2 are vector code.
+    ``parts`` is 1, or the step: then it is a power of two, and a row is read once. Row steps are strides in the
+    arguments; the column step is compiled in, so that steps 1 and 2, and parts, are vector code.
     """
 
     step: int
     element: Element = F32
     written: Element | None = None  # how the target holds the numbers, if not as the source does
+    parts: int = 1
 
     @property
     def name(self) -> str:
-        return f"copy_{move_name(self.element, self.written)}_step{self.step}"
+        parts = f"_{self.parts}parts" if self.parts > 1 else ""
+        return f"copy_{move_name(self.element, self.written)}_step{self.step}{parts}"
 
     @property
     def signature(self) -> Signature:
@@ -54,30 +57,62 @@ class CopyKernel:
         source_row, target_row, columns = k.arg("source_row"), k.arg("target_row"), k.arg("columns")
         with k.loop(k.arg("first"), k.arg("last")) as planes:
             read = k.at(source, k.load_index(sources, planes.index))
-            write = k.at(into, k.load_index(targets, planes.index))
+            first = b.mul(planes.index, ir.Constant(I64, self.parts))
+            places = [k.load_index(targets, b.add(first, ir.Constant(I64, part))) for part in range(self.parts)]
+            writes = [k.at(into, place) for place in places]
             with k.loop(0, k.arg("rows")) as rows:
                 from_row = k.at(read, b.mul(rows.index, source_row))
-                to_row = k.at(write, b.mul(rows.index, target_row))
+                to_row = b.mul(rows.index, target_row)
+                to_rows = [k.at(write, to_row) for write in writes]
                 start = ir.Constant(I64, 0)
-                for width in halved(k.lanes) if self.step <= 2 else [1]:
-                    start = self._run(k, move, from_row, to_row, start, columns, width)
+                for width in halved(k.lanes) if self.step <= 2 or self.parts > 1 else [1]:
+                    start = self._run(k, move, from_row, to_rows, start, columns, width)
         b.ret_void()
 
     def _run(
-        self, k: Kernel, move: Move, source: ir.Value, target: ir.Value, start: ir.Value, stop: ir.Value, width: int
+        self,
+        k: Kernel,
+        move: Move,
+        source: ir.Value,
+        targets: list[ir.Value],
+        start: ir.Value,
+        stop: ir.Value,
+        width: int,
     ) -> ir.Value:
-        """Copy ``width`` elements a round from ``start`` while they fit; returns where it stopped."""
-        b, size = k.builder, move.read_size
-        whole = b.and_(b.sub(stop, start), ir.Constant(I64, -width))
-        end = b.add(start, whole)
+        """Copy ``width`` elements a round and part from ``start`` while they fit; returns where it stopped."""
+        b = k.builder
+        end = b.add(start, b.and_(b.sub(stop, start), ir.Constant(I64, -width)))
         with k.loop(start, end, width) as columns:
-            reads = k.at(source, b.mul(columns.index, ir.Constant(I64, self.step * size)))
-            value = move.load(reads, width, size)
-            if self.step == 2 and width > 1:
-                # The odd last element of the second vector may lie beyond the row: end one element earlier.
-                after = move.load(reads, width, size, (width - 1) * size)
-                even = [*range(0, width, 2), *range(width + 1, 2 * width, 2)]
-                value = b.shuffle_vector(value, after, ir.Constant(ir.VectorType(I32, width), even))
-            to = k.at(target, b.mul(columns.index, ir.Constant(I64, move.written_size)))
-            move.store(value, to, move.written_size)
+            reads = k.at(source, b.mul(columns.index, ir.Constant(I64, self.step * move.read_size)))
+            column = b.mul(columns.index, ir.Constant(I64, move.written_size))
+            for row, vector in zip(targets, self._vectors(k, move, reads, width), strict=True):
+                move.store(vector, row, move.written_size, column)
         return end
+
+    def _vectors(self, k: Kernel, move: Move, reads: ir.Value, width: int) -> list[ir.Value]:
+        """The next ``width`` numbers of every part."""
+        size = move.read_size
+        if self.parts > 1:
+            return separated(k, [move.load(reads, width, size, part * width * size) for part in range(self.parts)])
+        value = move.load(reads, width, size)
+        if self.step == 2 and width > 1:
+            # The odd last element of the second vector may lie beyond the row: end one element earlier.
+            after = move.load(reads, width, size, (width - 1) * size)
+            even = [*range(0, width, 2), *range(width + 1, 2 * width, 2)]
+            value = k.builder.shuffle_vector(value, after, ir.Constant(ir.VectorType(I32, width), even))
+        return [value]
+
+
+def separated(k: Kernel, vectors: list[ir.Value]) -> list[ir.Value]:
+    """Numbers 0, n, 2n, ... of n vectors in a row, then 1, n + 1, ..., and so on, as as many vectors.
+
+    Single numbers are what they are.
+    """
+    if len(vectors) == 1 or not isinstance(vectors[0].type, ir.VectorType):
+        return vectors
+    width = vectors[0].type.count
+    evens, odds = (
+        separated(k, [k.builder.shuffle_vector(a, b, mask) for a, b in zip(vectors[::2], vectors[1::2], strict=True)])
+        for mask in (ir.Constant(ir.VectorType(I32, width), [*range(odd, 2 * width, 2)]) for odd in (0, 1))
+    )
+    return [each for pair in zip(evens, odds, strict=True) for each in pair]

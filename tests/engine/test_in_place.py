@@ -97,6 +97,13 @@ def one_thread_after_another(plan: Plan, order: list[int]) -> Plan:
     return replace(plan, steps=tuple(steps))
 
 
+def agrees_whatever_thread_is_first(plan: Plan, x: torch.Tensor, expected: np.ndarray) -> None:
+    """The twins' output for an image, twice in a row, is ``expected`` in either order of the threads."""
+    for order in (range(plan.threads), reversed(range(plan.threads))):
+        (given,) = run_plan(one_thread_after_another(plan, list(order)), x[0].numpy(), times=2)
+        np.testing.assert_allclose(given, expected, atol=1e-4 * max(1e-3, np.abs(expected).max()))
+
+
 def written(step: Step, part: tuple[int, ...], plan: Plan) -> set[int]:
     """Where in the arena a convolution's part writes, in numbers; rows beyond the last one go nowhere."""
     f = dict(zip(step.kernel.signature.fields, part, strict=True))
@@ -189,9 +196,7 @@ def gives_what_torch_gives(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_compiled, "partition", forced(cuts, band))
         plan = plan_graph(graph_of(model, shape), target, threads=threads, **options)
-    for order in (range(threads), reversed(range(threads))):
-        (given,) = run_plan(one_thread_after_another(plan, list(order)), x[0].numpy(), times=2)
-        np.testing.assert_allclose(given, expected, atol=1e-4 * max(1e-3, np.abs(expected).max()))
+    agrees_whatever_thread_is_first(plan, x, expected)
 
 
 CUTS = st.lists(st.integers(1, 6), min_size=1, max_size=6)

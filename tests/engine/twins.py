@@ -19,7 +19,6 @@ from flexgroup.kernels import (
     LinearKernel,
     MeanKernel,
     PoolKernel,
-    SplitKernel,
 )
 from flexgroup.kernels.emit import BASE_SHIFT
 from tests.engine import twins_gates, twins_tokens
@@ -84,7 +83,6 @@ def run_plan(
         LinearKernel: linear,
         MeanKernel: mean,
         PoolKernel: pool,
-        SplitKernel: split,
         **twins_gates.TWINS,
         **twins_tokens.TWINS,
     }
@@ -222,22 +220,11 @@ def copy(kernel: CopyKernel, f: dict[str, int], memory: Memory, lanes: int) -> N
     for plane in range(f["first"], f["last"]):
         for row in range(f["rows"]):
             read = first_in + (sources[plane] + row * f["source_row"]) // read_as.bytes
-            write = first_out + (targets[plane] + row * f["target_row"]) // written_as.bytes
-            for column in range(f["columns"]):
-                target[write + column] = source[read + column * kernel.step]
-
-
-def split(kernel: SplitKernel, f: dict[str, int], memory: Memory, lanes: int) -> None:
-    read_as, written_as = memory.moved(kernel)
-    (source, first_in), (target, first_out) = memory.base(f["source"], read_as), memory.base(f["target"], written_as)
-    sources, targets = memory.view(f["sources"], np.int32), memory.view(f["targets"], np.int32)
-    for plane in range(f["first"], f["last"]):
-        for row in range(f["rows"]):
-            read = first_in + (sources[plane] + row * f["source_row"]) // read_as.bytes
             for part in range(kernel.parts):
                 to = targets[plane * kernel.parts + part] + row * f["target_row"]
                 write = first_out + to // written_as.bytes
-                target[write : write + f["columns"]] = source[read + part :: kernel.parts][: f["columns"]]
+                for column in range(f["columns"]):
+                    target[write + column] = source[read + column * kernel.step + part]
 
 
 def linear(kernel: LinearKernel, f: dict[str, int], memory: Memory, lanes: int) -> None:

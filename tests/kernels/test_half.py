@@ -31,7 +31,6 @@ from flexgroup.kernels import (
     ResizeKernel,
     SoftmaxKernel,
     SparseLinearKernel,
-    SplitKernel,
     TransposeKernel,
 )
 from flexgroup.kernels.target import computes_half
@@ -69,7 +68,7 @@ def kernels(element: Element) -> list:
         *(CopyKernel(step, *sides) for step in (1, 2, 3) for sides in moves(element)),
         *(GatherKernel(*sides) for sides in moves(element)),
         *(InterleaveKernel(2, *sides) for sides in moves(element)),
-        *(SplitKernel(parts, *sides) for parts in (2, 4, 16) for sides in moves(element)),
+        *(CopyKernel(parts, *sides, parts) for parts in (2, 4, 16) for sides in moves(element)),
         *(TransposeKernel(8, *sides) for sides in moves(element)),
     ]
 
