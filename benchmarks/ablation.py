@@ -34,6 +34,7 @@ PARTS: dict[str, tuple[str, Any]] = {  # name: what of the engine is something e
     "blocks of rows": (ENGINE + "_winograd.WORTH", 0.0),
     "chains": (ENGINE + "_chains.LONGEST", 0),
     "the chains' threshold": (ENGINE + "_chains.WORTH", 1.0),  # so that there are more of them
+    "sweeps": (ENGINE + "_choose._sweep", lambda layer, choice, target, costs: 0),
     "slices": (ENGINE + "_chains.slices", lambda builder, producer, reader: []),
     "whole rows": (ENGINE + "_choose.Layer.rows_of_vector", lambda layer, form, height: 0),
     "regions": (ENGINE + "_compiled.find_regions", lambda builder, operations, chains: []),  # of threads

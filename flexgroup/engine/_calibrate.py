@@ -59,12 +59,21 @@ class Probe:
     rows: int = 4
     share: float = 1.0
     panel: bool = False  # whether tiles are copied first, where the target has panels
+    sweep: int = 0  # rows that go through all tiles before the next do
 
 
 def _conv(
-    channels: int, form: str, rows: int, share: float = 1.0, size: int = 1, stride: int = 1, *, panel: bool = False
+    channels: int,
+    form: str,
+    rows: int,
+    share: float = 1.0,
+    size: int = 1,
+    stride: int = 1,
+    *,
+    panel: bool = False,
+    sweep: int = 0,
 ) -> Probe:
-    return Probe("conv", channels, size, stride, form, rows, share, panel)
+    return Probe("conv", channels, size, stride, form, rows, share, panel, sweep)
 
 
 INPUT = (16, 112, 112)
@@ -72,8 +81,13 @@ PROBES = (
     _conv(64, "dense", 4),  # 112 x 112: images that leave the second-level cache
     Probe("depthwise", 64, 3),
     _conv(64, "strip", 4, 0.1),
+    _conv(64, "strip", 4, 0.1, sweep=16),
     _conv(64, "strip", 4, 0.1, panel=True),
     Probe("depthwise", 64, 3, 2),  # 56 x 56
+    _conv(192, "strip", 4, 0.1),
+    _conv(64, "strip", 4, 0.1),
+    _conv(192, "strip", 4, 0.1, sweep=16),
+    _conv(64, "strip", 4, 0.1, sweep=16),
     _conv(24, "strip", 4, 0.2),
     _conv(64, "strip", 2, 0.1),
     _conv(64, "strip", 4, 0.2, 3),
@@ -235,12 +249,13 @@ def probe_plan(target: Target, costs: Costs) -> tuple[Plan, list[Estimate]]:
     graph, forms = _network()
 
     def chooser(layer: Layer, target: Target, *, sparse: bool, heights: tuple[int, ...]) -> Choice:
-        form, rows, copied = forms[layer.pattern.shape, int(layer.pattern.sum())]
+        form, rows, copied, sweep = forms[layer.pattern.shape, int(layer.pattern.sum())]
         if form == "channels" and rows not in channel_rows(layer, target):
             form, rows = "dense", 4
         tile = tile_of(layer, form, rows, target)
         panel = panel_for(layer, form, rows, tile, target) if copied else 0
-        return Choice(form, rows, tile, 0.0, 0.0, layer.groups(form, rows), 1.0, sparse, panel)
+        swept = 0 if panel else sweep
+        return Choice(form, rows, tile, 0.0, 0.0, layer.groups(form, rows), 1.0, sparse, panel, swept)
 
     layout = Layout(target.lanes(F32), F32.bytes)
     lowering = Lowering(graph, layout, has_depthwise=True)
@@ -258,12 +273,12 @@ def probe_plan(target: Target, costs: Costs) -> tuple[Plan, list[Estimate]]:
     return plan, estimates
 
 
-def _network() -> tuple[ir.Graph, dict[tuple[tuple[int, ...], int], tuple[str, int, bool]]]:
+def _network() -> tuple[ir.Graph, dict[tuple[tuple[int, ...], int], tuple[str, int, bool, int]]]:
     """The graph of `PROBES`, and by shape and number of weights the kernel of every convolution."""
     rng = np.random.default_rng(0)
     shapes: dict[str, tuple[int, ...]] = {"0": INPUT}
     nodes = []
-    forms: dict[tuple[tuple[int, ...], int], tuple[str, int, bool]] = {}
+    forms: dict[tuple[tuple[int, ...], int], tuple[str, int, bool, int]] = {}
     for number, probe in enumerate(PROBES):
         before, after = str(number), str(number + 1)
         operator = _operator(probe, shapes[before][0], rng)
@@ -275,7 +290,7 @@ def _network() -> tuple[ir.Graph, dict[tuple[tuple[int, ...], int], tuple[str, i
             matrix = operator.weight.reshape(probe.channels, -1)
             key = matrix.shape, int(np.count_nonzero(matrix))
             assert key not in forms, "probes are told apart by their shape and their number of weights"
-            forms[key] = probe.form, probe.rows, probe.panel
+            forms[key] = probe.form, probe.rows, probe.panel, probe.sweep
     return ir.Graph(("0",), (str(len(PROBES)),), tuple(nodes), shapes), forms
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from flexgroup.engine._costs import Costs
-from flexgroup.engine._work import ChannelsWork, ConvWork, Tiles, Work, tiles_of
+from flexgroup.engine._work import SHARE_OF_CACHE, ChannelsWork, ConvWork, Tiles, Traffic, Work, tiles_of
 from flexgroup.kernels import LINE
 from flexgroup.kernels.channels import most_vectors, tile_for
 from flexgroup.kernels.conv import group_starts, largest_tile
@@ -27,6 +27,8 @@ SHORT_TILE = 2 * LINE  # bytes of a tile that is worth copying: longer ones are 
 NEARLY_DENSE = 0.25  # of the groups
 UNSURE = 1.05  # times the cost of the best: up to there a kernel that copies far planes first is taken instead
 PANEL_OF_CACHE = 0.5  # of the second-level cache, that a panel may take
+SWEEP = 16  # rows that go through all tiles before the next do, where that is better
+STREAMS = 32  # planes that hardware follows at a time, and fetches ahead of a kernel
 STRIP_OF_CACHE = 0.75  # of the second-level cache, that the weights of a strip with channels in lanes may take
 
 
@@ -47,6 +49,8 @@ class Layer:
     element: Element = F32
     rowwise: bool = False  # whether kernels for the target can take whole rows as vectors
     blocks: int = 1  # of a block-diagonal matrix, which is always run as groups
+    inputs: int = 0  # planes that the inputs have, used or not
+    adds: bool = False  # whether there is a residual
     counted: dict[tuple[str, int], tuple[int, npt.NDArray[np.int64]]] = field(default_factory=dict, repr=False)
 
     @property
@@ -74,6 +78,30 @@ class Layer:
     def strip_planes(self) -> int:
         """Distinct input planes that a strip reads: those of its block."""
         return self.planes // self.blocks
+
+    @property
+    def plane_lines(self) -> float:
+        """Cache lines of the rows of a plane that a call computes."""
+        return self.rows * self.pitch * self.element.bytes / LINE
+
+    def moved(self, cache: int, sweep: int = 0) -> Traffic:
+        """Cache lines that a call moves, in sweeps of so many rows, if any: each reads anew what it needs."""
+        line, limit = self.plane_lines, SHARE_OF_CACHE * cache / LINE
+        is_far, leaves = self.inputs * line >= limit, len(self.pattern) * line >= limit
+        read = line * (self._read_in_sweeps(sweep) if sweep else self.inputs)
+        out = line * len(self.pattern)
+        added = out if self.adds else 0.0
+        near = read * (not is_far) + (out + added) * (not leaves)
+        far = (read * is_far + added * leaves, out * leaves)
+        return Traffic(near, 0.0, 0.0, *far) if sweep else Traffic(near, *far)
+
+    def _read_in_sweeps(self, sweep: int) -> int:
+        """Columns with non-zeros, for every sweep of so many rows anew; counted once."""
+        if ("sweep", sweep) not in self.counted:
+            firsts = np.arange(0, len(self.pattern), sweep)
+            columns = np.logical_or.reduceat(self.pattern, firsts, axis=0).sum(axis=1)
+            self.counted["sweep", sweep] = int(columns.sum()), columns
+        return self.counted["sweep", sweep][0]
 
     def is_nearly_dense(self, form: str, rows: int) -> bool:
         """Whether a kernel of this form computes a good part of all groups."""
@@ -129,10 +157,15 @@ class Choice:
     fill: float  # share of the groups' weights that are non-zero
     zeros: bool  # whether there is any zero to skip
     panel: int = 0  # vectors of every segment that a tile copies first; 0: it reads the planes where they are
+    sweep: int = 0  # rows that go through all tiles before the next do; 0: all
 
     @property
     def reason(self) -> str:
         """One sentence for `explain`."""
+        return self._why + (f"; {self.sweep} rows at a time go through the whole image" if self.sweep else "")
+
+    @property
+    def _why(self) -> str:
         if self.form in DENSE_FORMS:
             return (
                 "too few zeros, or zeros too scattered, to be faster than dense" if self.zeros else "no zeros to skip"
@@ -165,7 +198,28 @@ def choose(
         best = min((each for each in alike if each.slots < UNSURE * best.slots), default=best)
     fill = float(layer.pattern.sum()) / max(1, best.groups * best.rows)
     zeros = not layer.pattern.all()
-    return Choice(best.form, best.rows, best.tile, best.slots, min(dense).slots, best.groups, fill, zeros, best.panel)
+    found = Choice(best.form, best.rows, best.tile, best.slots, min(dense).slots, best.groups, fill, zeros, best.panel)
+    return replace(found, sweep=_sweep(layer, found, target, costs))
+
+
+def _sweep(layer: Layer, choice: Choice, target: Target, costs: Costs) -> int:
+    """How many rows best go through all tiles before the next do; 0: all of them go through one tile after another.
+
+    A tile of all rows writes to as many planes, a piece of each: more than hardware fetches ahead, so that images which
+    leave the second-level cache are waited for. A few rows at a time write and read whole planes, one after another.
+    What they read they read again for every sweep.
+    """
+    if choice.form == "channels" or choice.panel or layer.displaced or layer.blocks > 1 or not target.triple:
+        return 0
+    moved = layer.moved(target.cache_bytes)
+    if layer.pattern.shape[0] <= STREAMS or not (moved.read or moved.written):
+        return 0
+
+    def slots(sweep: int) -> float:
+        work = conv_work(layer, choice.form, choice.rows, choice.tile, target, sweep=sweep)
+        return work.slots(costs) + layer.moved(target.cache_bytes, sweep).slots(costs)
+
+    return SWEEP if slots(SWEEP) < slots(0) else 0
 
 
 def _candidates(form: str, rows: int, layer: Layer, target: Target, costs: Costs) -> list[Candidate]:
@@ -200,8 +254,11 @@ def channel_rows(layer: Layer, target: Target) -> tuple[int, ...]:
     return tuple(vectors * layer.lanes for vectors in range(1, most_vectors(tile, target) + 1))
 
 
-def conv_work(layer: Layer, form: str, rows: int, tile: int, target: Target, panel: int = 0) -> Work:
-    """What a kernel of this form does for a layer, with segments of ``panel`` vectors, if it copies them."""
+def conv_work(layer: Layer, form: str, rows: int, tile: int, target: Target, panel: int = 0, sweep: int = 0) -> Work:
+    """What a kernel of this form does for a layer, with segments of ``panel`` vectors, if it copies them.
+
+    In sweeps of ``sweep`` rows the planes that it reads are counted by `Layer.moved`, and weights are near.
+    """
     groups, height = layer.groups(form, rows), layer.pattern.shape[0]
     strips = -(-height // rows)
     if form == "channels":
@@ -211,7 +268,9 @@ def conv_work(layer: Layer, form: str, rows: int, tile: int, target: Target, pan
         near = strip * LINE < STRIP_OF_CACHE * target.cache_bytes
         return ChannelsWork(groups, rows, rows // layer.lanes, tile, tiles, strips, lines, near)
     missed = 0.0
-    if _held_bytes(layer, form, rows, tile, panel) > SHARE_OF_FIRST * target.first_cache_bytes:
+    if sweep and form == "ring":  # those that cross from a sweep to the next are in both
+        groups = round(groups * (1 + (rows - 1) / sweep))
+    if not sweep and _held_bytes(layer, form, rows, tile, panel) > SHARE_OF_FIRST * target.first_cache_bytes:
         # Of the groups of a strip that read one plane, the first brings it to the first-level cache.
         missed = min(1.0, layer.strip_planes * strips / max(groups, 1))
     lines = groups * (rows * layer.element.bytes + OFFSET) / LINE
@@ -224,7 +283,7 @@ def conv_work(layer: Layer, form: str, rows: int, tile: int, target: Target, pan
         layer.displaced,
         missed,
         lines,
-        lines * LINE < target.cache_bytes / 2,
+        bool(sweep) or lines * LINE < target.cache_bytes / 2,
         layer.segments * panel,
         layer.planes if layer.far and not panel and panel_for(layer, form, rows, tile, target) else 0,
     )

@@ -5,7 +5,7 @@ The unit is the *slot*: one vector multiply-add at the machine's peak, or one al
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flexgroup.kernels import LINE, Target
 
@@ -34,6 +34,8 @@ class Costs:
     near: float = 1.5  # 64 bytes of activations from or to the second-level cache
     far_read: float = 6.0  # from beyond it
     far_write: float = 17.0
+    swept_read: float = 3.0  # the same where few planes are read and written at a time, so that hardware fetches ahead
+    swept_write: float = 8.0
     call: float = 250.0  # a kernel's start: arguments, masks, the first misses
     window: float = 1.3  # an entry of a depthwise window on a vector
     window_strided: float = 2.5
@@ -50,4 +52,5 @@ def default_costs(target: Target) -> Costs:
     Memory is as slow for one of its own vectors as for the widest, so that a cache line takes several times as long.
     """
     usual, share = Costs(), LINE / target.vector_bytes
-    return Costs(near=usual.near * share, far_read=usual.far_read * share, far_write=usual.far_write * share)
+    lines = ("near", "far_read", "far_write", "swept_read", "swept_write")
+    return replace(usual, **{name: getattr(usual, name) * share for name in lines})

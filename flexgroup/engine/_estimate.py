@@ -48,6 +48,14 @@ def estimate(
     if mapped is None:
         return None
     moved = traffic(builder.layout, builder.target.cache_bytes, mapped, rows, windowed)
+    if isinstance(operation, ConvOp) and not operation.is_transformed:
+        conv = conv or conv_layer(builder, operation, rows)
+        images = (mapped.out, *(use.image for use in mapped.uses))
+        is_windowed = windowed or builder.layout.is_windowed
+        if conv.choice.sweep and conv.layer.rows == rows and not any(is_windowed(image) for image in images):
+            choice, target = conv.choice, builder.target
+            work = conv_work(conv.layer, choice.form, choice.rows, choice.tile, target, sweep=choice.sweep)
+            return Estimate(work, conv.layer.moved(target.cache_bytes, choice.sweep))
     return Estimate(_work(builder, operation, rows, conv), moved)
 
 

@@ -76,7 +76,9 @@ def layer_of(builder: StepBuilder, op: ConvOp, rows: int) -> Layer:
         far = inputs * builder.element.bytes > SHARE_OF_CACHE * builder.target.cache_bytes
         reads = (planes, segments, last - first, far)
         rowwise = bool(builder.target.triple)  # GPUs have narrow vectors
-        return Layer(pattern, 0, op.out.width, pitch, lanes, displaced, *reads, builder.element, rowwise, blocks)
+        moved = (sum(image.distinct for image in op.reads), op.residual is not None)
+        form = (op.out.width, pitch, lanes, displaced)
+        return Layer(pattern, 0, *form, *reads, builder.element, rowwise, blocks, *moved)
 
     return replace(builder.once(make, "layer", id(op)), rows=rows)
 
@@ -94,7 +96,7 @@ def _conv_layer(builder: StepBuilder, op: ConvOp, rows: int) -> ConvLayer:
     count = len(op.matrices)
     patterns = tuple(np.split(layer.pattern, count)) if count > 1 else (layer.pattern,)
     if op.whole is not None:
-        return ConvLayer(op, layer, patterns, conv_layer(builder, op.whole, rows).choice)
+        return ConvLayer(op, layer, patterns, replace(conv_layer(builder, op.whole, rows).choice, sweep=0))
     if count == 1:
         choice = builder.chooser(layer, builder.target, sparse=builder.sparse, heights=HEIGHTS)
         return ConvLayer(op, layer, patterns, choice)
@@ -295,6 +297,7 @@ def packed_fields(builder: StepBuilder, conv: ConvLayer, band: tuple[int, int]) 
     }
     if choice.form != "channels":
         fields["ends"] = builder.constants.add(np.concatenate(ends))
+        fields["sweep"] = choice.sweep or row_count
     if choice.panel:
         fields["segments"] = builder.table([builder.tap(tap, pitch) for tap in segments])
         fields["segment_count"] = len(segments)
@@ -307,7 +310,7 @@ def _packed(builder: StepBuilder, conv: ConvLayer, band: tuple[int, int]) -> Pac
     form = "dense" if choice.form in DENSE_FORMS else choice.form
     whole = op if op.whole is None else op.whole
     pattern = conv.patterns[0] if op.whole is None else layer_of(builder, op.whole, conv.layer.rows).pattern
-    return pack(whole.matrices[0], pattern, form, choice.rows, (op.first + band[0], op.first + band[1]))
+    return pack(whole.matrices[0], pattern, form, choice.rows, (op.first + band[0], op.first + band[1]), choice.sweep)
 
 
 def _segments(

@@ -361,6 +361,7 @@ def _table(
         "outputs": builder.table(outputs),
         "residuals": builder.table(residuals),
         "row_count": height,
+        "sweep": height,
         "columns": 0,
         "first_tile": 0,
     }

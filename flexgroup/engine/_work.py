@@ -171,9 +171,12 @@ class Traffic:
     near: float = 0.0
     read: float = 0.0
     written: float = 0.0
+    swept_read: float = 0.0
+    swept_written: float = 0.0
 
     def slots(self, costs: Costs) -> float:
-        return self.near * costs.near + self.read * costs.far_read + self.written * costs.far_write
+        swept = self.swept_read * costs.swept_read + self.swept_written * costs.swept_write
+        return self.near * costs.near + self.read * costs.far_read + self.written * costs.far_write + swept
 
 
 def traffic(

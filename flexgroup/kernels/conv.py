@@ -53,6 +53,7 @@ SIGNATURE = Signature(
         "target",
         "residual",
         "row_count",  # a multiple of `rows`
+        "sweep",  # rows that go through all tiles before the next ones do, a multiple of `rows`
         "columns",  # dense: groups a strip
         "first_tile",
         "last_tile",
@@ -136,9 +137,29 @@ class _Emitter:
         self.residuals = kernel.address("residuals") if spec.residual else None
         self.residual = kernel.address("residual") if spec.residual else None
         self.low, self.high = kernel.splat(kernel.scalar("low")), kernel.splat(kernel.scalar("high"))
-        self.row_count, self.columns = kernel.arg("row_count"), kernel.arg("columns")
+        self.columns = kernel.arg("columns")
 
     def emit(self) -> None:
+        k, b = self.k, self.k.builder
+        row_count, sweep = k.arg("row_count"), k.arg("sweep")
+        with k.loop(0, row_count, sweep, [ir.Constant(I64, 0)]) as sweeps:
+            due = b.add(sweeps.index, sweep)
+            self.first_row, self.first_group = sweeps.index, sweeps.values[0]
+            self.last_row = b.select(b.icmp_signed("<", due, row_count), due, row_count)
+            self._tiles()
+            sweeps.next = [self._groups_before(self.last_row)]
+        b.ret_void()
+
+    def _groups_before(self, row: ir.Value) -> ir.Value:
+        """The first group of ``row``, which is not the first one."""
+        k, b = self.k, self.k.builder
+        loops = row if self.spec.form == "ring" else b.udiv(row, ir.Constant(I64, self.spec.rows))
+        if self.spec.form == "dense":
+            return b.mul(loops, self.columns)
+        return k.load_index(self.ends, b.sub(loops, ir.Constant(I64, 1)))
+
+    def _tiles(self) -> None:
+        """All tiles of the rows of a sweep."""
         k, spec = self.k, self.spec
         b = k.builder
         first, last, last_start = k.arg("first_tile"), k.arg("last_tile"), k.arg("last_start")
@@ -157,7 +178,6 @@ class _Emitter:
         else:
             with k.loop(first, last) as tiles:
                 overlapping(self._scaled(tiles.index, spec.tile * self.bytes), spec.tile)
-        b.ret_void()
 
     def _tile(self, due: ir.Value, start: ir.Value, vectors: int) -> None:
         """The tile at ``start`` bytes, which overlaps the one before if it was ``due`` later."""
@@ -189,8 +209,8 @@ class _Emitter:
     def _ring(self) -> None:
         k, rows, tile = self.k, self.spec.rows, self.vectors
         b = k.builder
-        ring = [vector for row in range(rows) for vector in self._biases(ir.Constant(I64, row))]
-        with k.loop(0, self.row_count, rows, [ir.Constant(I64, 0), *ring]) as strips:
+        ring = [vector for row in range(rows) for vector in self._biases(b.add(self.first_row, ir.Constant(I64, row)))]
+        with k.loop(self.first_row, self.last_row, rows, [self.first_group, *ring]) as strips:
             group, accumulators = strips.values[0], strips.values[1:]
             for phase in range(rows):
                 row = b.add(strips.index, ir.Constant(I64, phase))
@@ -210,8 +230,8 @@ class _Emitter:
     def _strips(self) -> None:
         k, rows, tile = self.k, self.spec.rows, self.vectors
         b = k.builder
-        zero = ir.Constant(I64, 0)
-        with k.loop(0, self.row_count, rows, [zero, zero]) as strips:
+        first_strip = b.udiv(self.first_row, ir.Constant(I64, rows))
+        with k.loop(self.first_row, self.last_row, rows, [self.first_group, first_strip]) as strips:
             group, strip = strips.values
             dense, run, step = self.spec.form == "dense", self.spec.run, self.spec.step
             end = b.add(group, self.columns) if dense else k.load_index(self.ends, strip)
@@ -331,14 +351,25 @@ def pack(
     form: str,
     rows: int,
     band: tuple[int, int] | None = None,
+    sweep: int = 0,
 ) -> PackedRows:
     """The groups that cover ``pattern`` (the non-zeros of ``matrix``, M x K), in the order of a kernel of this form.
 
-    ``band`` limits them to rows first..last. A group that starts above the band is cut, and comes before those that
-    start in it: every row sums its groups in the same order, however the rows are shared out.
+    ``band`` limits them to rows first..last, which the kernel may go through in sweeps of ``sweep`` rows. A group that
+    starts above the band, or above a sweep, is cut, and comes before those that start in it: every row sums its groups
+    in the same order, however the rows are shared out.
     """
     height, width = matrix.shape
     first, last = band or (0, height)
+    if sweep and form == "ring":
+        packs = [pack(matrix, pattern, form, rows, (at, min(at + sweep, last))) for at in range(first, last, sweep)]
+        before = np.cumsum([0] + [packed.groups for packed in packs[:-1]])
+        ends_of_rows = [packed.ends + count for packed, count in zip(packs, before, strict=True)]
+        return PackedRows(
+            np.concatenate(ends_of_rows).astype(np.int32),
+            np.concatenate([packed.columns for packed in packs]),
+            np.concatenate([packed.weights for packed in packs]),
+        )
     strips = -(-(last - first) // rows)
     padded = np.zeros((height + 2 * rows, width), dtype=np.float32)
     padded[:height] = np.where(pattern, matrix, 0)

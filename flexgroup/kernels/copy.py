@@ -55,6 +55,9 @@ class CopyKernel:
         source, into = k.address("source"), k.address("target")
         sources, targets = k.address("sources"), k.address("targets")
         source_row, target_row, columns = k.arg("source_row"), k.arg("target_row"), k.arg("columns")
+        is_vector = self.step <= 2 or self.parts > 1
+        rest = b.and_(columns, ir.Constant(I64, k.lanes - 1))
+        masked = self._masks(k, rest) if is_vector and target.has_masks else None
         with k.loop(k.arg("first"), k.arg("last")) as planes:
             read = k.at(source, k.load_index(sources, planes.index))
             first = b.mul(planes.index, ir.Constant(I64, self.parts))
@@ -65,8 +68,11 @@ class CopyKernel:
                 to_row = b.mul(rows.index, target_row)
                 to_rows = [k.at(write, to_row) for write in writes]
                 start = ir.Constant(I64, 0)
-                for width in halved(k.lanes) if self.step <= 2 or self.parts > 1 else [1]:
+                for width in [1] if not is_vector else halved(k.lanes) if masked is None else [k.lanes]:
                     start = self._run(k, move, from_row, to_rows, start, columns, width)
+                if masked is not None:
+                    with k.loop(start, columns, k.lanes):  # once, or not at all
+                        self._rest(k, move, from_row, to_rows, start, masked)
         b.ret_void()
 
     def _run(
@@ -92,15 +98,48 @@ class CopyKernel:
     def _vectors(self, k: Kernel, move: Move, reads: ir.Value, width: int) -> list[ir.Value]:
         """The next ``width`` numbers of every part."""
         size = move.read_size
+        return self._arranged(k, [move.load(reads, width, size, start * size) for start in self._starts(width)])
+
+    def _starts(self, width: int) -> list[int]:
+        """Where the vectors of so many numbers begin that are read for ``width`` columns."""
         if self.parts > 1:
-            return separated(k, [move.load(reads, width, size, part * width * size) for part in range(self.parts)])
-        value = move.load(reads, width, size)
-        if self.step == 2 and width > 1:
-            # The odd last element of the second vector may lie beyond the row: end one element earlier.
-            after = move.load(reads, width, size, (width - 1) * size)
-            even = [*range(0, width, 2), *range(width + 1, 2 * width, 2)]
-            value = k.builder.shuffle_vector(value, after, ir.Constant(ir.VectorType(I32, width), even))
-        return [value]
+            return [part * width for part in range(self.parts)]
+        # The odd last number of a second vector may lie beyond the row: it begins one earlier.
+        return [0, width - 1] if self.step == 2 and width > 1 else [0]
+
+    def _arranged(self, k: Kernel, vectors: list[ir.Value]) -> list[ir.Value]:
+        """The numbers of every part, of the vectors that were read."""
+        if self.parts > 1 or len(vectors) == 1:
+            return separated(k, vectors)
+        width = vectors[0].type.count
+        return [k.picked([*range(0, width, 2), *range(width + 1, 2 * width, 2)], *vectors)]
+
+    def _masks(self, k: Kernel, rest: ir.Value) -> tuple[ir.Value, list[ir.Value]]:
+        """Which lanes of a vector are the last ``rest`` columns, and which of those that are read for them."""
+        b, lanes = k.builder, k.lanes
+        numbers = b.mul(rest, ir.Constant(I64, self.step))
+        if self.parts == 1 and self.step == 2:
+            numbers = b.sub(numbers, ir.Constant(I64, 1))  # nothing is read that is not wanted
+        reads = [k.first_lanes(b.sub(numbers, ir.Constant(I64, start)), lanes) for start in self._starts(lanes)]
+        return k.first_lanes(rest, lanes), reads
+
+    def _rest(
+        self,
+        k: Kernel,
+        move: Move,
+        source: ir.Value,
+        targets: list[ir.Value],
+        start: ir.Value,
+        masks: tuple[ir.Value, list[ir.Value]],
+    ) -> None:
+        """Copy the columns from ``start``, which are less than a vector."""
+        b, size, (inside, masks_of_reads) = k.builder, move.read_size, masks
+        reads = k.at(source, b.mul(start, ir.Constant(I64, self.step * size)))
+        places = zip(masks_of_reads, self._starts(k.lanes), strict=True)
+        vectors = [move.load_lanes(mask, reads, size, at * size) for mask, at in places]
+        for row, vector in zip(targets, self._arranged(k, vectors), strict=True):
+            to = k.at(row, b.mul(start, ir.Constant(I64, move.written_size)))
+            k.store_lanes(inside, vector, to, move.written_size)
 
 
 def separated(k: Kernel, vectors: list[ir.Value]) -> list[ir.Value]:

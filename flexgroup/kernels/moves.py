@@ -24,10 +24,22 @@ class Move:
 
     def load(self, pointer: ir.Value, width: int, align: int, byte_offset: ir.Value | int = 0) -> ir.Value:
         """``width`` numbers, as bits that `store` takes after any rearrangement."""
-        k, b = self._k, self._k.builder
+        is_same = self.read_size == self.written_size
+        kind = _bits(self._read, width) if is_same else _typed(self._read.ir, width)
+        return self._converted(self._k.load(pointer, kind, align, byte_offset), width)
+
+    def load_lanes(self, lanes: ir.Value, pointer: ir.Value, align: int, byte_offset: int = 0) -> ir.Value:
+        """The same for those of a vector's numbers for which ``lanes`` is true; zeros for the others."""
+        width = lanes.type.count
+        is_same = self.read_size == self.written_size
+        kind = _bits(self._read, width) if is_same else _typed(self._read.ir, width)
+        return self._converted(self._k.load_lanes(lanes, pointer, kind, align, byte_offset), width)
+
+    def _converted(self, value: ir.Value, width: int) -> ir.Value:
+        """Numbers as they were read, as bits of what is written."""
+        b = self._k.builder
         if self.read_size == self.written_size:
-            return k.load(pointer, _bits(self._read, width), align, byte_offset)
-        value = k.load(pointer, _typed(self._read.ir, width), align, byte_offset)
+            return value
         convert = b.fptrunc if self.read_size > self.written_size else b.fpext
         value = convert(value, _typed(self._written.ir, width))
         bits = _bits(self._written, width)

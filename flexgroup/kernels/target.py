@@ -66,6 +66,11 @@ class Target:
         """Whether one instruction gives the larger or smaller of two numbers, and NaN if one is."""
         return self.triple.startswith(("aarch64", "arm64"))
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether one instruction loads or stores some lanes of a vector, and touches nothing else."""
+        return self.vector_bytes == LINE and self.triple.startswith("x86_64")
+
     def lanes(self, element: Element) -> int:
         """Numbers in a vector register."""
         return self.vector_bytes // element.register_bytes

@@ -12,13 +12,13 @@ import flexgroup
 from flexgroup.engine import plan_graph
 from flexgroup.engine._agreement import agrees, difference
 from flexgroup.graph import from_torch, optimize
-from flexgroup.kernels import Target, host_target
+from flexgroup.kernels import TARGETS, Target, host_target, runs_here
 from tests.engine.networks import prune
 from tests.engine.twins import run_plan
 
 HOST = host_target()
-NAMES = ["x86-64-avx512", "x86-64-avx2", "x86-64"]
-RUNNABLE = NAMES[NAMES.index(HOST.name) :] if HOST.name in NAMES else ["host"]
+NAMES = ["x86-64-avx512-fp16", "x86-64-avx512", "x86-64-avx2", "x86-64"]
+RUNNABLE = [name for name in NAMES if runs_here(TARGETS[name])] or ["host"]
 
 
 def agree(model: nn.Module, compiled: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> None:

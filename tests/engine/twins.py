@@ -128,11 +128,13 @@ def conv(kernel: ConvKernel, f: dict[str, int], memory: Memory, lanes: int) -> N
         group = 0
         for loop in range(loops):
             first_row = loop if kernel.form == "ring" else loop * rows
+            beyond = first_row - first_row % f["sweep"] + f["sweep"]  # what groups have below a sweep does not count
             end = group + f["columns"] if kernel.form == "dense" else ends[loop]
             for g in range(group, end):
                 tap = first_tap + offsets[g - group if kernel.form == "dense" else g] // size
                 x = inputs[tap : tap + width].astype(np.float32)
-                sums[first_row : first_row + rows] += weights[g * rows : (g + 1) * rows, None] * x
+                count = min(rows, beyond - first_row)
+                sums[first_row : first_row + count] += weights[g * rows : g * rows + count, None] * x
             group = end
         for row in range(f["row_count"]):
             value = sums[row] + bias[row]

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from flexgroup.engine._objects import load, module_for, object_code
 from flexgroup.engine._workers import address, aligned
 from flexgroup.graph.ir import CURVES, leaky_relu, slope_of
-from flexgroup.kernels import BASE_SHIFT, TARGETS, ElementwiseKernel, host_target
+from flexgroup.kernels import BASE_SHIFT, TARGETS, ElementwiseKernel, host_target, runs_here
 
 HOST = host_target()
-NAMES = ["x86-64-avx512", "x86-64-avx2", "x86-64"]
-RUNNABLE = [TARGETS[name] for name in NAMES[NAMES.index(HOST.name) :]] if HOST.name in NAMES else [HOST]
+NAMES = ["x86-64-avx512-fp16", "x86-64-avx512", "x86-64-avx2", "x86-64"]
+RUNNABLE = [TARGETS[name] for name in NAMES if runs_here(TARGETS[name])] or [HOST]
 KINDS = [*CURVES, leaky_relu(0.01)]
 LIBRARY = ("expf", "tanhf", "erff", "fmaf", "powf", "memcpy", "memset")
 
