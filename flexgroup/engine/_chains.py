@@ -20,7 +20,7 @@ from flexgroup.engine._operations import Operation, buffers_of
 from flexgroup.engine._rows import Rows, operands
 from flexgroup.engine._slices import Slice, share_read, slices
 from flexgroup.engine._steps_chain import Chain
-from flexgroup.engine._work import SHARE_OF_CACHE, MoveWork, traffic
+from flexgroup.engine._work import SHARE_OF_CACHE, MoveWork, Traffic, traffic
 
 if TYPE_CHECKING:
     from flexgroup.engine._steps import StepBuilder
@@ -145,7 +145,8 @@ class Planner:
         work = sum(each.work.slots(costs) for each in found if each is not None)
         more = work - self._both(first, height, between)[1] + 2 * (len(sliced) - 1) * costs.call
         again = sum(share_read(producer) for producer, _ in sliced) - 1
-        read = again * traffic(self.layout, self._cache, rows[0], height).read * costs.far_read
+        moved = traffic(self.layout, self._cache, rows[0], height)
+        read = again * Traffic(read=moved.read, swept_read=moved.swept_read).slots(costs)
         return slots + DOUBT * more + max(0.0, read - work), sliced
 
     def _bytes(self, rows: Rows) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flexgroup.engine._costs import Costs
-from flexgroup.engine._work import SHARE_OF_CACHE, ChannelsWork, ConvWork, Tiles, Traffic, Work, tiles_of
+from flexgroup.engine._work import SHARE_OF_CACHE, STREAMS, ChannelsWork, ConvWork, Tiles, Traffic, Work, tiles_of
 from flexgroup.kernels import LINE
 from flexgroup.kernels.channels import most_vectors, tile_for
 from flexgroup.kernels.conv import group_starts, largest_tile
@@ -28,7 +28,6 @@ NEARLY_DENSE = 0.25  # of the groups
 UNSURE = 1.05  # times the cost of the best: up to there a kernel that copies far planes first is taken instead
 PANEL_OF_CACHE = 0.5  # of the second-level cache, that a panel may take
 SWEEP = 16  # rows that go through all tiles before the next do, where that is better
-STREAMS = 32  # planes that hardware follows at a time, and fetches ahead of a kernel
 STRIP_OF_CACHE = 0.75  # of the second-level cache, that the weights of a strip with channels in lanes may take
 
 
@@ -92,8 +91,11 @@ class Layer:
         out = line * len(self.pattern)
         added = out if self.adds else 0.0
         near = read * (not is_far) + (out + added) * (not leaves)
-        far = (read * is_far + added * leaves, out * leaves)
-        return Traffic(near, 0.0, 0.0, *far) if sweep else Traffic(near, *far)
+        far_read, far_written = read * is_far, out * leaves
+        if sweep:
+            return Traffic(near, swept_read=far_read + added * leaves, swept_written=far_written)
+        few, added = self.inputs <= STREAMS, added * leaves
+        return Traffic(near, far_read * (not few) + added, far_written, far_read * few)
 
     def _read_in_sweeps(self, sweep: int) -> int:
         """Columns with non-zeros, for every sweep of so many rows anew; counted once."""

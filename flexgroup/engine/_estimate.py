@@ -47,7 +47,8 @@ def estimate(
     mapped = builder.rows_of(operation)
     if mapped is None:
         return None
-    moved = traffic(builder.layout, builder.target.cache_bytes, mapped, rows, windowed)
+    planewise = not isinstance(operation, ConvOp)
+    moved = traffic(builder.layout, builder.target.cache_bytes, mapped, rows, windowed, planewise=planewise)
     if isinstance(operation, ConvOp) and not operation.is_transformed:
         conv = conv or conv_layer(builder, operation, rows)
         images = (mapped.out, *(use.image for use in mapped.uses))

@@ -12,6 +12,7 @@ from flexgroup.engine._rows import Rows
 from flexgroup.kernels import LINE
 
 SHARE_OF_CACHE = 0.6  # that images may take: weights, tables and the images at both ends need the rest
+STREAMS = 32  # planes that hardware follows at a time, and fetches ahead of a kernel
 MISSED_IN_PANEL = 0.4  # of a missed load's cost: what lies side by side is fewer cache lines, and fetched ahead
 
 
@@ -180,14 +181,21 @@ class Traffic:
 
 
 def traffic(
-    layout: Layout, cache: int, mapped: Rows, count: int, windowed: Callable[[Image], bool] | None = None
+    layout: Layout,
+    cache: int,
+    mapped: Rows,
+    count: int,
+    windowed: Callable[[Image], bool] | None = None,
+    *,
+    planewise: bool = False,
 ) -> Traffic:
     """What an operation moves for ``count`` rows of its output: every row of its inputs is read once.
 
-    Images lie in the second-level cache, of ``cache`` bytes, if they fit it or are ``windowed``.
+    Images lie in the second-level cache, of ``cache`` bytes, if they fit it or are ``windowed``. Others are fetched
+    ahead where the operation goes through them plane by plane, or where they have few planes.
     """
     is_windowed = windowed or layout.is_windowed
-    near = read = written = 0.0
+    near = read = written = swept_read = swept_written = 0.0
     images = [(mapped.out, len(mapped.out.planes), count, True)]
     images += [(use.image, use.image.distinct, count * use.step, False) for use in mapped.uses]
     for image, planes, rows, out in images:
@@ -195,8 +203,10 @@ def traffic(
         lines = row * min(rows, image.height)
         if is_windowed(image) or row * image.height * LINE < SHARE_OF_CACHE * cache:
             near += lines
-        elif out:
-            written += lines
+        elif planewise or planes <= STREAMS:
+            swept_written += lines * out
+            swept_read += lines * (not out)
         else:
-            read += lines
-    return Traffic(near, read, written)
+            written += lines * out
+            read += lines * (not out)
+    return Traffic(near, read, written, swept_read, swept_written)
