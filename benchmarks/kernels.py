@@ -37,6 +37,13 @@ SHAPES = {  # name: (out channels, in channels, image size, kernel size)
     "2048x512x7x7": (512, 2048, 7, 1),
     "512x512x7x7 3x3": (512, 512, 7, 3),
 }
+LARGE = {  # for sweeps.py
+    "64 to 256, 56x56": (256, 64, 56, 1),
+    "256 to 64, 56x56": (64, 256, 56, 1),
+    "128 to 512, 28x28": (512, 128, 28, 1),
+    "512 to 128, 28x28": (128, 512, 28, 1),
+    "256 to 1024, 14x14": (1024, 256, 14, 1),
+}
 SPARSITIES = (0.8, 0.9, 0.95)
 HEIGHTS = (2, 4, 8)
 PEAK_ROUNDS = 20_000
@@ -78,19 +85,19 @@ def cases(target: Target) -> Iterator[Case]:
                 yield Case(shape, sparsity, "ring", rows)
 
 
-def fixed(form: str, rows: int) -> Chooser:
-    """A chooser that always takes one kernel form."""
+def fixed(form: str, rows: int, sweep: int = 0) -> Chooser:
+    """A chooser that always takes one kernel form, in sweeps of so many rows (0: all)."""
 
     def choose(layer: Layer, target: Target, *, sparse: bool, heights: tuple[int, ...]) -> Choice:
         tile = tile_of(layer, form, rows, target)
-        return Choice(form, rows, tile, 0.0, 0.0, 0, 1.0, sparse)
+        return Choice(form, rows, tile, 0.0, 0.0, 0, 1.0, sparse, sweep=sweep)
 
     return choose
 
 
-def program(case: Case, target: Target) -> Program:
-    """A network of one convolution whose weights are pruned as the case says."""
-    out_channels, in_channels, size, kernel = SHAPES[case.shape]
+def program(case: Case, target: Target, sweep: int = 0) -> Program:
+    """A network of one convolution whose weights are pruned as the case says, in sweeps of so many rows (0: all)."""
+    out_channels, in_channels, size, kernel = (SHAPES | LARGE)[case.shape]
     rng = np.random.default_rng(0)
     matrix = rng.standard_normal((out_channels, in_channels * kernel * kernel)).astype(np.float32)
     if case.sparsity:
@@ -106,7 +113,7 @@ def program(case: Case, target: Target) -> Program:
     shapes = {"x": (in_channels, size, size), "y": (out_channels, size, size)}
     graph = Graph(("x",), ("y",), (Node("conv", op, ("x",), "y"),), shapes)
     whole = replace(target, cache_bytes=0)  # one call for the whole image, not band by band
-    return Program(plan_graph(graph, whole, chooser=fixed(case.form, case.rows)))
+    return Program(plan_graph(graph, whole, chooser=fixed(case.form, case.rows, sweep)))
 
 
 def peak_program(target: Target) -> Program:

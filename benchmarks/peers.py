@@ -126,8 +126,8 @@ def main() -> None:
             console.print(f"other programs used {result.others:.2f} cores meanwhile: measure again on a quiet machine")
         if max(result.barriers) > FAR:
             console.print(
-                f"two threads took {1e9 * max(result.barriers):.0f} ns to wait for each other: their cores shared no "
-                "cache meanwhile, which costs every engine most of what a second thread gains"
+                f"two threads took {1e9 * max(result.barriers):.0f} ns to wait for each other: their cores were far "
+                "apart, or shared no cache, which costs every engine some or most of what a second thread gains"
             )
         if options.out:  # after every network: an interrupted run keeps what it has
             document = {
