@@ -59,7 +59,7 @@ class Probe:
     rows: int = 4
     share: float = 1.0
     panel: bool = False  # whether tiles are copied first, where the target has panels
-    sweep: int = 0  # rows that go through all tiles before the next do
+    sweep: int = 0  # rows that go through all tiles before the next do; 0: all
 
 
 def _conv(
@@ -254,8 +254,7 @@ def probe_plan(target: Target, costs: Costs) -> tuple[Plan, list[Estimate]]:
             form, rows = "dense", 4
         tile = tile_of(layer, form, rows, target)
         panel = panel_for(layer, form, rows, tile, target) if copied else 0
-        swept = 0 if panel else sweep
-        return Choice(form, rows, tile, 0.0, 0.0, layer.groups(form, rows), 1.0, sparse, panel, swept)
+        return Choice(form, rows, tile, 0.0, 0.0, layer.groups(form, rows), 1.0, sparse, panel, sweep)
 
     layout = Layout(target.lanes(F32), F32.bytes)
     lowering = Lowering(graph, layout, has_depthwise=True)

@@ -24,16 +24,17 @@ class Move:
 
     def load(self, pointer: ir.Value, width: int, align: int, byte_offset: ir.Value | int = 0) -> ir.Value:
         """``width`` numbers, as bits that `store` takes after any rearrangement."""
-        is_same = self.read_size == self.written_size
-        kind = _bits(self._read, width) if is_same else _typed(self._read.ir, width)
-        return self._converted(self._k.load(pointer, kind, align, byte_offset), width)
+        return self._converted(self._k.load(pointer, self._kind(width), align, byte_offset), width)
 
     def load_lanes(self, lanes: ir.Value, pointer: ir.Value, align: int, byte_offset: int = 0) -> ir.Value:
         """The same for those of a vector's numbers for which ``lanes`` is true; zeros for the others."""
         width = lanes.type.count
+        return self._converted(self._k.load_lanes(lanes, pointer, self._kind(width), align, byte_offset), width)
+
+    def _kind(self, width: int) -> ir.Type:
+        """What ``width`` numbers are loaded as: bits, where they stay what they are."""
         is_same = self.read_size == self.written_size
-        kind = _bits(self._read, width) if is_same else _typed(self._read.ir, width)
-        return self._converted(self._k.load_lanes(lanes, pointer, kind, align, byte_offset), width)
+        return _bits(self._read, width) if is_same else _typed(self._read.ir, width)
 
     def _converted(self, value: ir.Value, width: int) -> ir.Value:
         """Numbers as they were read, as bits of what is written."""

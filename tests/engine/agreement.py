@@ -12,13 +12,12 @@ import flexgroup
 from flexgroup.engine import plan_graph
 from flexgroup.engine._agreement import agrees, difference
 from flexgroup.graph import from_torch, optimize
-from flexgroup.kernels import TARGETS, Target, host_target, runs_here
+from flexgroup.kernels import Target
 from tests.engine.networks import prune
 from tests.engine.twins import run_plan
+from tests.kernels.here import HERE
 
-HOST = host_target()
-NAMES = ["x86-64-avx512-fp16", "x86-64-avx512", "x86-64-avx2", "x86-64"]
-RUNNABLE = [name for name in NAMES if runs_here(TARGETS[name])] or ["host"]
+RUNNABLE = list(HERE)
 
 
 def agree(model: nn.Module, compiled: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> None:

@@ -18,9 +18,10 @@ from flexgroup.engine._rows import Rows, Use
 from flexgroup.graph import from_torch, optimize
 from flexgroup.kernels import TARGETS
 from flexgroup.zoo import build, input_shape
-from tests.engine.agreement import HOST, twins_agree
+from tests.engine.agreement import twins_agree
 from tests.engine.networks import PATTERNS, examples, networks, prune, randomise
 from tests.engine.twins import run_plan
+from tests.kernels.here import HOST
 
 TINY = 2048  # bytes of cache: every image is too large for it
 

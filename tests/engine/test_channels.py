@@ -18,9 +18,9 @@ from flexgroup.engine._objects import assembly
 from flexgroup.kernels import F16_IN_F32, F32, TARGETS, ChannelsKernel, Target
 from flexgroup.kernels import channels as family
 from flexgroup.kernels.channels import most_vectors, tile_for
-from tests.engine.agreement import HOST
 from tests.engine.networks import examples
 from tests.engine.test_in_place import CACHES, CUTS, both_plans, gives_what_torch_gives, graph_of, residual_networks
+from tests.kernels.here import HOST
 from tests.kernels.test_half import inner_loop
 
 AVX512 = TARGETS["x86-64-avx512"]

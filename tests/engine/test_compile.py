@@ -20,8 +20,9 @@ from flexgroup.engine import plan_graph
 from flexgroup.graph import Clamp, Graph, Node, from_torch, optimize
 from flexgroup.kernels import TARGETS
 from flexgroup.zoo import build
-from tests.engine.agreement import HOST, RUNNABLE, agree, agrees_run_after_run, twins_agree
+from tests.engine.agreement import RUNNABLE, agree, agrees_run_after_run, twins_agree
 from tests.engine.networks import PATTERNS, Residual, convolutions, examples, networks, prune, randomise
+from tests.kernels.here import HOST
 
 
 @settings(max_examples=examples(35), deadline=None)

@@ -15,9 +15,9 @@ from flexgroup.engine import CompiledModel, Plan, _chains, _steps_depthwise, pla
 from flexgroup.graph import from_torch, optimize
 from flexgroup.kernels import TARGETS, Target
 from flexgroup.kernels.depthwise import MOST_ROWS, DepthwiseKernel, block_rows, loads
-from tests.engine.agreement import HOST
 from tests.engine.networks import examples
 from tests.engine.twins import run_plan
+from tests.kernels.here import HOST
 
 WALKS = ("down", "along")
 SHORT = replace(HOST, vector_bytes=16, vector_registers=32)  # as phones have: two vectors go down side by side

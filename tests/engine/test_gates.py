@@ -15,11 +15,12 @@ from flexgroup.engine import plan_graph
 from flexgroup.graph import Graph, Node, Resize
 from flexgroup.kernels import TARGETS
 from flexgroup.zoo import build
-from tests.engine.agreement import HOST, RUNNABLE, agree, agrees_run_after_run, twins_agree
+from tests.engine.agreement import RUNNABLE, agree, agrees_run_after_run, twins_agree
 from tests.engine.networks import PATTERNS, randomise
 from tests.engine.networks_gates import Shuffled, Squeeze, gated_networks
 from tests.engine.test_tokens import Net
 from tests.engine.twins import run_plan
+from tests.kernels.here import HOST
 
 
 @settings(max_examples=30, deadline=None)

@@ -21,11 +21,11 @@ from flexgroup.engine._precision import element_for, in_words, with_conversions
 from flexgroup.graph import from_torch, optimize
 from flexgroup.kernels import F16, F16_IN_F32, F32, TARGETS, Target
 from flexgroup.zoo import build
-from tests.engine.agreement import HOST
 from tests.engine.networks import PATTERNS, examples, networks, prune, randomise
 from tests.engine.networks_gates import gated_networks
 from tests.engine.networks_tokens import transformers
 from tests.engine.twins import run_plan
+from tests.kernels.here import HOST
 
 pytestmark = pytest.mark.skipif(not HOST.half, reason="this machine has no instructions for fp16 numbers")
 

@@ -24,10 +24,11 @@ from flexgroup.engine._steps import StepBuilder
 from flexgroup.engine._steps_chain import Chain
 from flexgroup.gpu._launch import OPENCL
 from flexgroup.graph import Graph, from_torch, optimize
-from flexgroup.kernels import BASE_SHIFT, F16_IN_F32, F32, TARGETS, ConvKernel, Target, target_named
-from tests.engine.agreement import HOST, RUNNABLE
+from flexgroup.kernels import BASE_SHIFT, F16_IN_F32, F32, TARGETS, ConvKernel, Target
+from tests.engine.agreement import RUNNABLE
 from tests.engine.networks import PATTERNS, Residual, examples, prune, randomise
 from tests.engine.twins import run_plan, tile_at
+from tests.kernels.here import HERE, HOST
 
 
 class Sum(nn.Module):
@@ -295,7 +296,7 @@ def test_a_tile_that_overlaps_leaves_what_is_done(form, threads, target, element
         patch.setattr(_compiled, "partition", forced([1, 1, 3, 1], 5))  # bands that end within a vector
         plan, apart = both_plans(
             graph_of(model, (3, 35, 34)),
-            target_named(target),
+            HERE[target],
             threads,
             element=element,
             chooser=lambda layer, target, **options: choice,

@@ -10,8 +10,8 @@ from torch import nn
 
 from flexgroup.engine import CompiledModel, plan_graph
 from flexgroup.engine._pace import COST, TRIAL, Pace
-from tests.engine.agreement import HOST
 from tests.engine.test_in_place import graph_of
+from tests.kernels.here import HOST
 
 
 def spent(pace: Pace, team: float, alone: float, calls: int) -> float:

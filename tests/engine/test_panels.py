@@ -18,9 +18,9 @@ from flexgroup.engine._choose import HEIGHTS, Choice, Layer, choose, panel_for, 
 from flexgroup.engine._costs import Costs
 from flexgroup.engine._objects import assembly
 from flexgroup.kernels import F16_IN_F32, F32, TARGETS, ConvKernel, Target
-from tests.engine.agreement import HOST
 from tests.engine.networks import PATTERNS, examples, prune
 from tests.engine.test_in_place import CACHES, CUTS, both_plans, gives_what_torch_gives, graph_of, residual_networks
+from tests.kernels.here import HOST
 from tests.kernels.test_half import inner_loop
 
 AVX2 = TARGETS["x86-64-avx2"]

@@ -20,7 +20,6 @@ from flexgroup.engine import CompiledModel, _compiled, _regions, plan_graph
 from flexgroup.engine._explain import explain_plan
 from flexgroup.engine._regions import Region, cuts, find_regions
 from flexgroup.kernels import F16_IN_F32, F32, TARGETS, HaloKernel
-from tests.engine.agreement import HOST
 from tests.engine.networks import PATTERNS, examples, networks, prune, randomise
 from tests.engine.test_chains import deep_networks
 from tests.engine.test_in_place import (
@@ -30,6 +29,7 @@ from tests.engine.test_in_place import (
     residual_networks,
 )
 from tests.engine.twins import run_plan
+from tests.kernels.here import HOST
 
 AVX512 = TARGETS["x86-64-avx512"]
 ANY = st.one_of(networks(), residual_networks(), deep_networks())

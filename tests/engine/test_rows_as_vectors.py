@@ -15,9 +15,9 @@ from flexgroup.engine import CompiledModel, Plan, plan_graph
 from flexgroup.engine._choose import HEIGHTS, Choice, Layer, choose, tile_of
 from flexgroup.engine._objects import assembly
 from flexgroup.kernels import F16, F16_IN_F32, F32, TARGETS, ConvKernel, Target
-from tests.engine.agreement import HOST
 from tests.engine.networks import PATTERNS, examples, prune
 from tests.engine.test_in_place import CUTS, gives_what_torch_gives, graph_of
+from tests.kernels.here import HOST
 from tests.kernels.test_half import inner_loop
 
 AVX512 = TARGETS["x86-64-avx512"]

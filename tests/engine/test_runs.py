@@ -19,9 +19,10 @@ from flexgroup.engine import _winograd as winograd
 from flexgroup.engine._objects import assembly
 from flexgroup.engine._steps_conv import longest_run, runs
 from flexgroup.kernels import F16, F32, TARGETS, ConvKernel
-from tests.engine.agreement import HOST, agree
+from tests.engine.agreement import agree
 from tests.engine.networks import examples
 from tests.engine.test_in_place import CACHES, graph_of
+from tests.kernels.here import HOST
 from tests.kernels.test_half import inner_loop
 
 

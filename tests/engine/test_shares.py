@@ -14,9 +14,9 @@ from torch import nn
 from flexgroup.engine import CompiledModel, _compiled, plan_graph
 from flexgroup.engine._shares import even_cuts, even_tiles
 from flexgroup.kernels import TARGETS, ConvKernel
-from tests.engine.agreement import HOST
 from tests.engine.test_in_place import graph_of
 from tests.engine.test_rows_as_vectors import forced
+from tests.kernels.here import HOST
 
 AVX512 = TARGETS["x86-64-avx512"]
 

@@ -15,11 +15,11 @@ from torch import nn
 from flexgroup.engine import CompiledModel, Plan, _chains, _slices, plan_graph
 from flexgroup.engine._explain import explain_plan
 from flexgroup.kernels import TARGETS, ConvKernel
-from tests.engine.agreement import HOST
 from tests.engine.networks import PATTERNS, examples, networks, prune, randomise
 from tests.engine.test_chains import deep_networks
 from tests.engine.test_in_place import agrees_whatever_thread_is_first, graph_of, residual_networks
 from tests.engine.test_regions import gains
+from tests.kernels.here import HOST
 
 ANY = st.one_of(networks(), residual_networks(), deep_networks())
 CACHE = 300 << 10  # of which a slice of 8 channels of 56x56 pixels takes a third

@@ -19,10 +19,10 @@ from flexgroup.engine._costs import Costs
 from flexgroup.engine._explain import explain_plan
 from flexgroup.kernels import TARGETS, ConvKernel, Target
 from flexgroup.kernels.conv import pack
-from tests.engine.agreement import HOST
 from tests.engine.networks import PATTERNS, examples, networks, prune
 from tests.engine.test_in_place import agrees_whatever_thread_is_first, graph_of, residual_networks
 from tests.engine.test_regions import gains
+from tests.kernels.here import HOST
 
 ANY = st.one_of(networks(), residual_networks())
 AVX512 = TARGETS["x86-64-avx512"]

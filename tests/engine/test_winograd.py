@@ -20,10 +20,10 @@ from flexgroup.engine._layout import PlaneRef
 from flexgroup.engine._operations import Tap
 from flexgroup.engine._winograd import BLOCK, taps_of, transforms
 from flexgroup.kernels import F16_IN_F32, TARGETS
-from tests.engine.agreement import HOST
 from tests.engine.networks import examples
 from tests.engine.test_in_place import CUTS, both_plans, gives_what_torch_gives, graph_of, residual_networks
 from tests.engine.twins import run_plan
+from tests.kernels.here import HOST
 
 AVX2 = TARGETS["x86-64-avx2"]
 

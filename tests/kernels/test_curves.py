@@ -12,11 +12,9 @@ import torch.nn.functional as F
 from flexgroup.engine._objects import load, module_for, object_code
 from flexgroup.engine._workers import address, aligned
 from flexgroup.graph.ir import CURVES, leaky_relu, slope_of
-from flexgroup.kernels import BASE_SHIFT, TARGETS, ElementwiseKernel, host_target, runs_here
+from flexgroup.kernels import BASE_SHIFT, TARGETS, ElementwiseKernel
+from tests.kernels.here import HERE, HOST
 
-HOST = host_target()
-NAMES = ["x86-64-avx512-fp16", "x86-64-avx512", "x86-64-avx2", "x86-64"]
-RUNNABLE = [TARGETS[name] for name in NAMES if runs_here(TARGETS[name])] or [HOST]
 KINDS = [*CURVES, leaky_relu(0.01)]
 LIBRARY = ("expf", "tanhf", "erff", "fmaf", "powf", "memcpy", "memset")
 
@@ -71,7 +69,7 @@ def apply(kind: str, x: np.ndarray, target) -> np.ndarray:
     return memory[-1].view(np.float32)[count : count + len(x)].copy()
 
 
-@pytest.mark.parametrize("target", RUNNABLE, ids=lambda target: target.name)
+@pytest.mark.parametrize("target", HERE.values(), ids=HERE)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_curve_is_exact_to_a_few_units_in_the_last_place(kind, target):
     generator = np.random.default_rng(0)

@@ -48,9 +48,9 @@ static inline void store_row(const VECTOR *sums, __global ELEMENT *output, Numbe
 
 __kernel void conv(__global const uchar *constants, __global ELEMENT *arena, uint arena_image, uint ends_at,
                    uint offsets_at, uint weights_at, uint bias_at, uint outputs_at, uint residuals_at, uint mask_at,
-                   uint source_at, uint target_at, uint residual_at, int row_count, int columns, int first_tile,
-                   int last_tile, int whole_tiles, int last_start, uint low, uint high, int tiles, int band_rows,
-                   int items) {
+                   uint source_at, uint target_at, uint residual_at, int row_count, int sweep, int columns,
+                   int first_tile, int last_tile, int whole_tiles, int last_start, uint low, uint high, int tiles,
+                   int band_rows, int items) {
     const int item = get_global_id(0);
     if (item >= items) return;
     const int first_row = item / tiles * band_rows, last_row = min(first_row + band_rows, row_count);
