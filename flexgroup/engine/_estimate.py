@@ -47,20 +47,20 @@ def estimate(
     mapped = builder.rows_of(operation)
     if mapped is None:
         return None
-    planewise = not isinstance(operation, ConvOp)
-    moved = traffic(builder.layout, builder.target.cache_bytes, mapped, rows, windowed, planewise=planewise)
+    cache = builder.target.cache_bytes
     if isinstance(operation, ConvOp) and not operation.is_transformed:
         conv = conv or conv_layer(builder, operation, rows)
         images = (mapped.out, *(use.image for use in mapped.uses))
         is_windowed = windowed or builder.layout.is_windowed
         if conv.choice.sweep and conv.layer.rows == rows and not any(is_windowed(image) for image in images):
-            choice, target = conv.choice, builder.target
-            work = conv_work(conv.layer, choice.form, choice.rows, choice.tile, target, sweep=choice.sweep)
-            return Estimate(work, conv.layer.moved(target.cache_bytes, choice.sweep))
+            sweep = conv.choice.sweep
+            return Estimate(_work(builder, operation, rows, conv, sweep), conv.layer.moved(cache, sweep))
+    planewise = not isinstance(operation, ConvOp)
+    moved = traffic(builder.layout, cache, mapped, rows, windowed, planewise=planewise)
     return Estimate(_work(builder, operation, rows, conv), moved)
 
 
-def _work(builder: StepBuilder, operation: Operation, rows: int, conv: ConvLayer | None) -> Work:
+def _work(builder: StepBuilder, operation: Operation, rows: int, conv: ConvLayer | None, sweep: int = 0) -> Work:
     layout = builder.layout
     if isinstance(operation, ConvOp) and operation.is_transformed:
         blocks = blocks_of(builder, operation)
@@ -73,7 +73,7 @@ def _work(builder: StepBuilder, operation: Operation, rows: int, conv: ConvLayer
         if rows != layer.rows:
             layer = replace(layer, rows=rows)
             tile = tile_of(layer, choice.form, choice.rows, builder.target)
-        return conv_work(layer, choice.form, choice.rows, tile, builder.target, choice.panel)
+        return conv_work(layer, choice.form, choice.rows, tile, builder.target, choice.panel, sweep)
     if isinstance(operation, DepthwiseOp):
         return depthwise_work(builder, operation, rows)
     if isinstance(operation, PoolOp):

@@ -72,7 +72,7 @@ class CopyKernel:
                     start = self._run(k, move, from_row, to_rows, start, columns, width)
                 if masked is not None:
                     with k.loop(start, columns, k.lanes):  # once, or not at all
-                        self._rest(k, move, from_row, to_rows, start, masked)
+                        self._piece(k, move, from_row, to_rows, start, k.lanes, masked)
         b.ret_void()
 
     def _run(
@@ -89,16 +89,28 @@ class CopyKernel:
         b = k.builder
         end = b.add(start, b.and_(b.sub(stop, start), ir.Constant(I64, -width)))
         with k.loop(start, end, width) as columns:
-            reads = k.at(source, b.mul(columns.index, ir.Constant(I64, self.step * move.read_size)))
-            column = b.mul(columns.index, ir.Constant(I64, move.written_size))
-            for row, vector in zip(targets, self._vectors(k, move, reads, width), strict=True):
-                move.store(vector, row, move.written_size, column)
+            self._piece(k, move, source, targets, columns.index, width)
         return end
 
-    def _vectors(self, k: Kernel, move: Move, reads: ir.Value, width: int) -> list[ir.Value]:
-        """The next ``width`` numbers of every part."""
-        size = move.read_size
-        return self._arranged(k, [move.load(reads, width, size, start * size) for start in self._starts(width)])
+    def _piece(
+        self,
+        k: Kernel,
+        move: Move,
+        source: ir.Value,
+        targets: list[ir.Value],
+        start: ir.Value,
+        width: int,
+        masks: tuple[ir.Value, list[ir.Value]] | None = None,
+    ) -> None:
+        """Copy ``width`` columns of every part from ``start``, or as many of them as `_masks` says."""
+        b, size, starts = k.builder, move.read_size, self._starts(width)
+        inside, inside_reads = masks or (None, [None] * len(starts))
+        reads = k.at(source, b.mul(start, ir.Constant(I64, self.step * size)))
+        places = zip(starts, inside_reads, strict=True)
+        vectors = [move.load(reads, width, size, at * size, lanes) for at, lanes in places]
+        column = b.mul(start, ir.Constant(I64, move.written_size))
+        for row, vector in zip(targets, self._arranged(k, vectors), strict=True):
+            move.store(vector, row, move.written_size, column, inside)
 
     def _starts(self, width: int) -> list[int]:
         """Where the vectors of so many numbers begin that are read for ``width`` columns."""
@@ -122,24 +134,6 @@ class CopyKernel:
             numbers = b.sub(numbers, ir.Constant(I64, 1))  # nothing is read that is not wanted
         reads = [k.first_lanes(b.sub(numbers, ir.Constant(I64, start)), lanes) for start in self._starts(lanes)]
         return k.first_lanes(rest, lanes), reads
-
-    def _rest(
-        self,
-        k: Kernel,
-        move: Move,
-        source: ir.Value,
-        targets: list[ir.Value],
-        start: ir.Value,
-        masks: tuple[ir.Value, list[ir.Value]],
-    ) -> None:
-        """Copy the columns from ``start``, which are less than a vector."""
-        b, size, (inside, masks_of_reads) = k.builder, move.read_size, masks
-        reads = k.at(source, b.mul(start, ir.Constant(I64, self.step * size)))
-        places = zip(masks_of_reads, self._starts(k.lanes), strict=True)
-        vectors = [move.load_lanes(mask, reads, size, at * size) for mask, at in places]
-        for row, vector in zip(targets, self._arranged(k, vectors), strict=True):
-            to = k.at(row, b.mul(start, ir.Constant(I64, move.written_size)))
-            k.store_lanes(inside, vector, to, move.written_size)
 
 
 def separated(k: Kernel, vectors: list[ir.Value]) -> list[ir.Value]:

@@ -264,17 +264,19 @@ class Kernel(Code):
         return self.builder.icmp_signed("<", numbers, self.spread(self.builder.trunc(count, I32), lanes))
 
     def load_lanes(
-        self, lanes: ir.Value, pointer: ir.Value, kind: ir.Type, align: int, byte_offset: int = 0
+        self, lanes: ir.Value, pointer: ir.Value, kind: ir.Type, align: int, byte_offset: ir.Value | int = 0
     ) -> ir.Value:
         """The vector at an address, for targets that have masks: zeros, and nothing read, where ``lanes`` is false."""
         address = self.at(pointer, byte_offset)
         name = f"llvm.masked.load.v{kind.count}{_type_name(kind.element)}.p0"
         return self.call(name, kind, [address, ir.Constant(I32, align), lanes, ir.Constant(kind, None)])
 
-    def store_lanes(self, lanes: ir.Value, value: ir.Value, pointer: ir.Value, align: int) -> None:
+    def store_lanes(
+        self, lanes: ir.Value, value: ir.Value, pointer: ir.Value, align: int, byte_offset: ir.Value | int = 0
+    ) -> None:
         """Store those lanes of a vector for which ``lanes`` is true, for targets that have masks."""
         name = f"llvm.masked.store.v{value.type.count}{_type_name(value.type.element)}.p0"
-        self.call(name, ir.VoidType(), [value, pointer, ir.Constant(I32, align), lanes])
+        self.call(name, ir.VoidType(), [value, self.at(pointer, byte_offset), ir.Constant(I32, align), lanes])
 
     def prefetch(self, pointer: ir.Value, byte_offset: ir.Value | int = 0) -> None:
         """Ask for a cache line `AHEAD` bytes beyond ``pointer``, of a stream that is read once: it may not exist."""

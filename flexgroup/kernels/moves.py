@@ -22,32 +22,45 @@ class Move:
         self._written = written or kernel.element
         self.read_size, self.written_size = self._read.bytes, self._written.bytes
 
-    def load(self, pointer: ir.Value, width: int, align: int, byte_offset: ir.Value | int = 0) -> ir.Value:
-        """``width`` numbers, as bits that `store` takes after any rearrangement."""
-        return self._converted(self._k.load(pointer, self._kind(width), align, byte_offset), width)
+    def load(
+        self,
+        pointer: ir.Value,
+        width: int,
+        align: int,
+        byte_offset: ir.Value | int = 0,
+        lanes: ir.Value | None = None,
+    ) -> ir.Value:
+        """``width`` numbers, or those for which the mask ``lanes`` is true and zeros, as bits.
 
-    def load_lanes(self, lanes: ir.Value, pointer: ir.Value, align: int, byte_offset: int = 0) -> ir.Value:
-        """The same for those of a vector's numbers for which ``lanes`` is true; zeros for the others."""
-        width = lanes.type.count
-        return self._converted(self._k.load_lanes(lanes, pointer, self._kind(width), align, byte_offset), width)
-
-    def _kind(self, width: int) -> ir.Type:
-        """What ``width`` numbers are loaded as: bits, where they stay what they are."""
+        `store` takes them after any rearrangement.
+        """
+        k, b = self._k, self._k.builder
         is_same = self.read_size == self.written_size
-        return _bits(self._read, width) if is_same else _typed(self._read.ir, width)
-
-    def _converted(self, value: ir.Value, width: int) -> ir.Value:
-        """Numbers as they were read, as bits of what is written."""
-        b = self._k.builder
-        if self.read_size == self.written_size:
+        kind = _bits(self._read, width) if is_same else _typed(self._read.ir, width)
+        if lanes is None:
+            value = k.load(pointer, kind, align, byte_offset)
+        else:
+            value = k.load_lanes(lanes, pointer, kind, align, byte_offset)
+        if is_same:
             return value
         convert = b.fptrunc if self.read_size > self.written_size else b.fpext
         value = convert(value, _typed(self._written.ir, width))
         bits = _bits(self._written, width)
         return value if value.type == bits else b.bitcast(value, bits)
 
-    def store(self, value: ir.Value, pointer: ir.Value, align: int, byte_offset: ir.Value | int = 0) -> None:
-        self._k.store(value, pointer, align, byte_offset)
+    def store(
+        self,
+        value: ir.Value,
+        pointer: ir.Value,
+        align: int,
+        byte_offset: ir.Value | int = 0,
+        lanes: ir.Value | None = None,
+    ) -> None:
+        """Store numbers, or those for which the mask ``lanes`` is true."""
+        if lanes is None:
+            self._k.store(value, pointer, align, byte_offset)
+        else:
+            self._k.store_lanes(lanes, value, pointer, align, byte_offset)
 
 
 def _bits(element: Element, width: int) -> ir.Type:

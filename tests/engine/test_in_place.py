@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from itertools import combinations, cycle
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
@@ -29,6 +30,8 @@ from tests.engine.agreement import RUNNABLE
 from tests.engine.networks import PATTERNS, Residual, examples, prune, randomise
 from tests.engine.twins import run_plan, tile_at
 from tests.kernels.here import HERE, HOST
+
+Case: TypeAlias = tuple[nn.Module, tuple[int, int, int]]  # a network and its input's shape
 
 
 class Sum(nn.Module):
@@ -103,6 +106,40 @@ def agrees_whatever_thread_is_first(plan: Plan, x: torch.Tensor, expected: np.nd
     for order in (range(plan.threads), reversed(range(plan.threads))):
         (given,) = run_plan(one_thread_after_another(plan, list(order)), x[0].numpy(), times=2)
         np.testing.assert_allclose(given, expected, atol=1e-4 * max(1e-3, np.abs(expected).max()))
+
+
+def twins_give_what_torch_gives(
+    case: Case, pattern: str, target: str, threads: int, *ways: AbstractContextManager[object]
+) -> None:
+    """A pruned network, planned in these ways, gives torch's numbers whatever thread is first."""
+    model, shape = case
+    prune(model, pattern, 0.3)
+    x = torch.randn(1, *shape)
+    with torch.no_grad():
+        expected = model(x)[0].numpy()
+    with ExitStack() as stack:
+        for way in ways:
+            stack.enter_context(way)
+        plan = plan_graph(graph_of(model, shape), TARGETS[target], threads=threads)
+    agrees_whatever_thread_is_first(plan, x, expected)
+
+
+def gives_the_same_on_any_number_of_threads(
+    case: Case, pattern: str, ways: Callable[[], list[AbstractContextManager[object]]]
+) -> None:
+    """A pruned network, planned in these ways for one to three threads, gives to the bit what it gives without."""
+    model, shape = case
+    prune(model, pattern, 0.3)
+    x, graph = torch.randn(2, *shape), graph_of(model, shape)
+    wanted = CompiledModel(plan_graph(graph, HOST), 0.0)(x)
+    for threads in (1, 2, 3):
+        with ExitStack() as stack:
+            for way in ways():
+                stack.enter_context(way)
+            compiled = CompiledModel(plan_graph(graph, HOST, threads=threads), 0.0)
+        compiled(torch.randn_like(x))  # what one image leaves must not reach the next
+        assert torch.equal(compiled(x), wanted)
+        compiled.close()
 
 
 def written(step: Step, part: tuple[int, ...], plan: Plan) -> set[int]:

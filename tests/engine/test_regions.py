@@ -23,10 +23,10 @@ from flexgroup.kernels import F16_IN_F32, F32, TARGETS, HaloKernel
 from tests.engine.networks import PATTERNS, examples, networks, prune, randomise
 from tests.engine.test_chains import deep_networks
 from tests.engine.test_in_place import (
-    agrees_whatever_thread_is_first,
     graph_of,
     one_thread_after_another,
     residual_networks,
+    twins_give_what_torch_gives,
 )
 from tests.engine.twins import run_plan
 from tests.kernels.here import HOST
@@ -58,14 +58,7 @@ def gains(values: Sequence[tuple[float, float]] = ((1.0, 1.0),)) -> Iterator[lis
 @given(ANY, st.sampled_from(PATTERNS), GAINS, st.integers(2, 4), st.sampled_from(sorted(TARGETS)))
 def test_the_twins_give_what_torch_gives_whatever_thread_is_first(case, pattern, values, threads, target):
     """Between waits one thread does all of its own before the next; memory that nothing cleared holds NaN."""
-    model, shape = case
-    prune(model, pattern, 0.3)
-    x = torch.randn(1, *shape)
-    with torch.no_grad():
-        expected = model(x)[0].numpy()
-    with gains(values):
-        plan = plan_graph(graph_of(model, shape), TARGETS[target], threads=threads)
-    agrees_whatever_thread_is_first(plan, x, expected)
+    twins_give_what_torch_gives(case, pattern, target, threads, gains(values))
 
 
 @settings(max_examples=examples(25), deadline=None)

@@ -12,14 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from flexgroup.engine import CompiledModel, Plan, _chains, _slices, plan_graph
+from flexgroup.engine import Plan, _chains, _slices, plan_graph
 from flexgroup.engine._explain import explain_plan
 from flexgroup.kernels import TARGETS, ConvKernel
-from tests.engine.networks import PATTERNS, examples, networks, prune, randomise
+from tests.engine.networks import PATTERNS, examples, networks, randomise
 from tests.engine.test_chains import deep_networks
-from tests.engine.test_in_place import agrees_whatever_thread_is_first, graph_of, residual_networks
+from tests.engine.test_in_place import (
+    gives_the_same_on_any_number_of_threads,
+    graph_of,
+    residual_networks,
+    twins_give_what_torch_gives,
+)
 from tests.engine.test_regions import gains
-from tests.kernels.here import HOST
 
 ANY = st.one_of(networks(), residual_networks(), deep_networks())
 CACHE = 300 << 10  # of which a slice of 8 channels of 56x56 pixels takes a third
@@ -80,29 +84,13 @@ def sliced_networks(draw) -> tuple[nn.Module, tuple[int, int, int]]:
 )
 def test_the_twins_give_what_torch_gives_whatever_thread_is_first(case, pattern, channels, threads, target):
     """With regions too; memory that nothing cleared holds NaN."""
-    model, shape = case
-    prune(model, pattern, 0.3)
-    x = torch.randn(1, *shape)
-    with torch.no_grad():
-        expected = model(x)[0].numpy()
-    with everywhere(channels), gains():
-        plan = plan_graph(graph_of(model, shape), TARGETS[target], threads=threads)
-    agrees_whatever_thread_is_first(plan, x, expected)
+    twins_give_what_torch_gives(case, pattern, target, threads, everywhere(channels), gains())
 
 
 @settings(max_examples=examples(30), deadline=None)
 @given(st.one_of(sliced_networks(), ANY), st.sampled_from(PATTERNS), st.sampled_from([4, 8]))
 def test_results_are_those_of_whole_layers_on_any_number_of_threads(case, pattern, channels):
-    model, shape = case
-    prune(model, pattern, 0.3)
-    x, graph = torch.randn(2, *shape), graph_of(model, shape)
-    wanted = CompiledModel(plan_graph(graph, HOST), 0.0)(x)
-    for threads in (1, 2, 3):
-        with everywhere(channels), gains():
-            compiled = CompiledModel(plan_graph(graph, HOST, threads=threads), 0.0)
-        compiled(torch.randn_like(x))  # what one image leaves must not reach the next
-        assert torch.equal(compiled(x), wanted)
-        compiled.close()
+    gives_the_same_on_any_number_of_threads(case, pattern, lambda: [everywhere(channels), gains()])
 
 
 def steps_of(plan: Plan) -> list[str]:

@@ -13,16 +13,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from flexgroup.engine import CompiledModel, Plan, _choose, plan_graph
+from flexgroup.engine import Plan, _choose, plan_graph
 from flexgroup.engine._choose import Choice, Layer, conv_work
 from flexgroup.engine._costs import Costs
 from flexgroup.engine._explain import explain_plan
 from flexgroup.kernels import TARGETS, ConvKernel, Target
 from flexgroup.kernels.conv import pack
 from tests.engine.networks import PATTERNS, examples, networks, prune
-from tests.engine.test_in_place import agrees_whatever_thread_is_first, graph_of, residual_networks
+from tests.engine.test_in_place import (
+    gives_the_same_on_any_number_of_threads,
+    graph_of,
+    residual_networks,
+    twins_give_what_torch_gives,
+)
 from tests.engine.test_regions import gains
-from tests.kernels.here import HOST
 
 ANY = st.one_of(networks(), residual_networks())
 AVX512 = TARGETS["x86-64-avx512"]
@@ -45,29 +49,13 @@ def everywhere(sweep: int) -> Iterator[None]:
 @given(ANY, st.sampled_from(PATTERNS), st.sampled_from([8, 16]), st.integers(1, 3), st.sampled_from(sorted(TARGETS)))
 def test_the_twins_give_what_torch_gives_whatever_thread_is_first(case, pattern, sweep, threads, target):
     """In bands and regions too; memory that nothing cleared holds NaN."""
-    model, shape = case
-    prune(model, pattern, 0.3)
-    x = torch.randn(1, *shape)
-    with torch.no_grad():
-        expected = model(x)[0].numpy()
-    with everywhere(sweep), gains():
-        plan = plan_graph(graph_of(model, shape), TARGETS[target], threads=threads)
-    agrees_whatever_thread_is_first(plan, x, expected)
+    twins_give_what_torch_gives(case, pattern, target, threads, everywhere(sweep), gains())
 
 
 @settings(max_examples=examples(30), deadline=None)
 @given(ANY, st.sampled_from(PATTERNS), st.sampled_from([8, 16]))
 def test_results_are_those_of_one_sweep_on_any_number_of_threads(case, pattern, sweep):
-    model, shape = case
-    prune(model, pattern, 0.3)
-    x, graph = torch.randn(2, *shape), graph_of(model, shape)
-    wanted = CompiledModel(plan_graph(graph, HOST), 0.0)(x)
-    for threads in (1, 2, 3):
-        with everywhere(sweep), gains():
-            compiled = CompiledModel(plan_graph(graph, HOST, threads=threads), 0.0)
-        compiled(torch.randn_like(x))  # what one image leaves must not reach the next
-        assert torch.equal(compiled(x), wanted)
-        compiled.close()
+    gives_the_same_on_any_number_of_threads(case, pattern, lambda: [everywhere(sweep), gains()])
 
 
 @settings(max_examples=examples(60), deadline=None)
