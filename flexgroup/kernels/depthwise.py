@@ -211,16 +211,18 @@ class _Emitter:
         k, spec = self.k, self.spec
         starts = [vector * spec.stride[1] * self.bytes for vector in range(vectors)]
         if spec.stride[1] == 1:
-            return [[k.load_vector(row, self.size, at + x * self.size) for x in range(spec.width)] for at in starts]
+            places = [[at + x * self.size for x in range(spec.width)] for at in starts]
+            return [[self._entry(k.load_vector(row, self.size, place)) for place in each] for each in places]
 
         def halves(at: int) -> list[ir.Value]:
-            return self.split.halves([k.load_vector(row, self.size, at + i * self.bytes) for i in (0, 1)])
+            pair = [k.load_vector(row, self.size, at + i * self.bytes) for i in (0, 1)]
+            return [self._entry(part) for part in self.split.halves(pair)]
 
         if spec.width != 3 or not self.split.keeps_order:
             pairs = [[halves(at + x * self.size) for x in range(0, spec.width, 2)] for at in starts]
             return [[column for pair in each for column in pair][: spec.width] for each in pairs]
         split = [halves(at) for at in starts]
-        after = [even for even, _ in split[1:]] + [k.load_splat(row, vectors * 2 * self.bytes)]
+        after = [even for even, _ in split[1:]] + [self._entry(k.load_splat(row, vectors * 2 * self.bytes))]
         return [
             [even, odd, k.picked(range(1, k.lanes + 1), even, following)]
             for (even, odd), following in zip(split, after, strict=True)
@@ -234,7 +236,7 @@ class _Emitter:
     def _add_entry(self, total: ir.Value, value: ir.Value, entry: int) -> ir.Value:
         if self.spec.reduce == "sum":
             return self.k.fma(self.factors[entry], value, total)
-        return self.k.larger(value, total)
+        return self._largest([value, total])
 
     def _for_rows(
         self, complete: Callable[[ir.Value, list[ir.Value]], list[ir.Value]], carried: list[ir.Value]
@@ -336,18 +338,23 @@ class _Emitter:
 
         self._for_rows(complete, [row(read, y) for y in range(shared)])
 
+    def _entry(self, value: ir.Value) -> ir.Value:
+        """What was loaded, as `_largest` takes it: without its sign, which only NaN and -0 may have."""
+        return value if self.spec.reduce == "sum" or self.k.target.keeps_nan else self.k.absolute(value)
+
     def _largest(self, values: Sequence[ir.Value]) -> ir.Value:
-        """The largest value in every lane, NaN if one is: where that is no instruction, looked for in pairs."""
-        b = self.k.builder
-        if self.k.target.keeps_nan:
-            return functools.reduce(self.k.larger, values)
-        largest, odd = values[0], None
-        for value in values[1:]:
-            largest = b.select(b.fcmp_ordered(">", value, largest), value, largest)
-        for i in range(0, len(values), 2):
-            pair = b.fcmp_unordered("uno", values[i], values[min(i + 1, len(values) - 1)])
-            odd = pair if odd is None else b.or_(odd, pair)
-        return b.select(odd, self.k.constant(float("nan")), largest)
+        """The largest value in every lane, NaN if one is.
+
+        Where no instruction does that, values are compared as integers: without a sign they are in the same order, and
+        NaN is above them all.
+        """
+        k = self.k
+        if k.target.keeps_nan:
+            return functools.reduce(k.larger, values)
+        b, kind = k.builder, values[0].type
+        integers = ir.VectorType(ir.IntType(16 if k.number == ir.HalfType() else 32), kind.count)
+        numbers = [b.bitcast(value, integers) for value in values]
+        return b.bitcast(functools.reduce(lambda x, y: b.select(b.icmp_signed(">", x, y), x, y), numbers), kind)
 
     def _along(self, source: ir.Value, target: ir.Value) -> None:
         """Blocks of output rows; the last one overlaps the one before where blocks do not divide the rows."""
@@ -398,7 +405,7 @@ class _Emitter:
             for x in range(spec.width):
                 for t in range(spec.tile):
                     value = k.load_vector(row, self.size, x * spec.dilation * self.size + t * self.bytes)
-                    totals[t] = self._add_entry(totals[t], value, y * spec.width + x)
+                    totals[t] = self._add_entry(totals[t], self._entry(value), y * spec.width + x)
         for t, total in enumerate(totals):
             self._store(total, write, t * self.bytes)
 

@@ -326,6 +326,9 @@ class Kernel(Code):
     def sqrt(self, value: ir.Value) -> ir.Value:
         return self._intrinsic("sqrt", [value])
 
+    def absolute(self, value: ir.Value) -> ir.Value:
+        return self._intrinsic("fabs", [value])
+
     def clamp(self, value: ir.Value, low: ir.Value, high: ir.Value) -> ir.Value:
         """``min(max(value, low), high)``; a NaN stays a NaN, as in torch."""
         b = self.builder
