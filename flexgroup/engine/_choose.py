@@ -10,10 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from flexgroup.engine._costs import Costs
+from flexgroup.engine._geometry import stacks
 from flexgroup.engine._work import SHARE_OF_CACHE, STREAMS, ChannelsWork, ConvWork, Tiles, Traffic, Work, tiles_of
 from flexgroup.kernels import LINE
 from flexgroup.kernels.channels import most_vectors, tile_for
-from flexgroup.kernels.conv import group_starts, largest_tile
+from flexgroup.kernels.conv import fits_stack, largest_tile
+from flexgroup.kernels.packing import group_starts
 from flexgroup.kernels.target import F32, Element, Target
 
 HEIGHTS = (1, 2, 4, 8)
@@ -72,6 +74,12 @@ class Layer:
         """Vectors that cover all positions, in a kernel of this form with groups of this height."""
         rows = self.rows_of_vector(form, height)
         return self.rows // rows if rows else -(-self.rows * self.pitch // self.lanes)
+
+    def stacked(self, form: str, height: int) -> int:
+        """How many rows of the output may share the last vector of an image, with groups of this height; 0: none."""
+        if not self.rowwise or form == "channels" or self.rows_of_vector(form, height):
+            return 0
+        return next((rows for rows in stacks(self.rows * self.pitch, self.lanes) if height % rows == 0), 0)
 
     @property
     def strip_planes(self) -> int:
@@ -245,7 +253,7 @@ def tile_of(layer: Layer, form: str, rows: int, target: Target) -> int:
     """The best tile of a form: vectors of positions, or, with channels in lanes, positions."""
     if form == "channels":
         return tile_for(layer.width, layer.pitch - layer.width, target, layer.element)
-    return best_tile(rows, layer.vectors(form, rows), target)
+    return best_tile(rows, layer.vectors(form, rows), target, layer.stacked(form, rows))
 
 
 def channel_rows(layer: Layer, target: Target) -> tuple[int, ...]:
@@ -279,7 +287,7 @@ def conv_work(layer: Layer, form: str, rows: int, tile: int, target: Target, pan
     return ConvWork(
         groups,
         rows,
-        cut(tile, layer.vectors(form, rows), target),
+        cut(tile, layer.vectors(form, rows), target, rows, 0 if panel else layer.stacked(form, rows)),
         height,
         height if form == "ring" else strips,
         layer.displaced,
@@ -307,20 +315,28 @@ def _held_bytes(layer: Layer, form: str, rows: int, tile: int, panel: int) -> in
 
 
 @functools.lru_cache(maxsize=1 << 14)
-def best_tile(rows: int, vectors: int, target: Target) -> int:
+def best_tile(rows: int, vectors: int, target: Target, stacked: int = 0) -> int:
     """The tile that covers ``vectors`` with the least work; of equals the fewest, and the most even."""
 
-    def each(size: int) -> int:
-        return max(size * rows, FEWEST_SUMS) + rows + 2
+    def each(size: int, stacks: int = 0) -> int:
+        return max(size * rows + stacks, FEWEST_SUMS) + rows + 2
 
     def order(tile: int) -> tuple[int, int, int]:
-        tiles = cut(tile, vectors, target)
-        return tiles.whole * each(tiles.size) + tiles.tails * each(tiles.tail), tiles.count, tile
+        tiles = cut(tile, vectors, target, rows, stacked)
+        tail = each(tiles.tail, rows // tiles.stacked if tiles.stacked else 0)
+        return tiles.whole * each(tiles.size) + tiles.tails * tail, tiles.count, tile
 
     largest = min(largest_tile(rows, target), max(1, vectors))
     return min(range(1, largest + 1), key=order)
 
 
-def cut(tile: int, vectors: int, target: Target) -> Tiles:
-    """The tiles of at most ``tile`` vectors that cover ``vectors``: kernels for GPUs have one size."""
+def cut(tile: int, vectors: int, target: Target, rows: int = 1, stacked: int = 0) -> Tiles:
+    """The tiles of at most ``tile`` vectors that cover ``vectors``: kernels for GPUs have one size.
+
+    The last vector holds ``stacked`` of ``rows`` rows, if any, where the tile before it leaves registers for that.
+    """
+    if stacked and vectors > 1:
+        whole, rest = divmod(vectors - 2, tile)
+        if fits_stack(rows, rest + 1, stacked, target):
+            return Tiles(tile if whole else 0, whole, rest + 1, 1, stacked)
     return tiles_of(tile, vectors, has_tails=bool(target.triple))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+
+MOST_STACKED = 4  # rows of output in one vector
+LEAST_STACKED = 0.02  # of the multiply-adds, that stacks of rows have to spare
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Geometry:
     pitch: int = 1
     lead: int = 0  # zeros before a plane's first position
     reaches: list[Reach] = field(default_factory=list)
+    walked: bool = False  # whether kernels walk along rows
 
 
 @dataclass(frozen=True)
@@ -76,14 +80,22 @@ class Reach:
 
 
 def decide(
-    buffers: Sequence[Buffer], component: Sequence[int], reaches: Mapping[int, Sequence[Reach]], lanes: int
+    buffers: Sequence[Buffer],
+    component: Sequence[int],
+    reaches: Mapping[int, Sequence[Reach]],
+    walked: Collection[int],
+    lanes: int,
 ) -> dict[int, Geometry]:
-    """The geometry of every component, given the component and the readers of every buffer."""
+    """The geometry of every component, given the component and the readers of every buffer.
+
+    Along the rows of buffers that are ``walked`` kernels go one by one.
+    """
     merged: dict[int, Geometry] = {}
     for index, buffer in enumerate(buffers):
         geometry = merged.setdefault(component[index], Geometry())
         geometry.pitch = max(geometry.pitch, buffer.width)
         geometry.reaches += reaches.get(index, ())
+        geometry.walked |= index in walked
     for geometry in merged.values():
         geometry.pitch = max([geometry.pitch, *(reach.pitch() for reach in geometry.reaches)])
     for index, buffer in enumerate(buffers):
@@ -94,12 +106,23 @@ def decide(
 
 
 def _round_pitch(geometry: Geometry, buffer: Buffer, lanes: int) -> None:
-    """Rows that begin on vectors are loaded whole: wanted where it takes no more vectors a plane."""
+    """Rows that begin on vectors are loaded whole: wanted where it takes no more vectors a plane.
+
+    What convolutions alone read and write ends early in its last vector rather than that: they share it out (`stacks`).
+    """
     rounded = round_up(geometry.pitch, lanes)
     if buffer.height > 1 and buffer.width > lanes // 2:
         positions, aligned = buffer.height * geometry.pitch, buffer.height * rounded
-        if round_up(aligned, lanes) <= round_up(positions, lanes):
+        ends_early = not geometry.walked and MOST_STACKED in stacks(positions, lanes)
+        if round_up(aligned, lanes) <= round_up(positions, lanes) and not ends_early:
             geometry.pitch = rounded
+
+
+def stacks(positions: int, lanes: int) -> tuple[int, ...]:
+    """How many rows of output may share the last vector of so many positions, where that is worth it."""
+    vectors, left = -(-positions // lanes), positions % lanes
+    many = (MOST_STACKED, MOST_STACKED // 2)
+    return tuple(rows for rows in many if left and rows * left <= lanes and 1 - 1 / rows > LEAST_STACKED * vectors)
 
 
 def round_up(value: int, multiple: int) -> int:

@@ -88,6 +88,7 @@ class Layout:
         self.buffers: list[Buffer] = []
         self._parent: list[int] = []
         self._reaches: dict[int, list[Reach]] = {}  # by buffer
+        self._walked: set[int] = set()
         self._geometry: dict[int, Geometry] = {}  # by component, once pitches are decided
         self.arena_bytes = 0
         self.clear_bytes = 0  # at the arena's beginning, that must be zero before the first image
@@ -163,6 +164,10 @@ class Layout:
         reach = Reach(image.height, image.width, out.height, out.width, rows, columns, step, tied)
         for buffer in {ref.buffer for ref in image.planes if ref.buffer >= 0}:
             self._reaches.setdefault(buffer, []).append(reach)
+
+    def walk(self, *images: Image) -> None:
+        """Note that a kernel goes along the rows of these images one by one."""
+        self._walked |= {ref.buffer for image in images for ref in image.planes}
 
     def set_lives(self, used: Sequence[set[int]]) -> None:
         """Let buffers live from the first to the last step that reads or writes them, of those that ``used`` has."""
@@ -289,7 +294,7 @@ class Layout:
     def decide(self) -> None:
         """Fix every pitch; no image or reach may be added afterwards."""
         component = [self.component(index) for index in range(len(self.buffers))]
-        self._geometry = decide(self.buffers, component, self._reaches, self.lanes)
+        self._geometry = decide(self.buffers, component, self._reaches, self._walked, self.lanes)
 
     def place(self, sharing: Collection[int] = ()) -> None:
         """Give every buffer its place in the arena.

@@ -112,6 +112,7 @@ def _windows(
     columns = (-left, (width - 1) * numbers["dilation"][1] - left)
     tied = op.stride == (1, 1)
     layout.reach(image, out, rows, columns, op.stride, tied=tied)
+    layout.walk(image, out)
     if tied:
         layout.tie(out, image)
     times = len(out.planes) // len(image.planes)

@@ -89,7 +89,7 @@ def share_out(
         step = kernel.held * kernel.pitch or builder.layout.vector_bytes
         tail = max(each.tail for _, each in even)
         shares = [Share(whole, _fields_of(each, step), first * step) for first, each in even]
-        return replace(kernel, tile=even[0][1].size, tail=tail), list(shares)
+        return replace(kernel, tile=even[0][1].size, tail=tail, stacked=0), list(shares)
     cuts = [tiles * thread // threads for thread in range(threads + 1)]
     parts = [Share(whole, {"first_tile": a, "last_tile": b}) if a < b else None for a, b in pairwise(cuts)]
     return kernel, parts
@@ -99,7 +99,8 @@ def _even_tiles(builder: StepBuilder, conv: ConvLayer, kernel: ConvKernel) -> li
     """`even_tiles` of the largest size that can be had."""
     vectors, threads = _vectors(conv), builder.threads
     own = best_tile(kernel.rows, -(-vectors // threads), builder.target)
-    sizes = dict.fromkeys((kernel.tile, *range(min(own, kernel.tile), 0, -1)))
+    most = max(kernel.tile, kernel.tail)
+    sizes = dict.fromkeys((most, *range(min(own, most), 0, -1)))
     return next((even for size in sizes if (even := even_tiles(size, vectors, threads)) is not None), None)
 
 
@@ -141,7 +142,8 @@ def _by_channels(
     if isinstance(kernel, ChannelsKernel):  # a thread reads its own weights only
         return _is_even(_strips(conv), threads) or not _is_even(tiles, threads)
     choice = conv.choice
-    work = conv_work(conv.layer, choice.form, choice.rows, kernel.tile, builder.target, choice.panel)
+    tile = max(kernel.tile, kernel.tail)
+    work = conv_work(conv.layer, choice.form, choice.rows, tile, builder.target, choice.panel)
     assert isinstance(work, ConvWork)
     whole = work.slots(builder.costs)
     if even is None:

@@ -16,7 +16,8 @@ from flexgroup.engine._shares import share_out
 from flexgroup.engine._work import SHARE_OF_CACHE
 from flexgroup.kernels import LINE, Target
 from flexgroup.kernels.channels import ChannelsKernel
-from flexgroup.kernels.conv import ConvKernel, PackedRows, pack
+from flexgroup.kernels.conv import ConvKernel
+from flexgroup.kernels.packing import PackedRows, pack
 
 if TYPE_CHECKING:
     from flexgroup.engine._steps import Fields, Place, StepBuilder
@@ -165,19 +166,23 @@ def _cut(
     held = replace(conv.layer, rows=count).rows_of_vector(choice.form, choice.rows)
     pitch = layout.pitch(op.out) * element.bytes if held else 0
     vectors, covered = (count // held, count * op.out.width) if held else builder.cover(op.out, rows)
-    tile = choice.tile if count == conv.layer.rows else best_tile(choice.rows, vectors, builder.target)
+    stacked = 0 if choice.panel else replace(conv.layer, rows=count).stacked(choice.form, choice.rows)
+    if stacked and covered < (vectors - 1) * layout.lanes + layout.lanes // stacked:
+        stacked = 0
+    tile = choice.tile if count == conv.layer.rows else best_tile(choice.rows, vectors, builder.target, stacked)
     if choice.panel:
         tile = min(tile, choice.tile)  # or segments would overlap
     tile = min(tile, covered // layout.lanes)
-    line = cut(tile, vectors, builder.target)
+    line = cut(tile, vectors, builder.target, choice.rows, stacked)
     exact = line.last_start * (held * pitch or layout.vector_bytes)
-    last_start = exact if held else (covered - line.last * layout.lanes) * element.bytes
+    last_start = exact if held or line.stacked else (covered - line.last * layout.lanes) * element.bytes
     overlaps = last_start != exact
     in_place = overlaps and op.residual is not None and layout.is_in_place(op.residual, op.out)
     span, ahead = conv.layer.span if choice.panel else 0, _streams(builder, conv)
-    form = (choice.form, choice.rows, tile, adds, element, op.curve, in_place, line.tail)
+    form = (choice.form, choice.rows, line.size, adds, element, op.curve, in_place, line.tail)
     run, step = _runs(builder, conv)
     kernel = ConvKernel(*form, panel=choice.panel, span=span, ahead=ahead, run=run, step=step, pitch=pitch, held=held)
+    kernel = replace(kernel, stacked=line.stacked)
     limits = {"whole_tiles": line.whole, "last_start": last_start}
     return kernel, line.count, {"mask": builder.mask(op.out, count)} | limits
 

@@ -29,20 +29,29 @@ def _overlapped(one: float, other: float) -> float:
 
 @dataclass(frozen=True)
 class Tiles:
-    """How a line of vectors is cut: ``whole`` tiles of ``size`` vectors, then ``tails`` of ``tail`` vectors."""
+    """How a line of vectors is cut: ``whole`` tiles of ``size`` vectors, then ``tails`` of ``tail`` vectors.
+
+    The only tail may have a vector more, which holds the last positions of ``stacked`` rows.
+    """
 
     size: int
     whole: int
     tail: int = 0
     tails: int = 0
+    stacked: int = 0
 
     @property
     def count(self) -> int:
         return self.whole + self.tails
 
     @property
+    def vectors(self) -> int:
+        """Of all tiles; more than there are where the last one overlaps."""
+        return self.whole * self.size + self.tails * self.tail + (self.stacked > 0)
+
+    @property
     def last(self) -> int:
-        """Vectors of the last tile."""
+        """Vectors of the last tile, without one that is shared by rows."""
         return self.tail or self.size
 
     @property
@@ -89,13 +98,14 @@ class ConvWork:
         load = costs.displaced_load if self.displaced else costs.aligned_load
         load += costs.missed_load * self.missed * (MISSED_IN_PANEL if self.copied else 1.0)
 
-        def each(tile: int) -> float:
+        def each(tile: int, stacked: int = 0) -> float:
             # The more of the loads' slots are taken, the more multiply-adds wait for one.
-            group = _overlapped(self.rows * tile, load * tile + costs.weight * self.rows) + costs.group
-            return self.groups * group + self.height * tile * costs.store + self.loops * costs.row
+            vectors, sums = tile + (stacked > 0), self.rows * tile + (self.rows / stacked if stacked else 0.0)
+            group = _overlapped(sums, load * vectors + costs.weight * self.rows) + costs.group
+            return self.groups * group + self.height * vectors * costs.store + self.loops * costs.row
 
         tiles = self.tiles
-        computed = tiles.whole * each(tiles.size) + tiles.tails * each(tiles.tail)
+        computed = tiles.whole * each(tiles.size) + tiles.tails * each(tiles.tail, tiles.stacked)
         again = costs.stream_again if self.near else costs.stream
         fetched = tiles.count * (self.copied * costs.copy + self.late * costs.late)
         return computed + fetched + self.lines * (costs.stream + (tiles.count - 1) * again)

@@ -21,6 +21,9 @@ holds few of them. So a tile may be copied first (`panel`): from every row of a 
 Where an image is as wide as a vector, or half as wide, a vector may hold one or two of its rows (`held`): no lane is
 wasted on the border between them.
 
+Where an image ends within the first half or quarter of a vector, the last tile may have a vector more that holds these
+positions for two or four output rows, one after another (`stacked`): as many multiply-adds fewer.
+
 Rows beyond the last one are stored to a scratch plane, so that any number of rows works.
 
 The residual may lie where the output goes: a position is read just before it is written. Only the last tile, where it
@@ -29,13 +32,11 @@ overlaps the one before, would add to positions that are done: kernels `in_place
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 from llvmlite import ir
 
-from flexgroup.groups import cover
 from flexgroup.kernels.curves import emit_curve
 from flexgroup.kernels.emit import I32, I64, Kernel, Signature
 from flexgroup.kernels.target import F32, LINE, Element, Target
@@ -79,7 +80,7 @@ class ConvKernel:
 
     form: str  # "ring", "strip" or "dense"
     rows: int
-    tile: int
+    tile: int  # vectors; 0 where there are tails only
     residual: bool
     element: Element = F32
     curve: str = ""  # a name of `curves`, applied after the clamp
@@ -92,6 +93,7 @@ class ConvKernel:
     step: int = 0
     held: int = 0  # rows of the image that a vector holds, 1 or 2, whose pixels are all of its lanes; 0: any positions
     pitch: int = 0  # held: bytes from a row to the next
+    stacked: int = 0  # output rows that the vector after the last tile's, whose loop is that of the tails, holds; or 0
 
     @property
     def name(self) -> str:
@@ -99,6 +101,7 @@ class ConvKernel:
         ending = residual + (f"_{self.curve}" if self.curve else "")
         ending += f"_panel{self.panel}x{self.span}" * (self.panel > 0) + "_near" * (not self.ahead)
         ending += f"_run{self.run}x{self.step}" * (self.run > 1) + f"_rows{self.held}x{self.pitch}" * (self.held > 0)
+        ending += f"_stack{self.stacked}" * (self.stacked > 0)
         tile = f"{self.tile}_{self.tail}" if self.tail else f"{self.tile}"
         return f"conv_{self.element.name}_{self.form}_{self.rows}x1_t{tile}{ending}"
 
@@ -126,10 +129,20 @@ def largest_tile(rows: int, target: Target) -> int:
     return max(1, min(24, max((registers - rows) // rows, registers // (rows + 1))))
 
 
+def fits_stack(rows: int, tile: int, stacked: int, target: Target) -> bool:
+    """Whether a tile has registers left for a vector that holds the last positions of ``stacked`` rows.
+
+    Each such vector takes one, and one for the order of its weights; besides them its weights and its activations.
+    """
+    sums = rows // stacked
+    return rows % stacked == 0 and rows * tile + min(rows, tile) + 2 * sums + 3 <= target.vector_registers
+
+
 class _Emitter:
     def __init__(self, kernel: Kernel, spec: ConvKernel) -> None:
         self.k = kernel
         self.spec = spec
+        self.piece = kernel.lanes // spec.stacked if spec.stacked else 0  # positions of a row in a stack
         self.bytes = spec.held * spec.pitch or kernel.width  # from a vector's first position to that of the next
         self.ends, self.offsets, self.weights = (kernel.address(name) for name in ("ends", "offsets", "weights"))
         self.bias, self.outputs = kernel.address("bias"), kernel.address("outputs")
@@ -164,24 +177,29 @@ class _Emitter:
         b = k.builder
         first, last, last_start = k.arg("first_tile"), k.arg("last_tile"), k.arg("last_start")
 
-        def overlapping(due: ir.Value, vectors: int) -> None:
-            self._tile(due, b.select(b.icmp_signed("<", due, last_start), due, last_start), vectors)
+        def overlapping(due: ir.Value, vectors: int, stacks: int = 0) -> None:
+            self._tile(due, b.select(b.icmp_signed("<", due, last_start), due, last_start), vectors, stacks)
 
         if spec.tail:
             whole = k.arg("whole_tiles")
-            with k.loop(first, b.select(b.icmp_signed("<", last, whole), last, whole)) as tiles:
-                start = self._scaled(tiles.index, spec.tile * self.bytes)
-                self._tile(start, start, spec.tile)
+            if spec.tile:
+                with k.loop(first, b.select(b.icmp_signed("<", last, whole), last, whole)) as tiles:
+                    start = self._scaled(tiles.index, spec.tile * self.bytes)
+                    self._tile(start, start, spec.tile)
             with k.loop(b.select(b.icmp_signed("<", first, whole), whole, first), last) as tails:
                 beyond = self._scaled(b.sub(tails.index, whole), spec.tail * self.bytes)
-                overlapping(b.add(self._scaled(whole, spec.tile * self.bytes), beyond), spec.tail)
+                stacks = spec.rows // spec.stacked if spec.stacked else 0
+                overlapping(b.add(self._scaled(whole, spec.tile * self.bytes), beyond), spec.tail, stacks)
         else:
             with k.loop(first, last) as tiles:
                 overlapping(self._scaled(tiles.index, spec.tile * self.bytes), spec.tile)
 
-    def _tile(self, due: ir.Value, start: ir.Value, vectors: int) -> None:
-        """The tile at ``start`` bytes, which overlaps the one before if it was ``due`` later."""
-        self.tile, self.vectors = start, vectors
+    def _tile(self, due: ir.Value, start: ir.Value, vectors: int, stacks: int = 0) -> None:
+        """The tile at ``start`` bytes, which overlaps the one before if it was ``due`` later.
+
+        After its ``vectors`` for each row come ``stacks`` that hold a piece of several rows each.
+        """
+        self.tile, self.vectors, self.stacks = start, vectors, stacks
         self.inputs = self.k.at(self.source, start)
         if self.spec.panel:
             self.inputs = self._copied(self.inputs)
@@ -210,21 +228,25 @@ class _Emitter:
         k, rows, tile = self.k, self.spec.rows, self.vectors
         b = k.builder
         ring = [vector for row in range(rows) for vector in self._biases(b.add(self.first_row, ir.Constant(I64, row)))]
-        with k.loop(self.first_row, self.last_row, rows, [self.first_group, *ring]) as strips:
+        stacks = self._stacked_biases(self.first_row)
+        with k.loop(self.first_row, self.last_row, rows, [self.first_group, *ring, *stacks]) as strips:
             group, accumulators = strips.values[0], strips.values[1:]
             for phase in range(rows):
                 row = b.add(strips.index, ir.Constant(I64, phase))
                 end = k.load_index(self.ends, row)
                 order = [(phase + i) % rows for i in range(rows)]
                 turned = [accumulators[slot * tile + t] for slot in order for t in range(tile)]
-                with k.loop(group, end, 1, turned) as groups:
-                    groups.next = self._multiply(*self._places(groups.index, groups.index), groups.values)
-                group = end
-                self._store(row, groups.results[:tile])
-                refilled = self._biases(b.add(row, ir.Constant(I64, rows)))
+                with k.loop(group, end, 1, turned + accumulators[rows * tile :]) as groups:
+                    places = self._places(groups.index, groups.index)
+                    groups.next = self._multiply(*places, groups.values, phase=phase)
+                group, stacks = end, groups.results[rows * tile :]
+                self._store(row, groups.results[:tile], self._unstacked(stacks, phase))
+                following = b.add(row, ir.Constant(I64, rows))
+                refilled = self._biases(following)
                 for i, slot in enumerate(order):
                     fresh = refilled if i == 0 else groups.results[i * tile : (i + 1) * tile]
                     accumulators[slot * tile : (slot + 1) * tile] = fresh
+                accumulators[rows * tile :] = self._restacked(stacks, phase, following)
             strips.next = [group, *accumulators]
 
     def _strips(self) -> None:
@@ -236,19 +258,44 @@ class _Emitter:
             dense, run, step = self.spec.form == "dense", self.spec.run, self.spec.step
             end = b.add(group, self.columns) if dense else k.load_index(self.ends, strip)
             biases = [self._biases(b.add(strips.index, ir.Constant(I64, row))) for row in range(rows)]
-            with k.loop(group, end, run, [vector for row in biases for vector in row]) as groups:
+            sums = [vector for row in biases for vector in row] + self._stacked_biases(strips.index)
+            with k.loop(group, end, run, sums) as groups:
                 column = b.sub(groups.index, group) if dense else groups.index
                 plane, weights = self._places(groups.index, column)
                 for i in range(run):
                     groups.next = self._multiply(plane, weights, groups.next, i * step, i * rows * k.size)
             for row in range(rows):
                 results = groups.results[row * tile : (row + 1) * tile]
-                self._store(b.add(strips.index, ir.Constant(I64, row)), results)
+                piece = self._unstacked(groups.results[rows * tile :], row)
+                self._store(b.add(strips.index, ir.Constant(I64, row)), results, piece)
             strips.next = [end, b.add(strip, ir.Constant(I64, 1))]
 
     def _biases(self, row: ir.Value) -> list[ir.Value]:
         k = self.k
         return [k.load_splat(self.bias, self._scaled(row, k.size))] * self.vectors
+
+    def _stacked_biases(self, row: ir.Value) -> list[ir.Value]:
+        """The stacks for the rows from ``row`` on."""
+        k, rows = self.k, self.spec.stacked
+        first = k.at(self.bias, self._scaled(row, k.size))
+        biases = (k.load_vector(first, k.size, i * rows * k.size, rows) for i in range(self.stacks))
+        return [k.picked([lane // self.piece for lane in range(k.lanes)], each) for each in biases]
+
+    def _unstacked(self, stacks: Sequence[ir.Value], slot: int) -> ir.Value | None:
+        """The piece of the row in a slot, again and again in all lanes; None where the tile has no stacks."""
+        if not stacks:
+            return None
+        number, first = divmod(slot * self.piece, self.k.lanes)
+        return self.k.picked([first + lane % self.piece for lane in range(self.k.lanes)], stacks[number])
+
+    def _restacked(self, stacks: Sequence[ir.Value], slot: int, row: ir.Value) -> list[ir.Value]:
+        """The stacks with row ``row`` in a slot, whose sums begin."""
+        if not stacks:
+            return []
+        k, (number, first) = self.k, divmod(slot * self.piece, self.k.lanes)
+        lanes = [lane + k.lanes * (first <= lane < first + self.piece) for lane in range(k.lanes)]
+        bias = k.load_splat(self.bias, self._scaled(row, k.size))
+        return [k.picked(lanes, each, bias) if i == number else each for i, each in enumerate(stacks)]
 
     def _places(self, group: ir.Value, column: ir.Value) -> tuple[ir.Value, ir.Value]:
         """Where the inputs of a group lie, and its weights."""
@@ -261,9 +308,18 @@ class _Emitter:
         return plane, weights
 
     def _multiply(
-        self, plane: ir.Value, weights: ir.Value, accumulators: list[ir.Value], input_at: int = 0, weight_at: int = 0
+        self,
+        plane: ir.Value,
+        weights: ir.Value,
+        accumulators: list[ir.Value],
+        input_at: int = 0,
+        weight_at: int = 0,
+        phase: int = 0,
     ) -> list[ir.Value]:
-        """One group: ``accumulators[i][t] += weight[i] * plane[t]``, these bytes from both addresses."""
+        """One group: ``accumulators[i][t] += weight[i] * plane[t]``, these bytes from both addresses.
+
+        In stacks, which follow, row i has slot ``phase + i``, counted around.
+        """
         k, rows, tile = self.k, self.spec.rows, self.vectors
         size = k.size
         sums = list(accumulators)
@@ -274,34 +330,54 @@ class _Emitter:
                 x = self._load(plane, input_at + t * self.bytes)
                 for i in range(rows):
                     sums[i * tile + t] = k.fma(factors[i], x, sums[i * tile + t])
-            return sums
-        xs = [self._load(plane, input_at + t * self.bytes) for t in range(tile)]
-        for i in range(rows):
-            factor = k.load_splat(weights, weight_at + i * size)
-            for t in range(tile):
-                sums[i * tile + t] = k.fma(factor, xs[t], sums[i * tile + t])
+        else:
+            xs = [self._load(plane, input_at + t * self.bytes) for t in range(tile)]
+            for i in range(rows):
+                factor = k.load_splat(weights, weight_at + i * size)
+                for t in range(tile):
+                    sums[i * tile + t] = k.fma(factor, xs[t], sums[i * tile + t])
+        if self.stacks:
+            pieces = self._repeated(k.load_vector(plane, size, input_at + tile * self.bytes, self.piece))
+            every = k.load_vector(weights, size, weight_at, rows)
+            for at in range(rows * tile, len(sums)):
+                slots = [((at - rows * tile) * k.lanes + lane) // self.piece for lane in range(k.lanes)]
+                sums[at] = k.fma(k.picked([(slot - phase) % rows for slot in slots], every), pieces, sums[at])
         return sums
 
-    def _store(self, row: ir.Value, values: list[ir.Value]) -> None:
-        """Residual, clamp and border mask, then the row's tile goes to its output plane."""
+    def _repeated(self, piece: ir.Value) -> ir.Value:
+        """A row's piece in all lanes, again and again."""
+        return self.k.picked([lane % self.piece for lane in range(self.k.lanes)], piece)
+
+    def _store(self, row: ir.Value, values: list[ir.Value], piece: ir.Value | None) -> None:
+        """Residual, clamp and border mask, then the row's tile goes to its output plane; so does its ``piece``."""
         k = self.k
         b = k.builder
         output = k.at(k.at(self.target, k.load_index(self.outputs, row)), self.tile)
+        mask = k.at(self.mask, self.tile)
         if self.residuals is not None:
             residual = k.at(k.at(self.residual, k.load_index(self.residuals, row)), self.tile)
         for t, value in enumerate(values):
             if self.residuals is not None:
                 added = self._load(residual, t * self.bytes)
                 value = b.fadd(value, added)
-            value = k.clamp(value, self.low, self.high)
-            value = emit_curve(k, self.spec.curve, value)
+            value = self._finished(value)
             if self.fresh:
                 value = b.select(self.fresh[t], value, added)
             if self.spec.held:
                 self._store_rows(value, output, t * self.bytes)
                 continue
-            inside = k.load(k.at(self.mask, self.tile), k.mask, k.size, t * self.bytes)
-            k.write(value, output, k.size, t * self.bytes, inside)
+            k.write(value, output, k.size, t * self.bytes, k.load(mask, k.mask, k.size, t * self.bytes))
+        if piece is None:
+            return
+        at, integers = self.vectors * self.bytes, ir.VectorType(k.mask.element, self.piece)
+        if self.residuals is not None:
+            piece = b.fadd(piece, self._repeated(k.load_vector(residual, k.size, at, self.piece)))
+        stored = k.stored(self._finished(piece), self._repeated(k.load(mask, integers, k.size, at)))
+        k.store(k.picked(range(self.piece), stored), output, k.size, at)
+
+    def _finished(self, value: ir.Value) -> ir.Value:
+        k = self.k
+        return emit_curve(k, self.spec.curve, k.clamp(value, self.low, self.high))
 
     def _store_rows(self, value: ir.Value, output: ir.Value, at: int) -> None:
         """The rows that a vector holds, and zeros from the end of each to the next."""
@@ -330,73 +406,3 @@ class _Emitter:
 
     def _scaled(self, index: ir.Value, size: int) -> ir.Value:
         return self.k.builder.mul(index, ir.Constant(I64, size))
-
-
-@dataclass(frozen=True, eq=False)
-class PackedRows:
-    """The kept groups of a band of rows in the order in which a kernel reads them."""
-
-    ends: npt.NDArray[np.int32]
-    columns: npt.NDArray[np.int64]  # of every group; the caller turns them into offsets
-    weights: npt.NDArray[np.float32]  # (groups, rows)
-
-    @property
-    def groups(self) -> int:
-        return len(self.columns)
-
-
-def pack(
-    matrix: npt.NDArray[np.float32],
-    pattern: npt.NDArray[np.bool_],
-    form: str,
-    rows: int,
-    band: tuple[int, int] | None = None,
-    sweep: int = 0,
-) -> PackedRows:
-    """The groups that cover ``pattern`` (the non-zeros of ``matrix``, M x K), in the order of a kernel of this form.
-
-    ``band`` limits them to rows first..last, which the kernel may go through in sweeps of ``sweep`` rows. A group that
-    starts above the band, or above a sweep, is cut, and comes before those that start in it: every row sums its groups
-    in the same order, however the rows are shared out.
-    """
-    height, width = matrix.shape
-    first, last = band or (0, height)
-    if sweep and form == "ring":
-        packs = [pack(matrix, pattern, form, rows, (at, min(at + sweep, last))) for at in range(first, last, sweep)]
-        before = np.cumsum([0] + [packed.groups for packed in packs[:-1]])
-        ends_of_rows = [packed.ends + count for packed, count in zip(packs, before, strict=True)]
-        return PackedRows(
-            np.concatenate(ends_of_rows).astype(np.int32),
-            np.concatenate([packed.columns for packed in packs]),
-            np.concatenate([packed.weights for packed in packs]),
-        )
-    strips = -(-(last - first) // rows)
-    padded = np.zeros((height + 2 * rows, width), dtype=np.float32)
-    padded[:height] = np.where(pattern, matrix, 0)
-    if form == "dense":
-        block = padded[first : first + strips * rows].copy()
-        block[last - first :] = 0
-        weights = block.reshape(strips, rows, width).transpose(0, 2, 1).reshape(-1, rows)
-        return PackedRows(np.zeros(0, np.int32), np.arange(width), np.ascontiguousarray(weights))
-    starts, columns = np.nonzero(group_starts(pattern, form, rows))
-    chosen = (starts > first - rows) & (starts < last)
-    starts, columns = starts[chosen], columns[chosen]
-    cut = np.maximum(first - starts, 0)
-    reach = np.arange(rows) + cut[:, None]
-    weights = padded[starts[:, None] + reach, columns[:, None]]
-    weights[reach >= rows] = 0
-    stops = np.arange(1, strips * rows + 1) if form == "ring" else np.arange(1, strips + 1) * rows
-    ends = np.searchsorted(starts + cut - first, stops)
-    return PackedRows(ends.astype(np.int32), columns, np.ascontiguousarray(weights))
-
-
-def group_starts(pattern: npt.NDArray[np.bool_], form: str, rows: int) -> npt.NDArray[np.bool_]:
-    """Where groups begin: an (M x K) mask of their first rows (``form`` "ring" or "strip")."""
-    if form == "ring":
-        return cover(pattern, rows)
-    height, width = pattern.shape
-    padded = np.zeros((-(-height // rows) * rows, width), dtype=np.bool_)
-    padded[:height] = pattern
-    starts = np.zeros_like(padded)
-    starts[::rows] = padded.reshape(-1, rows, width).any(axis=1)
-    return starts[:height]

@@ -18,7 +18,7 @@ from flexgroup.engine._choose import Choice, Layer, conv_work
 from flexgroup.engine._costs import Costs
 from flexgroup.engine._explain import explain_plan
 from flexgroup.kernels import TARGETS, ConvKernel, Target
-from flexgroup.kernels.conv import pack
+from flexgroup.kernels.packing import pack
 from tests.engine.networks import PATTERNS, examples, networks, prune
 from tests.engine.test_in_place import (
     gives_the_same_on_any_number_of_threads,

@@ -102,7 +102,8 @@ def tile_at(kernel: ConvKernel, f: dict[str, int], tile: int, lanes: int) -> tup
     tails = max(0, tile - f["whole_tiles"]) if kernel.tail else 0
     is_tail = kernel.tail and tile >= f["whole_tiles"]
     due = (tile - tails) * kernel.tile + tails * kernel.tail
-    return due * lanes, (kernel.tail if is_tail else kernel.tile) * lanes
+    stacked = lanes // kernel.stacked if is_tail and kernel.stacked else 0
+    return due * lanes, (kernel.tail if is_tail else kernel.tile) * lanes + stacked
 
 
 def conv(kernel: ConvKernel, f: dict[str, int], memory: Memory, lanes: int) -> None:

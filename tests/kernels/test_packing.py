@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from flexgroup.kernels import TARGETS, ConvKernel
-from flexgroup.kernels.conv import largest_tile, pack
+from flexgroup.kernels.conv import largest_tile
 from flexgroup.kernels.linear import pack_linear
+from flexgroup.kernels.packing import pack
 
 MATRICES = hnp.arrays(
     np.float32, st.tuples(st.integers(1, 17), st.integers(1, 7)), elements=st.sampled_from([0.0, 0.0, 1.0, -2.0, 3.0])
