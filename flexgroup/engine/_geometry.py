@@ -37,7 +37,7 @@ class Buffer:
     @property
     def is_whole(self) -> bool:
         """Whether all pixels are written."""
-        return self.footprint == Footprint(((0, 0, self.height, self.width),))
+        return set(self.footprint.rectangles) == {(0, 0, self.height, self.width)}
 
 
 @dataclass

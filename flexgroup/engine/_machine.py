@@ -175,7 +175,7 @@ class _Bench:
 
     def _copy(self, half: int, forth: int, memory: int, _: int) -> dict[str, int]:
         places = {"source": memory + half - forth, "target": memory + forth, "sources": self.zero, "targets": self.zero}
-        sizes = {"source_row": 0, "target_row": 0, "rows": 1, "columns": half // F32.bytes}
+        sizes = {"source_row": 0, "target_row": 0, "rows": 1, "columns": half // F32.bytes, "gap": 0}
         return {**places, **sizes, "first": 0, "last": 1}
 
     @staticmethod

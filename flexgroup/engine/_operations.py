@@ -155,6 +155,11 @@ class CopyOp:
     step: tuple[int, int] = (1, 1)
     target_start: tuple[int, int] = (0, 0)
 
+    @property
+    def fills_rows(self) -> bool:
+        """Whether rows of an image are written from end to end."""
+        return isinstance(self.target, Image) and self.target_start[1] == 0 and self.columns == self.target.width
+
 
 ImageOperation: TypeAlias = ConvOp | DepthwiseOp | PoolOp | MeanOp | LinearOp | ElementwiseOp | ResizeOp | CopyOp
 Operation: TypeAlias = ImageOperation | TokenOperation

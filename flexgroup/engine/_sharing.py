@@ -78,7 +78,7 @@ def _read_ahead(layout: Layout, chains: Sequence[Chain]) -> set[int]:
 def _writes_gaps(layout: Layout, operation: Operation) -> bool:
     """Whether zeros are written between the rows of the output."""
     if isinstance(operation, CopyOp):
-        return False
+        return operation.fills_rows
     if isinstance(operation, DepthwiseOp):
         # Rows that fill a vector are written up to the image's edge.
         return operation.out.width < layout.lanes

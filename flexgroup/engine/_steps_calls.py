@@ -174,7 +174,7 @@ def copying_call(
         "last": len(starts[0]),
     }
     if not whole:
-        fields |= {"source_row": 0, "target_row": 0, "rows": 1, "columns": elements}
+        fields |= {"source_row": 0, "target_row": 0, "rows": 1, "columns": elements, "gap": 0}
     moved = 2 * elements * builder.element.bytes * len(starts[0])
     slots = _moving(builder, len(starts[0]), elements)
     return Call(kernel, tuple(kernel.signature.pack(fields)), name, bytes=moved, slots=slots)

@@ -92,7 +92,7 @@ def _thread_calls(
         for share in band:
             operation, rows = chain.operations[share.operation], share.rows
             if chain.windowed[share.operation]:
-                out, clean = chain.rows[share.operation].out, not isinstance(operation, CopyOp)
+                out, clean = chain.rows[share.operation].out, not isinstance(operation, CopyOp) or operation.fills_rows
                 calls += _prepare(builder, thread, operation.name, out, share, clean=clean)
             if share.is_empty:
                 continue

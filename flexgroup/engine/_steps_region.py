@@ -77,7 +77,7 @@ def _clearing(builder: StepBuilder, region: Region, buffer: int, thread: int, na
 
     begin = -above * pitch - lead
     writers = [op for op, rows in zip(region.operations, region.rows, strict=True) if buffer in rows.out.buffers]
-    clean = not any(isinstance(op, CopyOp) for op in writers) or info.width == pitch
+    clean = all(not isinstance(op, CopyOp) or op.fills_rows for op in writers) or info.width == pitch
     if not info.is_whole or (not clean and pitch < lanes):
         yield fill([plane + begin * size for plane in planes], (last - first + below) * pitch - begin)
         return

@@ -77,6 +77,7 @@ def _gather(builder: StepBuilder, op: GatherOp) -> Step:
         "target_row": target_row,
         "rows": rows,
         "columns": columns,
+        "gap": 0,
     }
     return builder.by_range(op.name, CopyKernel(1, *elements), fields, len(read[0]))
 

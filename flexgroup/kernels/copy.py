@@ -20,6 +20,7 @@ SIGNATURE = Signature(
         "target_row",
         "rows",
         "columns",
+        "gap",  # numbers after a row's last column that become zero
         "first",
         "last",
     )
@@ -28,7 +29,7 @@ SIGNATURE = Signature(
 
 @dataclass(frozen=True)
 class CopyKernel:
-    """``target[part][row, column] = source[row, column * step + part]`` for the planes first..last.
+    """``target[part][row, column] = source[row, column * step + part]`` for the planes first..last; then zeros.
 
     ``parts`` is 1, or the step: then it is a power of two, and a row is read once. Row steps are strides in the
     arguments; the column step is compiled in, so that steps 1 and 2, and parts, are vector code.
@@ -56,8 +57,9 @@ class CopyKernel:
         sources, targets = k.address("sources"), k.address("targets")
         source_row, target_row, columns = k.arg("source_row"), k.arg("target_row"), k.arg("columns")
         is_vector = self.step <= 2 or self.parts > 1
+        wide = b.add(columns, k.arg("gap"))
         rest = b.and_(columns, ir.Constant(I64, k.lanes - 1))
-        masked = self._masks(k, rest) if is_vector and target.has_masks else None
+        masked = self._masks(k, rest, k.arg("gap")) if is_vector and target.has_masks else None
         with k.loop(k.arg("first"), k.arg("last")) as planes:
             read = k.at(source, k.load_index(sources, planes.index))
             first = b.mul(planes.index, ir.Constant(I64, self.parts))
@@ -71,8 +73,13 @@ class CopyKernel:
                 for width in [1] if not is_vector else halved(k.lanes) if masked is None else [k.lanes]:
                     start = self._run(k, move, from_row, to_rows, start, columns, width)
                 if masked is not None:
-                    with k.loop(start, columns, k.lanes):  # once, or not at all
+                    end = b.add(start, ir.Constant(I64, k.lanes))
+                    with k.loop(start, b.select(b.icmp_signed("<", wide, end), wide, end), k.lanes):  # at most once
                         self._piece(k, move, from_row, to_rows, start, k.lanes, masked)
+                    start = end
+                with k.loop(start, wide) as zeros:
+                    for to in to_rows:
+                        move.store_zero(to, b.mul(zeros.index, ir.Constant(I64, move.written_size)))
         b.ret_void()
 
     def _run(
@@ -126,14 +133,14 @@ class CopyKernel:
         width = vectors[0].type.count
         return [k.picked([*range(0, width, 2), *range(width + 1, 2 * width, 2)], *vectors)]
 
-    def _masks(self, k: Kernel, rest: ir.Value) -> tuple[ir.Value, list[ir.Value]]:
-        """Which lanes of a vector are the last ``rest`` columns, and which of those that are read for them."""
+    def _masks(self, k: Kernel, rest: ir.Value, gap: ir.Value) -> tuple[ir.Value, list[ir.Value]]:
+        """Which lanes of a vector are the last ``rest`` columns and the gap, and which of those are read for them."""
         b, lanes = k.builder, k.lanes
         numbers = b.mul(rest, ir.Constant(I64, self.step))
         if self.parts == 1 and self.step == 2:
             numbers = b.sub(numbers, ir.Constant(I64, 1))  # nothing is read that is not wanted
         reads = [k.first_lanes(b.sub(numbers, ir.Constant(I64, start)), lanes) for start in self._starts(lanes)]
-        return k.first_lanes(rest, lanes), reads
+        return k.first_lanes(b.add(rest, gap), lanes), reads
 
 
 def separated(k: Kernel, vectors: list[ir.Value]) -> list[ir.Value]:

@@ -62,6 +62,10 @@ class Move:
         else:
             self._k.store_lanes(lanes, value, pointer, align, byte_offset)
 
+    def store_zero(self, pointer: ir.Value, byte_offset: ir.Value | int = 0) -> None:
+        """Store one number that is zero."""
+        self._k.store(ir.Constant(_bits(self._written, 1), 0), pointer, self.written_size, byte_offset)
+
 
 def _bits(element: Element, width: int) -> ir.Type:
     """Numbers of 32 bits move as they are; halves as integers, which every target can shuffle."""

@@ -228,6 +228,7 @@ def copy(kernel: CopyKernel, f: dict[str, int], memory: Memory, lanes: int) -> N
                 write = first_out + to // written_as.bytes
                 for column in range(f["columns"]):
                     target[write + column] = source[read + column * kernel.step + part]
+                target[write + f["columns"] : write + f["columns"] + f["gap"]] = 0
 
 
 def linear(kernel: LinearKernel, f: dict[str, int], memory: Memory, lanes: int) -> None:

@@ -3,7 +3,7 @@
 
 __kernel void copy(__global const uchar *constants, __global const ELEMENT *source, uint source_image,
                    __global ELEMENT *target, uint target_image, uint source_at, uint target_at, uint sources_at,
-                   uint targets_at, uint source_row, uint target_row, int rows, int columns, int first, int last,
+                   uint targets_at, uint source_row, uint target_row, int rows, int columns, int gap, int first, int last,
                    int chunks, int items) {
     const int item = get_global_id(0);
     if (item >= items) return;
