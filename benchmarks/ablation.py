@@ -37,6 +37,7 @@ PARTS: dict[str, tuple[str, Any]] = {  # name: what of the engine is something e
     "sweeps": (ENGINE + "_choose._sweep", lambda layer, choice, target, costs: 0),
     "slices": (ENGINE + "_chains.slices", lambda builder, producer, reader: []),
     "whole rows": (ENGINE + "_choose.Layer.rows_of_vector", lambda layer, form, height: 0),
+    "stacks": (ENGINE + "_geometry.LEAST_STACKED", 1.0),
     "regions": (ENGINE + "_compiled.find_regions", lambda builder, operations, chains: []),  # of threads
     "equal parts": (ENGINE + "_shares.even_tiles", lambda size, vectors, threads: None),
 }
