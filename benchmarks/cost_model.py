@@ -31,6 +31,7 @@ from flexgroup.kernels import Target, host_target
 from flexgroup.report import this_machine
 
 SPARSITIES = (0.0, 0.8, 0.95)
+LONG = 0.01  # of a network's time: layers that take less are not looked at one by one
 FORCED = (  # form, rows, whether tiles are copied first
     ("dense", 4, False),
     ("dense", 4, True),
@@ -105,7 +106,8 @@ def measure(name: str, sparsity: float, rounds: int, *, layers: bool) -> dict[st
     plan = plans[""]
     measured = by_layer(plan, best[""])
     predicted = by_layer(plan, [step_seconds(step, plan, machine) for step in plan.steps])
-    ratios = [predicted[layer] / time for layer, time in measured.items() if time > 2e-6]
+    long = LONG * sum(measured.values())
+    ratios = [predicted[layer] / time for layer, time in measured.items() if time > long]
     convs = {step.name for step in plan.steps if step.dense_macs and step.kernel.name.startswith("conv")}
     times = {key: by_layer(plans[key], best[key]) for key in plans if key}
     ways = {layer: min(times, key=lambda key: times[key][layer]) for layer in convs}

@@ -16,6 +16,7 @@ from flexgroup.engine._operations import (
     Tap,
     buffers_of,
 )
+from flexgroup.engine._order import early_copies
 from flexgroup.engine._values import Crop, Value
 from flexgroup.engine._view import View
 from flexgroup.graph import ir
@@ -66,6 +67,7 @@ class Lowering:
             rows, columns = (shape[1], shape[2]) if len(shape) == 3 else (1, shape[0])
             source = self.dense_or_planes(name) if len(shape) == 3 else self.vector(name)
             self.append(CopyOp("output", source, target, shape[0] if len(shape) == 3 else 1, rows, columns))
+        self.operations = early_copies(self.operations)
         self.layout.set_lives([buffers_of(operation) for operation in self.operations])
 
     def is_nonnegative(self, name: str) -> bool:
