@@ -1,7 +1,7 @@
 """How much of the machine's limits the networks of `peers.py` reach.
 
     python benchmarks/roofline.py [--peers results/peers_avx2.json] [--out results/roofline_avx2.json]
-    python benchmarks/roofline.py --peers results/peers.json --rates results/rates_avx512.json   # of another machine
+    python benchmarks/roofline.py --peers results/peers_avx2.json --rates rates.json   # of another machine
 
 Nothing is timed: milliseconds are those of a run of `peers.py`. Beside them stand two bounds. *FMA* is the time of all
 multiply-adds that our plan executes, at the machine's peak. *Roofline* is that of its kernel calls one by one, each at
