@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flexgroup.engine._layout import Image
+from flexgroup.engine._layout import External, Image, Vector
 from flexgroup.engine._operations import CopyOp, Operation, buffers_of
 
 
@@ -20,21 +20,20 @@ def early_copies(operations: Sequence[Operation]) -> list[Operation]:
             continue
         at, read, written = order.index(copy), copy.source.buffers, copy.target.buffers
         users = [i for i, other in enumerate(order) if not read.isdisjoint(buffers_of(other))]
-        readers = [i for i in users if i > _last_writer(order, users, read)]
+        complete = max((i for i in users if _writes(order[i], read)), default=-1)
+        first = next((i for i in users if i > complete), at)
         alone = all(written.isdisjoint(buffers_of(other)) for other in order[:at])
-        if alone and readers[-1] == at and readers[0] < at and _pixels(copy.target) < _pixels(copy.source):
-            order.insert(readers[0], order.pop(at))
+        if alone and first < at == users[-1] and _pixels(copy.target) < _pixels(copy.source):
+            order.insert(first, order.pop(at))
     return order
 
 
-def _last_writer(order: Sequence[Operation], users: Sequence[int], buffers: frozenset[int]) -> int:
-    return max((i for i in users if _writes(order[i], buffers)), default=-1)
-
-
 def _writes(operation: Operation, buffers: frozenset[int]) -> bool:
-    """Whether an operation writes one of the buffers, as far as can be told."""
-    out = operation.target if isinstance(operation, CopyOp) else getattr(operation, "out", None)
-    return not isinstance(out, Image) or not buffers.isdisjoint(out.buffers)
+    """Whether an operation may write one of the buffers: all but those that are known to write elsewhere."""
+    out = getattr(operation, "target", getattr(operation, "out", None))
+    if isinstance(out, Image):
+        return not buffers.isdisjoint(out.buffers)
+    return not isinstance(out, External | Vector) or (isinstance(out, Vector) and out.buffer in buffers)
 
 
 def _pixels(image: Image) -> int:

@@ -90,3 +90,18 @@ def test_resnet50_takes_less_memory_than_its_images(target):
     from flexgroup.zoo import build
 
     assert plan_of(build("resnet50"), (3, 224, 224), target).arena_bytes < 7.0e6
+
+
+class Written(nn.Module):
+    """An image that goes to the caller, and whose shortcut nobody but the copy reads."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x = torch.relu(x)
+        return x, x[:, :, ::2, ::2]
+
+
+def test_an_image_that_is_an_output_too():
+    x = torch.randn(1, 3, 8, 8)
+    plan = plan_graph(graph_of(Written().eval(), (3, 8, 8)), HOST)
+    for given, expected in zip(CompiledModel(plan, 0.0)(x), Written()(x), strict=True):
+        assert torch.equal(given, expected)
