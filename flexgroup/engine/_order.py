@@ -14,16 +14,17 @@ def early_copies(operations: Sequence[Operation]) -> list[Operation]:
     A strided shortcut reads its stage's input last, one of its four phases. Copied first, the phase stays in memory
     until the shortcut is added, instead of the whole image.
     """
-    order = list(operations)
+    order, buffers = list(operations), {id(operation): buffers_of(operation) for operation in operations}
     for copy in operations:
         if not isinstance(copy, CopyOp) or not isinstance(copy.source, Image) or not isinstance(copy.target, Image):
             continue
+        if _pixels(copy.target) >= _pixels(copy.source):
+            continue
         at, read, written = order.index(copy), copy.source.buffers, copy.target.buffers
-        users = [i for i, other in enumerate(order) if not read.isdisjoint(buffers_of(other))]
+        users = [i for i, other in enumerate(order) if not read.isdisjoint(buffers[id(other)])]
         complete = max((i for i in users if _writes(order[i], read)), default=-1)
         first = next((i for i in users if i > complete), at)
-        alone = all(written.isdisjoint(buffers_of(other)) for other in order[:at])
-        if alone and first < at == users[-1] and _pixels(copy.target) < _pixels(copy.source):
+        if first < at == users[-1] and all(written.isdisjoint(buffers[id(other)]) for other in order[:at]):
             order.insert(first, order.pop(at))
     return order
 
