@@ -131,8 +131,8 @@ class _Split:
 
     def __init__(self, kernel: Kernel) -> None:
         self.k, lanes = kernel, kernel.lanes
-        has_permutes = kernel.target.vector_bytes > 32  # AVX-512
-        block = lanes if has_permutes else min(lanes, BLOCK // (2 if kernel.number == ir.HalfType() else 4))
+        self.has_permutes = kernel.target.vector_bytes > 32  # AVX-512
+        block = lanes if self.has_permutes else min(lanes, BLOCK // (2 if kernel.number == ir.HalfType() else 4))
         # Of every block of both vectors, the first one's elements first.
         places = [vector * lanes + at + i for at in range(0, lanes, block) for vector in (0, 1) for i in range(block)]
         self.even, self.odd = places[::2], places[1::2]
@@ -402,12 +402,42 @@ class _Emitter:
         totals = [self.start] * spec.tile
         for y in range(spec.height):
             row = k.at(read, b.mul(self.source_row, ir.Constant(I64, y * spec.dilation)))
-            for x in range(spec.width):
-                for t in range(spec.tile):
-                    value = k.load_vector(row, self.size, x * spec.dilation * self.size + t * self.bytes)
-                    totals[t] = self._add_entry(totals[t], self._entry(value), y * spec.width + x)
+            for x, vectors in enumerate(self._displaced(row)):
+                for t, value in enumerate(vectors):
+                    totals[t] = self._add_entry(totals[t], value, y * spec.width + x)
         for t, total in enumerate(totals):
             self._store(total, write, t * self.bytes)
+
+    def _displaced(self, row: ir.Value) -> list[list[ir.Value]]:
+        """The vectors of a tile under every column of the window.
+
+        Long vectors nearly all lie across two cache lines. Where one instruction picks from two of them, those under
+        the middle column are loaded, with one more on either side, and the others picked from neighbours.
+        """
+        k, spec = self.k, self.spec
+        tiles, middle = range(spec.tile), spec.width // 2
+
+        def loaded(column: int, t: int) -> ir.Value:
+            place = column * spec.dilation * self.size + t * self.bytes
+            return self._entry(k.load_vector(row, self.size, place))
+
+        if not self.split.has_permutes or spec.dilation > 1 or spec.width == 1:
+            return [[loaded(x, t) for t in tiles] for x in range(spec.width)]
+        line = [loaded(middle, t) for t in range(-1, spec.tile + 1)]
+        found = []
+        for x in range(spec.width):
+            first = k.lanes + x - middle
+            picks = range(first, first + k.lanes)  # of the vector before, this one, and the next
+            found.append([self._picked(picks, line[t : t + 3]) for t in tiles])
+        return found
+
+    def _picked(self, lanes: range, line: Sequence[ir.Value]) -> ir.Value:
+        """A vector's worth of consecutive lanes of three vectors in a row."""
+        count = self.k.lanes
+        if lanes.start == count:
+            return line[1]
+        at = int(lanes.start > count)
+        return self.k.picked([lane - at * count for lane in lanes], line[at], line[at + 1])
 
     def _store(self, value: ir.Value, write: ir.Value, offset: int) -> None:
         k = self.k
