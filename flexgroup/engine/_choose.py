@@ -48,7 +48,7 @@ class Layer:
     span: int = 0  # numbers from the first to the last tap of a row
     far: bool = False  # whether the planes are too large for the second-level cache
     element: Element = F32
-    rowwise: bool = False  # whether kernels for the target can take whole rows as vectors
+    rowwise: bool = False  # whether kernels for the target can take whole rows as vectors, and have stacks
     blocks: int = 1  # of a block-diagonal matrix, which is always run as groups
     inputs: int = 0  # planes that the inputs have, used or not
     adds: bool = False  # whether there is a residual

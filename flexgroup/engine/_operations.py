@@ -157,12 +157,17 @@ class CopyOp:
 
     @property
     def fills_rows(self) -> bool:
-        """Whether rows of an image are written from end to end."""
+        """Whether rows of an image are written from end to end; then zeros follow, up to the next row."""
         return isinstance(self.target, Image) and self.target_start[1] == 0 and self.columns == self.target.width
 
 
 ImageOperation: TypeAlias = ConvOp | DepthwiseOp | PoolOp | MeanOp | LinearOp | ElementwiseOp | ResizeOp | CopyOp
 Operation: TypeAlias = ImageOperation | TokenOperation
+
+
+def is_clean(operation: Operation) -> bool:
+    """Whether zeros are written between the rows of an image, and not its pixels alone, as some copies do."""
+    return not isinstance(operation, CopyOp) or operation.fills_rows
 
 
 def buffers_of(operation: Operation) -> set[int]:

@@ -99,8 +99,7 @@ def _even_tiles(builder: StepBuilder, conv: ConvLayer, kernel: ConvKernel) -> li
     """`even_tiles` of the largest size that can be had."""
     vectors, threads = _vectors(conv), builder.threads
     own = best_tile(kernel.rows, -(-vectors // threads), builder.target)
-    most = max(kernel.tile, kernel.tail)
-    sizes = dict.fromkeys((most, *range(min(own, most), 0, -1)))
+    sizes = dict.fromkeys((kernel.longest, *range(min(own, kernel.longest), 0, -1)))
     return next((even for size in sizes if (even := even_tiles(size, vectors, threads)) is not None), None)
 
 
@@ -142,8 +141,7 @@ def _by_channels(
     if isinstance(kernel, ChannelsKernel):  # a thread reads its own weights only
         return _is_even(_strips(conv), threads) or not _is_even(tiles, threads)
     choice = conv.choice
-    tile = max(kernel.tile, kernel.tail)
-    work = conv_work(conv.layer, choice.form, choice.rows, tile, builder.target, choice.panel)
+    work = conv_work(conv.layer, choice.form, choice.rows, kernel.longest, builder.target, choice.panel)
     assert isinstance(work, ConvWork)
     whole = work.slots(builder.costs)
     if even is None:

@@ -22,6 +22,7 @@ from flexgroup.engine._operations import (
     Operation,
     PoolOp,
     buffers_of,
+    is_clean,
 )
 from flexgroup.engine._plan import ARENA, Step, reference
 from flexgroup.engine._rows import rows_of
@@ -77,12 +78,10 @@ def _read_ahead(layout: Layout, chains: Sequence[Chain]) -> set[int]:
 
 def _writes_gaps(layout: Layout, operation: Operation) -> bool:
     """Whether zeros are written between the rows of the output."""
-    if isinstance(operation, CopyOp):
-        return operation.fills_rows
     if isinstance(operation, DepthwiseOp):
         # Rows that fill a vector are written up to the image's edge.
         return operation.out.width < layout.lanes
-    return True
+    return is_clean(operation)
 
 
 def clearing(builder: StepBuilder, index: int, needs: Needs, name: str) -> Step | None:

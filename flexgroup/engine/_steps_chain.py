@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from flexgroup.engine._bands import Schedule, Share, even_band, schedule
 from flexgroup.engine._layout import Image
-from flexgroup.engine._operations import ConvOp, CopyOp, Operation
+from flexgroup.engine._operations import ConvOp, Operation, is_clean
 from flexgroup.engine._plan import ARENA, Step, reference
 from flexgroup.engine._rows import Rows, rows_of
 from flexgroup.engine._steps_calls import Call, clearing_call, copying_call, layer_calls, layer_totals, steps_of
@@ -92,8 +92,8 @@ def _thread_calls(
         for share in band:
             operation, rows = chain.operations[share.operation], share.rows
             if chain.windowed[share.operation]:
-                out, clean = chain.rows[share.operation].out, not isinstance(operation, CopyOp) or operation.fills_rows
-                calls += _prepare(builder, thread, operation.name, out, share, clean=clean)
+                out = chain.rows[share.operation].out
+                calls += _prepare(builder, thread, operation.name, out, share, clean=is_clean(operation))
             if share.is_empty:
                 continue
             calls += layer_calls(builder, operation, layers.get(share.operation), rows, place)

@@ -163,10 +163,11 @@ def _cut(
         tiles, gap = op.out.width // choice.tile, layout.pitch(op.out) - op.out.width
         channels = ChannelsKernel(choice.rows // layout.lanes, choice.tile, gap, adds, element, op.curve)
         return channels, count * tiles, {"row_tiles": tiles, "image_row": layout.pitch(op.out) * element.bytes}
-    held = replace(conv.layer, rows=count).rows_of_vector(choice.form, choice.rows)
+    layer = replace(conv.layer, rows=count)
+    held = layer.rows_of_vector(choice.form, choice.rows)
     pitch = layout.pitch(op.out) * element.bytes if held else 0
     vectors, covered = (count // held, count * op.out.width) if held else builder.cover(op.out, rows)
-    stacked = 0 if choice.panel else replace(conv.layer, rows=count).stacked(choice.form, choice.rows)
+    stacked = 0 if choice.panel else layer.stacked(choice.form, choice.rows)
     if stacked and covered < (vectors - 1) * layout.lanes + layout.lanes // stacked:
         stacked = 0
     tile = choice.tile if count == conv.layer.rows else best_tile(choice.rows, vectors, builder.target, stacked)
@@ -181,8 +182,17 @@ def _cut(
     span, ahead = conv.layer.span if choice.panel else 0, _streams(builder, conv)
     form = (choice.form, choice.rows, line.size, adds, element, op.curve, in_place, line.tail)
     run, step = _runs(builder, conv)
-    kernel = ConvKernel(*form, panel=choice.panel, span=span, ahead=ahead, run=run, step=step, pitch=pitch, held=held)
-    kernel = replace(kernel, stacked=line.stacked)
+    kernel = ConvKernel(
+        *form,
+        panel=choice.panel,
+        span=span,
+        ahead=ahead,
+        run=run,
+        step=step,
+        held=held,
+        pitch=pitch,
+        stacked=line.stacked,
+    )
     limits = {"whole_tiles": line.whole, "last_start": last_start}
     return kernel, line.count, {"mask": builder.mask(op.out, count)} | limits
 

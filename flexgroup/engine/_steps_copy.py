@@ -44,7 +44,7 @@ def copy_call(builder: StepBuilder, op: CopyOp, rows: tuple[int, int], place: Pl
         "target_row": target_row,
         "rows": rows[1] - rows[0],
         "columns": op.columns,
-        "gap": target_width - op.columns if op.fills_rows and builder.target.triple else 0,
+        "gap": target_width - op.columns if op.fills_rows else 0,
     }
     kernel = CopyKernel(op.step[1], *builder.moving(op.source, op.target), parts)
     return kernel, fields, op.planes * len(corners)

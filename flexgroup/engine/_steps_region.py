@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from flexgroup.engine._operations import ConvOp, CopyOp
+from flexgroup.engine._operations import ConvOp, is_clean
 from flexgroup.engine._plan import ARENA, HALO, Step, reference
 from flexgroup.engine._regions import Region, cuts
 from flexgroup.engine._steps_calls import Call, clearing_call, copying_call, layer_calls, layer_totals, steps_of
@@ -77,7 +77,7 @@ def _clearing(builder: StepBuilder, region: Region, buffer: int, thread: int, na
 
     begin = -above * pitch - lead
     writers = [op for op, rows in zip(region.operations, region.rows, strict=True) if buffer in rows.out.buffers]
-    clean = all(not isinstance(op, CopyOp) or op.fills_rows for op in writers) or info.width == pitch
+    clean = all(map(is_clean, writers)) or info.width == pitch
     if not info.is_whole or (not clean and pitch < lanes):
         yield fill([plane + begin * size for plane in planes], (last - first + below) * pitch - begin)
         return

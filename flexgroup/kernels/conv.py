@@ -106,6 +106,11 @@ class ConvKernel:
         return f"conv_{self.element.name}_{self.form}_{self.rows}x1_t{tile}{ending}"
 
     @property
+    def longest(self) -> int:
+        """Vectors of the longest tile."""
+        return max(self.tile, self.tail)
+
+    @property
     def signature(self) -> Signature:
         return PANEL_SIGNATURE if self.panel else SIGNATURE
 

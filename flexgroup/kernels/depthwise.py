@@ -426,18 +426,10 @@ class _Emitter:
         line = [loaded(middle, t) for t in range(-1, spec.tile + 1)]
         found = []
         for x in range(spec.width):
-            first = k.lanes + x - middle
-            picks = range(first, first + k.lanes)  # of the vector before, this one, and the next
-            found.append([self._picked(picks, line[t : t + 3]) for t in tiles])
+            at, first = divmod(k.lanes + x - middle, k.lanes)  # in the vector before, or in this one
+            picks = range(first, first + k.lanes)
+            found.append([k.picked(picks, line[t + at], line[t + at + 1]) for t in tiles])
         return found
-
-    def _picked(self, lanes: range, line: Sequence[ir.Value]) -> ir.Value:
-        """A vector's worth of consecutive lanes of three vectors in a row."""
-        count = self.k.lanes
-        if lanes.start == count:
-            return line[1]
-        at = int(lanes.start > count)
-        return self.k.picked([lane - at * count for lane in lanes], line[at], line[at + 1])
 
     def _store(self, value: ir.Value, write: ir.Value, offset: int) -> None:
         k = self.k

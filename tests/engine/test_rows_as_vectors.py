@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from flexgroup.engine import CompiledModel, Plan, plan_graph
-from flexgroup.engine._choose import HEIGHTS, Choice, Layer, choose, tile_of
+from flexgroup.engine._choose import HEIGHTS, Choice, Chooser, Layer, choose, tile_of
 from flexgroup.engine._objects import assembly
-from flexgroup.kernels import F16, F16_IN_F32, F32, TARGETS, ConvKernel, Target
+from flexgroup.kernels import F16, F16_IN_F32, F32, TARGETS, ConvKernel, Element, Target
 from tests.engine.networks import PATTERNS, examples, prune
 from tests.engine.test_in_place import CUTS, gives_what_torch_gives, graph_of
 from tests.kernels.here import HOST
@@ -61,6 +61,33 @@ def held(plan: Plan) -> list[int]:
     return [step.kernel.held for step in plan.steps if isinstance(step.kernel, ConvKernel)]
 
 
+def off_by(plan: Plan, model: nn.Module, x: torch.Tensor) -> float:
+    """The largest difference to torch, over torch's largest number."""
+    with torch.no_grad():
+        expected = model(x)
+    return float((CompiledModel(plan, 0.0)(x) - expected).abs().max()) / max(1e-3, float(expected.abs().max()))
+
+
+def agrees_on_any_threads(
+    model: nn.Module, shape: tuple[int, ...], target: Target, threads: int, chooser: Chooser
+) -> Plan:
+    """The plan for so many threads, which gives torch's numbers, and to the bit those of one thread."""
+    x, graph = torch.randn(2, *shape), graph_of(model, shape)
+    plan, alone = (plan_graph(graph, target, threads=count, chooser=chooser) for count in (threads, 1))
+    assert off_by(plan, model, x) <= 1e-4
+    assert torch.equal(CompiledModel(plan, 0.0)(x), CompiledModel(alone, 0.0)(x))
+    return plan
+
+
+def plan_in_16_bits(element: Element, model: nn.Module, shape: tuple[int, ...]) -> Plan:
+    """The plan of a network whose numbers are stored so, which gives nearly torch's numbers."""
+    if not (HOST.half == "arithmetic" or (HOST.half and element.converts)):
+        pytest.skip("this processor has no instructions for numbers of 16 bits")
+    plan = plan_graph(graph_of(model, shape), HOST, element=element, chooser=forced("strip", 4))
+    assert off_by(plan, model, torch.randn(2, *shape)) < 1e-2
+    return plan
+
+
 FORMS = st.sampled_from(["dense", "strip", "ring"])
 SEEDS, STRIDES, EVEN = st.integers(0, 1 << 16), st.integers(1, 2), st.sampled_from([2, 4, 6, 8, 10])
 ROWS = st.integers(1, 2)  # of a vector
@@ -70,16 +97,7 @@ ROWS = st.integers(1, 2)  # of a vector
 @given(SEEDS, st.sampled_from(PATTERNS), STRIDES, EVEN, ROWS, FORMS, st.sampled_from(HEIGHTS[2:]), st.integers(1, 3))
 def test_results_are_torchs_for_any_form_and_threads(seed, pattern, stride, height, many, form, rows, threads):
     model, shape = network(seed, pattern, stride, height, HOST.lanes(F32) // many)
-    x = torch.randn(2, *shape)
-    with torch.no_grad():
-        expected = model(x)
-    chooser = forced(form, rows)
-    plan = plan_graph(graph_of(model, shape), HOST, threads=threads, chooser=chooser)
-    assert held(plan) == [many] * 3
-    given = CompiledModel(plan, 0.0)(x)
-    assert float((given - expected).abs().max()) <= 1e-4 * max(1e-3, float(expected.abs().max()))
-    alone = plan_graph(graph_of(model, shape), HOST, chooser=chooser)
-    assert torch.equal(given, CompiledModel(alone, 0.0)(x))
+    assert held(agrees_on_any_threads(model, shape, HOST, threads, forced(form, rows))) == [many] * 3
 
 
 @settings(max_examples=examples(16), deadline=None)
@@ -108,15 +126,8 @@ def test_the_twins_agree_in_any_chain_on_any_target(
 @pytest.mark.parametrize("many", [1, 2])
 @pytest.mark.parametrize("element", [F16, F16_IN_F32], ids=lambda element: element.name)
 def test_numbers_of_16_bits(element, many):
-    if not (HOST.half == "arithmetic" or (HOST.half and element.converts)):
-        pytest.skip("this processor has no instructions for numbers of 16 bits")
     model, shape = network(0, "dense", 1, 8, HOST.lanes(element) // many)
-    x = torch.randn(2, *shape)
-    plan = plan_graph(graph_of(model, shape), HOST, element=element, chooser=forced("strip", 4))
-    assert held(plan) == [many] * 3
-    with torch.no_grad():
-        expected = model(x)
-    assert float((CompiledModel(plan, 0.0)(x) - expected).abs().max() / expected.abs().max()) < 1e-2
+    assert held(plan_in_16_bits(element, model, shape)) == [many] * 3
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from flexgroup.engine import CompiledModel, Plan, plan_graph
+from flexgroup.engine import Plan, plan_graph
 from flexgroup.engine._choose import HEIGHTS, best_tile, cut
 from flexgroup.engine._work import ConvWork, Tiles
 from flexgroup.kernels import F16, F16_IN_F32, TARGETS, ConvKernel
 from flexgroup.kernels.conv import fits_stack
 from tests.engine.networks import PATTERNS, examples, prune
 from tests.engine.test_in_place import CUTS, gives_what_torch_gives, graph_of
-from tests.engine.test_rows_as_vectors import FORMS, SEEDS, STRIDES, forced, network
+from tests.engine.test_rows_as_vectors import (
+    FORMS,
+    SEEDS,
+    STRIDES,
+    agrees_on_any_threads,
+    forced,
+    network,
+    off_by,
+    plan_in_16_bits,
+)
 from tests.kernels.here import HERE, HOST
 
 AVX512 = TARGETS["x86-64-avx512"]
@@ -43,14 +52,7 @@ def stacked(plan: Plan) -> list[int]:
 )
 def test_results_are_torchs_for_any_form_and_threads(seed, pattern, stride, height, width, form, rows, threads, here):
     model, shape = network(seed, pattern, stride, height, width)
-    x = torch.randn(2, *shape)
-    with torch.no_grad():
-        expected = model(x)
-    graph, chooser, target = graph_of(model, shape), forced(form, rows), HERE[here]
-    given = CompiledModel(plan_graph(graph, target, threads=threads, chooser=chooser), 0.0)(x)
-    assert float((given - expected).abs().max()) <= 1e-4 * max(1e-3, float(expected.abs().max()))
-    alone = CompiledModel(plan_graph(graph, target, chooser=chooser), 0.0)(x)
-    assert torch.equal(given, alone)
+    agrees_on_any_threads(model, shape, HERE[here], threads, forced(form, rows))
 
 
 @settings(max_examples=examples(30), deadline=None)
@@ -80,24 +82,14 @@ def test_any_activation_and_rows_that_fill_no_strip(form, rows, curve):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(9, 13, 3, padding=1), curve, nn.Conv2d(13, 11, 1)).eval()
     prune(model, "4x1", 0.5)
-    x = torch.randn(2, 9, 7, 7)
     plan = plan_graph(graph_of(model, (9, 7, 7)), HOST, chooser=forced(form, rows))
-    with torch.no_grad():
-        expected = model(x)
-    assert float((CompiledModel(plan, 0.0)(x) - expected).abs().max() / expected.abs().max()) < 1e-5
+    assert off_by(plan, model, torch.randn(2, 9, 7, 7)) < 1e-5
 
 
 @pytest.mark.parametrize("element", [F16, F16_IN_F32], ids=lambda element: element.name)
 def test_numbers_of_16_bits(element):
-    if not (HOST.half == "arithmetic" or (HOST.half and element.converts)):
-        pytest.skip("this processor has no instructions for numbers of 16 bits")
     model, shape = network(0, "dense", 1, 5, 6 if HOST.lanes(element) > 8 else 5)
-    x = torch.randn(2, *shape)
-    plan = plan_graph(graph_of(model, shape), HOST, element=element, chooser=forced("strip", 4))
-    assert any(stacked(plan))
-    with torch.no_grad():
-        expected = model(x)
-    assert float((CompiledModel(plan, 0.0)(x) - expected).abs().max() / expected.abs().max()) < 1e-2
+    assert any(stacked(plan_in_16_bits(element, model, shape)))
 
 
 def plan_of(size: int, target: str, threads: int = 1) -> Plan:
