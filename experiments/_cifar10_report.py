@@ -12,7 +12,7 @@ from pathlib import Path
 
 from _cifar10_plots import latency_plot, shapes_plot, sparsity_plot
 from _cifar10_results import Result, main_budget, measure_of, read_results, recipes_of, shapes_of
-from _cifar10_tables import all_tables, findings, not_run
+from _cifar10_tables import all_tables, findings, not_run, timing
 
 from flexgroup import FlexgroupError
 from flexgroup.report import write_whole
@@ -26,7 +26,7 @@ COMMANDS = 4
 
 
 def write_report(folder: Path, page: Path | None = None, planned: Sequence[str] = ()) -> list[Path]:
-    """Make everything of ``folder/runs/*.json``; return the files written.
+    """Make everything of ``folder/runs/*.json`` and ``folder/latency.json``; return the files written.
 
     ``folder`` gets ``table.md`` and, where there are runs for them, ``error-sparsity.png``, ``error-latency.png`` and
     ``error-shapes.png`` of the training with the most runs, and of each other training with its name added.
@@ -34,7 +34,7 @@ def write_report(folder: Path, page: Path | None = None, planned: Sequence[str] 
     ``planned``: names of all runs, to list those that are not there. Raises `FlexgroupError`, before anything is
     written, for results that cannot be read, and for a page that has only one of the markers.
     """
-    results = read_results(folder / "runs")
+    results = read_results(folder)
     before = (
         page.read_text(encoding="utf-8") if page is not None and page.exists() else f"# Results\n\n{BEGIN}\n{END}\n"
     )
@@ -90,6 +90,9 @@ def _page(
     parts.append(
         f"All numbers: [table.md]({link(folder / 'table.md')}); one file a run: [runs]({link(folder / 'runs')}).\n"
     )
+    times = timing(results)
+    if times:
+        parts.append(f"{times}\n")
     machines = sorted({one.machine for one in results if one.machine})
     if machines:
         parts.append(f"Trained on: {'; '.join(machines)}.\n")

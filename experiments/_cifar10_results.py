@@ -1,4 +1,4 @@
-"""What the runs measured: one JSON file a run, read with every check, and put together over seeds."""
+"""What was measured: a JSON file a run and one of times, read with every check, and put together over seeds."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 from flexgroup import FlexgroupError
 
 SCHEMA = 1
+LATENCY = "latency.json"
 ROLES = {
     "aligned": "aligned",
     "permuted": "permuted",
@@ -28,10 +29,11 @@ _KEYS = {"name": str, "kind": str, "network": str, "recipe": str, "epochs": int,
 
 @dataclass(frozen=True)
 class Result:
-    """One trained network. Accuracies are in percent, ``ms`` is one image on one thread.
+    """One trained network. Accuracies are in percent.
 
     ``role`` is aligned, permuted (aligned after a permutation of channels), unaligned or both; ``groups`` and ``role``
-    are None for a dense network. ``ms_dense`` is the unpruned network, timed beside it.
+    are None for a dense network. ``ms`` is one image on one thread with a pattern like this one's, ``ms_trained`` with
+    its own; ``macs`` are of the former.
     """
 
     name: str
@@ -47,7 +49,7 @@ class Result:
     kept_magnitude: float | None
     macs: int | None
     ms: float | None
-    ms_dense: float | None
+    ms_trained: float | None
     command: str
     machine: str
 
@@ -83,12 +85,17 @@ def mean_of(values: Iterable[float]) -> Mean | None:
 
 
 def read_results(folder: Path) -> list[Result]:
-    """All runs in a folder, by name; raises `FlexgroupError` for a file that is no result, and where there is none."""
-    if not folder.is_dir():
-        raise FlexgroupError(f"results {folder}: there is no such folder; run the experiment first")
-    results = [_read(file) for file in sorted(folder.glob("*.json")) if not file.name.startswith(".")]
+    """All runs in ``folder/runs``, by name, with their times in ``folder/latency.json``, where that is.
+
+    Raises `FlexgroupError` for a file that is no result, and where there is none.
+    """
+    runs = folder / "runs"
+    if not runs.is_dir():
+        raise FlexgroupError(f"results {runs}: there is no such folder; run the experiment first")
+    times = _times(folder / LATENCY)
+    results = [_read(file, times) for file in sorted(runs.glob("*.json")) if not file.name.startswith(".")]
     if not results:
-        raise FlexgroupError(f"results {folder}: there is no result in it; run the experiment first")
+        raise FlexgroupError(f"results {runs}: there is no result in it; run the experiment first")
     return results
 
 
@@ -134,13 +141,27 @@ def difference(ours: Sequence[Result], theirs: Sequence[Result], measure: str) -
     return mean_of(mine - yours for mine, yours in pairs if mine is not None and yours is not None)
 
 
-def _read(file: Path) -> Result:
+def _document(file: Path) -> dict[str, Any]:
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise FlexgroupError(f"result {file} cannot be read ({error}); remove it and run it again") from error
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         raise FlexgroupError(f"result {file} is not of schema {SCHEMA}; remove it and run it again")
+    return document
+
+
+def _times(file: Path) -> Mapping[str, Mapping[str, float]]:
+    if not file.exists():
+        return {}
+    networks = _document(file).get("networks")
+    if not isinstance(networks, dict) or not all(isinstance(one, dict) and "ms" in one for one in networks.values()):
+        raise FlexgroupError(f"result {file}: networks missing or not as expected; remove it and measure again")
+    return networks
+
+
+def _read(file: Path, times: Mapping[str, Mapping[str, float]]) -> Result:
+    document = _document(file)
     wrong = [key for key, kind in _KEYS.items() if not isinstance(document.get(key), kind)]
     pruned = document.get("kind") == "pruned"
     if pruned:
@@ -150,11 +171,10 @@ def _read(file: Path) -> Result:
         raise FlexgroupError(
             f"result {file}: {', '.join(wrong)} missing or not as expected; remove it and run it again"
         )
-    return _result(document, pruned)
+    return _result(document, pruned, times.get(document["name"], {}))
 
 
-def _result(document: Mapping[str, Any], pruned: bool) -> Result:
-    latency = document.get("latency_ms") or {}
+def _result(document: Mapping[str, Any], pruned: bool, timed: Mapping[str, float]) -> Result:
     machine = document.get("machine") or {}
     groups = "filter" if document.get("groups") == "1xK" else document.get("groups")
     parts = [machine.get("gpu"), machine.get("cpu"), f"{machine['cores']} cores" if "cores" in machine else None]
@@ -170,9 +190,9 @@ def _result(document: Mapping[str, Any], pruned: bool) -> Result:
         seed=document["seed"],
         accuracy={key: float(value) for key, value in document["accuracy"].items() if value is not None},
         kept_magnitude=document.get("kept_magnitude"),
-        macs=document.get("macs"),
-        ms=latency.get("1"),
-        ms_dense=latency.get("dense"),
+        macs=int(timed["macs"]) if "macs" in timed else None,
+        ms=timed.get("ms"),
+        ms_trained=timed.get("trained_ms"),
         command=document.get("command") or "",
         machine=", ".join(part for part in parts if part),
     )

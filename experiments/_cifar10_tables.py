@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 
 from _cifar10_front import front_sentence
@@ -95,6 +96,24 @@ def findings(results: Sequence[Result], recipe: str) -> list[str]:
             said.append(f"{_percent(sparsity)} % pruned: {' '.join(sentences)}")
     front = front_sentence(results, recipe)
     return said if front is None else [*said, front]
+
+
+def timing(results: Sequence[Result]) -> str | None:
+    """What the times are of, and how they compare with those of trained weights; None where nothing was timed."""
+    if all(one.ms is None for one in results):
+        return None
+    said = (
+        "Times are of stand-ins, all timed together: the pretrained network, pruned to each run's shape of groups with "
+        "as many weights in each layer as the run kept."
+    )
+    shares = sorted(one.ms / one.ms_trained for one in results if one.ms is not None and one.ms_trained is not None)
+    if not shares:
+        return said
+    low, high, middle = shares[0], shares[-1], statistics.median(shares)
+    return (
+        f"{said} Where the trained weights were at hand too ({len(shares)} runs) a stand-in took {low:.2f} to "
+        f"{high:.2f} times as long as they did, {middle:.2f} in the median."
+    )
 
 
 def _against(runs: Sequence[Result], sparsity: float, ours: str, other: str, measure: str) -> str | None:

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _cifar10_latency import network_of
+from _cifar10_networks import network_of, permute_for
 from _cifar10_runs import Dense, Pruned, Run
 from torch import Tensor, nn
 
 import flexgroup
-from flexgroup import FlexgroupError
 from flexgroup.pruning import (
     Cubic,
     OneShot,
@@ -25,7 +24,6 @@ from flexgroup.pruning import (
     accuracy,
     crop_and_flip,
     finetune,
-    permute,
     prune,
     reestimate_batch_norm,
     refit,
@@ -118,7 +116,6 @@ def train(
         "epochs": recipe.dense_epochs if isinstance(run, Dense) else recipe.epochs,
         "seed": run.seed,
         "accuracy": {},
-        "latency_ms": None,
         "training": asdict(recipe),
     }
     pruner, teacher = None, None
@@ -127,7 +124,7 @@ def train(
         teacher = copy.deepcopy(model).to(_device())
         record |= {"groups": "filter" if run.groups == "1xK" else run.groups, "alignment": run.alignment}
         record |= {"sparsity": run.sparsity, "budget": run.budget}
-        permute_for(run, model, splits)
+        permute_for(run, model)
         record |= one_shot(run, model, splits)
         pruner = _pruner(run, recipe, model, splits)
     model = model.to(_device())
@@ -178,23 +175,12 @@ def train(
     return record
 
 
-def _plain(budget: str) -> str:
-    """The budget without the rule for the layers' shares, for what does not know it."""
-    return {"erdos-renyi": "layer", "erdos-renyi-line": "line"}.get(budget, budget)
-
-
 def _pruner(run: Pruned, recipe: Recipe, model: nn.Module, splits: Splits) -> Pruner:
     steps = training_steps(len(splits.labels), recipe.batch_size, recipe.epochs)
     # 2:4 keeps half of every four weights, in no other share: there is nothing gradual about it.
     gradual = recipe.gradual and run.groups != "2:4"
     schedule = Cubic(0, round(recipe.share * steps), recipe.every) if gradual else OneShot()
     return Pruner(model, run.spec, run.sparsity, budget=run.budget, schedule=schedule, regrowth="none")
-
-
-def permute_for(run: Pruned, model: nn.Module, splits: Splits) -> None:
-    """Permute the network's channels, where the run says so."""
-    if "permuted" in run.alignment:
-        permute(model, (splits.normalised(2),), run.spec, run.sparsity, budget=_plain(run.budget))
 
 
 def one_shot(run: Pruned, model: nn.Module, splits: Splits) -> dict[str, Any]:
@@ -219,10 +205,3 @@ def one_shot(run: Pruned, model: nn.Module, splits: Splits) -> dict[str, Any]:
 
 def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def check_weights(weights: Path) -> None:
-    """Raise `FlexgroupError` unless the file holds a ResNet-20 for CIFAR-10."""
-    if not weights.is_file():
-        raise FlexgroupError(f"--weights {weights} is no file; give the pretrained ResNet-20 as .safetensors")
-    load_weights(network_of(Pruned("1x1", "aligned", 0.5, 0)), weights)

@@ -1,13 +1,13 @@
 """Flexible groups on real data: ResNet-20 on CIFAR-10, every group shape aligned, permuted and unaligned.
 
     python experiments/cifar10.py run --data cifar10:DATA --weights resnet20.safetensors [--workers 2] [--match 95]
-    python experiments/cifar10.py measure
+    python experiments/cifar10.py measure --weights resnet20.safetensors
     python experiments/cifar10.py report
 
 ``run`` trains what is not done yet, the most telling first, and may be stopped and started again at any time: each run
-goes on from its last checkpoint. ``measure`` times all networks side by side, on a quiet machine. ``report`` makes the
-tables, the plots and docs/results.md. Each run is one file in results/cifar10/runs; weights and checkpoints are in
-build/cifar10.
+goes on from its last checkpoint. ``measure`` times networks with the patterns of all runs side by side, on a quiet
+machine. ``report`` makes the tables, the plots and docs/results.md. Each run is one file in results/cifar10/runs, times
+are in results/cifar10/latency.json; weights and checkpoints are in build/cifar10.
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ def run(
     work: WorkOption = WORK,
 ) -> None:
     """Train everything that has no result yet."""
-    from _cifar10_train import check_weights, read_splits
+    from _cifar10_networks import check_weights
+    from _cifar10_train import read_splits
 
     check_weights(weights)
     read_splits(data)
@@ -138,15 +139,18 @@ def one(
 
 @app.command()
 def measure(
+    weights: WeightsOption,
     seeds: SeedsOption = 3,
     rounds: Annotated[int, typer.Option("--rounds", help="Turns of every network.")] = 20,
     out: OutOption = OUT,
     work: WorkOption = WORK,
 ) -> None:
-    """Time every trained network on one thread, interleaved; leave the machine alone meanwhile."""
+    """Time a network with the pattern of each run on one thread, interleaved; leave the machine alone meanwhile."""
     from _cifar10_latency import measure_latency
+    from _cifar10_networks import check_weights
 
-    times = measure_latency(all_runs(seeds), out / "runs", work, rounds)
+    check_weights(weights)
+    times = measure_latency(all_runs(seeds), out, work, weights, rounds)
     for name, milliseconds in sorted(times.items(), key=lambda item: item[1]):
         print(f"{milliseconds:7.4f} ms  {name}")
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from _cifar10_latency import network_of
+from _cifar10_networks import check_weights, network_of, permute_for
 from _cifar10_runs import COLUMN_SHAPES, ROW_SHAPES, Pruned
-from _cifar10_train import check_weights, one_shot, permute_for, read_splits
+from _cifar10_train import one_shot, read_splits
 from rich.console import Console
 
 from flexgroup import FlexgroupError
@@ -60,7 +60,7 @@ def main(
             continue
         model = network_of(network)
         load_weights(model, weights)
-        permute_for(network, model, splits)
+        permute_for(network, model)
         found = one_shot(network, model, splits)
         rows[network.name] = {"groups": network.groups, "alignment": network.alignment, "sparsity": network.sparsity}
         rows[network.name] |= {**found["accuracy"], "kept_magnitude": found["kept_magnitude"]}

@@ -16,11 +16,14 @@ sys.path += [str(HERE.parents[1] / "experiments"), str(HERE)]
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[[list[dict[str, Any]]], Path]:
-    """``write(runs)`` -> the folder ``results`` with a file for each in ``results/runs``."""
+    """``write(runs)`` -> the folder ``results`` with a file for each in ``results/runs``, and one of their times."""
 
     def put(runs: list[dict[str, Any]]) -> Path:
         folder = tmp_path / "results" / "runs"
         folder.mkdir(parents=True, exist_ok=True)
+        times = {run["name"]: run["times"] for run in runs if run["times"]}
+        latency = {"schema": 1, "networks": times}
+        (folder.parent / "latency.json").write_text(json.dumps(latency), encoding="utf-8")
         for run in runs:
             (folder / f"{run['name']}.json").write_text(json.dumps(run), encoding="utf-8")
         return folder.parent

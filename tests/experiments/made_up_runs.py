@@ -35,8 +35,7 @@ def pruned(groups: str, alignment: str, sparsity: float, seed: int = 0, **other:
         },
         "kept_magnitude": 0.18 - 0.01 * WORSE.get(groups, 5.0) - 0.01 * more,
         "measured_sparsity": sparsity,
-        "macs": 2_000_000,
-        "latency_ms": {"1": 0.9 * (1.02 - sparsity) * (2.5 if groups == "1x1" else 1.0 + 0.05 * more), "dense": 0.36},
+        "times": {"ms": 0.9 * (1.02 - sparsity) * (2.5 if groups == "1x1" else 1.0 + 0.05 * more), "macs": 2_000_000},
         "seconds": 300.0,
         "versions": {"torch": "2.13.0"},
         "machine": {"cpu": "some processor", "cores": 2, "system": "Linux"},
@@ -56,8 +55,7 @@ def dense(network: str, error: float, ms: float, macs: int, seed: int = 0) -> di
         "sparsity": 0.0,
         "recipe": "dense",
         "accuracy": {"test": 100 - error},
-        "macs": macs,
-        "latency_ms": {"1": ms},
+        "times": {"ms": ms, "macs": macs},
     }
 
 

@@ -17,7 +17,7 @@ pytest.importorskip("matplotlib", reason="needs flexgroup[demo]")
 from _cifar10_front import Place, front_of
 from _cifar10_report import BEGIN, END, main, write_report
 from _cifar10_results import Mean, difference, mean_of, read_results
-from _cifar10_tables import all_tables, findings
+from _cifar10_tables import all_tables, findings, timing
 
 
 def rows(text: str, heading: str) -> dict[str, list[str]]:
@@ -34,7 +34,7 @@ def test_a_row_has_means_over_seeds_their_spread_and_differences_seed_by_seed(wr
     for alignment, values in errors.items():
         for seed, error in enumerate(values):
             runs.append(pruned("4x1", alignment, 0.95, seed, accuracy={"test": 100 - error}))
-    table = rows(all_tables(read_results(write(runs) / "runs")), "### 95 % pruned, one budget for the network")
+    table = rows(all_tables(read_results(write(runs))), "### 95 % pruned, one budget for the network")
     assert table["4x1"] == [
         f"19.07 ± {statistics.stdev(errors['aligned']):.2f} (3)",
         f"18.30 ± {statistics.stdev(errors['permuted']):.2f} (2)",
@@ -47,8 +47,8 @@ def test_a_row_has_means_over_seeds_their_spread_and_differences_seed_by_seed(wr
 
 
 def test_one_seed_has_no_spread_and_gaps_stay_gaps(write) -> None:
-    runs = [pruned("4x1", "aligned", 0.95), pruned("2x4", "cols", 0.95, latency_ms=None, kept_magnitude=None)]
-    text = all_tables(read_results(write(runs) / "runs"), ["4x1-aligned-global-95-seed0", "8x1-rows-95-seed0"])
+    runs = [pruned("4x1", "aligned", 0.95), pruned("2x4", "cols", 0.95, times=None, kept_magnitude=None)]
+    text = all_tables(read_results(write(runs)), ["4x1-aligned-global-95-seed0", "8x1-rows-95-seed0"])
     table = rows(text, "### 95 % pruned, one budget for the network")
     assert table["4x1"][:6] == ["19.10 (1)", *"-----"]
     assert table["2x4"] == ["-", "-", "19.10 (1)", *"-------"]
@@ -57,11 +57,11 @@ def test_one_seed_has_no_spread_and_gaps_stay_gaps(write) -> None:
 
 def test_the_best_is_bold_and_equals_are_not(write) -> None:
     runs = [pruned("4x1", one, 0.95, accuracy={"test": 80.0}) for one in ("aligned", "permuted", "rows")]
-    assert "**" not in all_tables(read_results(write(runs) / "runs"))
+    assert "**" not in all_tables(read_results(write(runs)))
 
 
 def test_everything_has_its_place(write) -> None:
-    text = all_tables(read_results(write(everything()) / "runs"))
+    text = all_tables(read_results(write(everything())))
     for sparsity in ("97", "95", "90", "80"):
         assert set(rows(text, f"### {sparsity} % pruned, one budget for the network")) == set(WORSE) - {"1x1"}
         one_shot = rows(text.split("## One-shot")[1], f"### {sparsity} % pruned")
@@ -76,7 +76,7 @@ def test_everything_has_its_place(write) -> None:
 
 def test_one_shot_figures_are_told_once_whatever_the_trainings(write) -> None:
     runs = [pruned("4x1", "rows", 0.95), pruned("4x1", "rows", 0.95, name="other", recipe="other")]
-    text = all_tables(read_results(write(runs) / "runs"))
+    text = all_tables(read_results(write(runs)))
     assert text.count("## Training: ") == 2
     table = rows(text.split("## One-shot")[1], "### 95 % pruned")
     assert table["4x1"] == ["-", "-", "90.00 (1)", "-", "-", "-", "54.60 (1)", "-", "-", "-", "36.40 (1)", "-"]
@@ -84,18 +84,18 @@ def test_one_shot_figures_are_told_once_whatever_the_trainings(write) -> None:
 
 def test_validation_stands_in_only_where_no_run_has_read_the_test_images(write) -> None:
     runs = [pruned("4x1", one, 0.95, accuracy={"validation": 80.0, "test": None}) for one in ("aligned", "rows")]
-    text = all_tables(read_results(write(runs) / "runs"))
+    text = all_tables(read_results(write(runs)))
     assert "Errors are on the validation images" in text
     assert rows(text, "### 95 % pruned, one budget for the network")["4x1"][0] == "20.00 (1)"
     runs[0]["accuracy"]["test"] = 79.0
-    text = all_tables(read_results(write(runs) / "runs"))
+    text = all_tables(read_results(write(runs)))
     assert "Errors are on the test images" in text
     assert rows(text, "### 95 % pruned, one budget for the network")["4x1"][:3] == ["21.00 (1)", "-", "-"]
     assert "4x1-rows-global-95-seed0 (no test accuracy)" in text
 
 
 def test_findings_say_who_wins_and_by_how_much(write) -> None:
-    said = findings(read_results(write(everything()) / "runs"), "gradual")
+    said = findings(read_results(write(everything())), "gradual")
     found = next(one for one in said if one.startswith("95 % pruned"))
     assert f"aligned ones: less error in 8 of 8 shapes, {-ALIGNED:+.2f} points in the mean" in found
     assert f"permuted ones: less error in 8 of 8 shapes, {-PERMUTED:+.2f} points in the mean" in found
@@ -112,7 +112,7 @@ def test_findings_compare_groups_that_both_have_permuted_channels(write) -> None
         for alignment, both in errors.items()
         for shape, error in zip(("2x1", "4x1"), both, strict=True)
     ]
-    found, _ = findings(read_results(write(runs) / "runs"), "gradual")  # and who is on the front
+    found, _ = findings(read_results(write(runs)), "gradual")  # and who is on the front
     assert found == (
         "95 % pruned: unaligned groups against permuted ones where both have their own permutation: "
         "less error in 1 of 2 shapes, -0.20 points in the mean (2x1 -0.50, 4x1 +0.10)."
@@ -121,7 +121,7 @@ def test_findings_compare_groups_that_both_have_permuted_channels(write) -> None
 
 def test_findings_do_not_hide_a_defeat(write) -> None:
     runs = [pruned("4x1", "aligned", 0.9, accuracy={"test": 85.0}), pruned("4x1", "rows", 0.9, accuracy={"test": 84.0})]
-    (found, _) = findings(read_results(write(runs) / "runs"), "gradual")
+    (found, _) = findings(read_results(write(runs)), "gradual")
     assert "less error in 0 of 1 shape, +1.00 points in the mean (4x1 +1.00)" in found
 
 
@@ -171,8 +171,8 @@ def test_a_page_keeps_what_people_wrote_around_the_markers(write, tmp_path: Path
 
 
 def test_other_trainings_have_pictures_of_their_own_and_untimed_ones_no_latency(write) -> None:
-    runs = [pruned("4x1", "rows", share, latency_ms=None) for share in (0.8, 0.9)]
-    runs.append(pruned("4x1", "rows", 0.9, name="other", recipe="With distillation", latency_ms={"1": 0.1}))
+    runs = [pruned("4x1", "rows", share, times=None) for share in (0.8, 0.9)]
+    runs.append(pruned("4x1", "rows", 0.9, name="other", recipe="With distillation", times={"ms": 0.1}))
     made = write_report(write(runs))
     assert [path.name for path in made] == [
         *("table.md", "error-sparsity.png"),  # one sparsity is no line to draw
@@ -220,3 +220,24 @@ def test_the_command_line(write, tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setattr("sys.argv", ["report", "--results", str(tmp_path / "nowhere")])
     with pytest.raises(SystemExit, match=r"error: results .*nowhere.*: there is no such folder"):
         main()
+
+
+def test_the_report_says_what_times_are_of(write) -> None:
+    runs = [pruned("4x1", "rows", share, times={"ms": 0.1 * share, "trained_ms": 0.1}) for share in (0.8, 0.9, 0.95)]
+    runs.append(pruned("4x1", "aligned", 0.8))
+    said = timing(read_results(write(runs)))
+    assert "stand-ins, all timed together" in said
+    assert said.endswith("(3 runs) a stand-in took 0.80 to 0.95 times as long as they did, 0.90 in the median.")
+    assert timing(read_results(write([pruned("4x1", "rows", 0.8)]))) is not None
+    assert timing([]) is None
+
+
+def test_times_that_cannot_be_read_are_told(write) -> None:
+    folder = write([pruned("4x1", "rows", 0.95)])
+    for content, reason in (
+        ("{", "cannot be read"),
+        ('{"schema": 1, "networks": {"a": {}}}', "networks missing or not"),
+    ):
+        (folder / "latency.json").write_text(content)
+        with pytest.raises(FlexgroupError, match=rf"latency.json.* {reason}"):
+            write_report(folder)
