@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from math import log
+from statistics import fmean
 
-from _cifar10_results import ENDS, Mean, Result, error_of, main_budget, mean_of, measure_of
+from _cifar10_results import COMPARED, ENDS, Mean, Result, error_of, main_budget, mean_of, measure_of, shapes_of
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,45 @@ def front_sentence(results: Sequence[Result], recipe: str) -> str | None:
         f"{free} of the {len(front)} networks than which nothing is both faster and better have unaligned groups: "
         f"{', '.join(f'{place.name} ({place.x:.3f} ms, {place.error.value:.2f} %)' for place in front)}."
     )
+
+
+def equal_time_sentence(results: Sequence[Result], recipe: str) -> str | None:
+    """Unaligned groups against what takes the same time, on the lines of the plot; None where no times meet."""
+    measure = measure_of(results)
+    together: dict[tuple[str | None, str | None], list[Result]] = {}
+    for one in compared(results, recipe):
+        together.setdefault((one.groups, one.role), []).append(one)
+    lines = {key: places(ones, measure) for key, ones in together.items()}
+    shapes = [shape for shape in shapes_of(results) if (shape, "unaligned") in lines]
+    said = []
+    for (ours, theirs), name in COMPARED.items():
+        gaps: dict[str, float] = {}
+        for shape in shapes:
+            line = lines.get((shape, ours), [])
+            found = [(error_at(line, place.x), place.error.value) for place in lines.get((shape, theirs), [])]
+            apart = [mine - other for mine, other in found if mine is not None]
+            if apart:
+                gaps[shape] = fmean(apart)
+        if gaps:
+            better, many = sum(gap < 0 for gap in gaps.values()), "s" * (len(gaps) > 1)
+            mean = f"{fmean(gaps.values()):+.2f} points in the mean"
+            said.append(f"against {name}: less error in {better} of {len(gaps)} shape{many}, {mean}")
+    for place in [*lines.get(("1x1", "aligned"), []), *lines.get((None, None), [])]:
+        errors = {shape: error_at(lines[shape, "unaligned"], place.x) for shape in shapes}
+        known = {shape: error for shape, error in errors.items() if error is not None}
+        if known:
+            best = min(known, key=lambda shape: known[shape])
+            said.append(f"against {place.name} ({place.x:.3f} ms): {best}, {known[best] - place.error.value:+.2f}")
+    return f"In the same time, on the lines of the plot, unaligned groups {'; '.join(said)}." if said else None
+
+
+def error_at(line: Sequence[Place], x: float) -> float | None:
+    """The error of a line of places at ``x``, straight in the logarithms of both; None beyond its ends."""
+    for left, right in pairwise(sorted(line, key=lambda place: place.x)):
+        if left.x <= x <= right.x:
+            share = log(x / left.x) / log(right.x / left.x) if right.x > left.x else 0.0
+            return left.error.value * (right.error.value / left.error.value) ** share
+    return None
 
 
 def _name(result: Result) -> str:

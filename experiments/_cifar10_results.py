@@ -22,6 +22,11 @@ ROLES = {
     "rows-permuted": "unaligned, permuted",
     "cols-permuted": "unaligned, permuted",
 }
+COMPARED = {  # roles of groups, and how a sentence about them goes on
+    ("unaligned", "aligned"): "aligned ones",
+    ("unaligned", "permuted"): "permuted ones",
+    ("unaligned, permuted", "permuted"): "permuted ones where both have their own permutation",
+}
 SHAPES = ("2x1", "4x1", "8x1", "1x4", "1x8", "2x2", "2x4", "4x4")
 ENDS = {"1x1": "fine-grained (1x1)", "filter": "whole filters", "2:4": "2:4 (at once)"}
 _KEYS = {"name": str, "kind": str, "network": str, "recipe": str, "epochs": int, "seed": int, "accuracy": dict}

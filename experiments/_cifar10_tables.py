@@ -5,8 +5,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from _cifar10_front import front_sentence
+from _cifar10_front import equal_time_sentence, front_sentence
 from _cifar10_results import (
+    COMPARED,
     ENDS,
     Mean,
     Result,
@@ -24,11 +25,6 @@ from flexgroup.report import ResultTable, markdown
 
 NONE = "-"
 ROLES = ("aligned", "permuted", "unaligned", "unaligned, permuted")
-COMPARED = {  # roles of groups, and how a sentence about them goes on
-    ("unaligned", "aligned"): "aligned ones",
-    ("unaligned", "permuted"): "permuted ones",
-    ("unaligned, permuted", "permuted"): "permuted ones where both have their own permutation",
-}
 BUDGETS = {
     "global": "one budget for the network",
     "layer": "the same share in every layer",
@@ -74,7 +70,7 @@ def not_run(results: Sequence[Result], planned: Sequence[str]) -> list[str]:
 
 
 def findings(results: Sequence[Result], recipe: str) -> list[str]:
-    """What the runs of one training say about unaligned groups, a sentence or two a sparsity."""
+    """What the runs of one training say about unaligned groups: a sentence or two a sparsity, and about times."""
     measure = measure_of(results)
     budget = main_budget(results, recipe)
     runs = [one for one in results if one.recipe == recipe and one.budget == budget]
@@ -94,8 +90,8 @@ def findings(results: Sequence[Result], recipe: str) -> list[str]:
             sentences.append(f"The best unaligned groups, {best}, are {gap:+.2f} points from fine-grained.")
         if sentences:
             said.append(f"{_percent(sparsity)} % pruned: {' '.join(sentences)}")
-    front = front_sentence(results, recipe)
-    return said if front is None else [*said, front]
+    timed = (equal_time_sentence(results, recipe), front_sentence(results, recipe))
+    return [*said, *(sentence for sentence in timed if sentence is not None)]
 
 
 def timing(results: Sequence[Result]) -> str | None:

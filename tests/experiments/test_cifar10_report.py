@@ -14,7 +14,7 @@ from flexgroup import FlexgroupError
 
 pytest.importorskip("matplotlib", reason="needs flexgroup[demo]")
 
-from _cifar10_front import Place, front_of
+from _cifar10_front import Place, equal_time_sentence, front_of
 from _cifar10_report import BEGIN, END, main, write_report
 from _cifar10_results import Mean, difference, mean_of, read_results
 from _cifar10_tables import all_tables, findings, timing
@@ -132,6 +132,26 @@ def test_the_front_is_what_nothing_beats() -> None:
         (x, y) for x, y in points if not any(a <= x and b <= y and (a, b) != (x, y) for a, b in points)
     ]  # every pair compared
     assert [(place.x, place.error.value) for place in found] == sorted(slow)
+
+
+def test_equal_time_is_read_off_the_lines(write) -> None:
+    points = {  # by sparsity: time and error
+        "rows": {0.95: (0.1, 16.0), 0.8: (0.4, 4.0)},
+        "aligned": {0.9: (0.2, 8.5), 0.5: (0.5, 4.0)},  # ours takes 0.2 ms where it errs in 8 %; and never 0.5 ms
+    }
+    runs = [
+        pruned("4x1", alignment, sparsity, times={"ms": ms}, accuracy={"test": 100 - error})
+        for alignment, line in points.items()
+        for sparsity, (ms, error) in line.items()
+    ]
+    runs.append(pruned("1x1", "aligned", 0.9, times={"ms": 0.1}, accuracy={"test": 83.0}))
+    runs.append(dense("resnet8", 20.0, 0.4, 0))
+    assert equal_time_sentence(read_results(write(runs)), "gradual") == (
+        "In the same time, on the lines of the plot, unaligned groups against aligned ones: less error in 1 of 1 "
+        "shape, -0.50 points in the mean; against fine-grained (1x1) 90 % (0.100 ms): 4x1, -1.00; "
+        "against dense resnet8 (0.400 ms): 4x1, -16.00."
+    )
+    assert equal_time_sentence(read_results(write(runs)), "another") is None
 
 
 def test_means_and_differences() -> None:
