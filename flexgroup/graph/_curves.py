@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -10,6 +11,9 @@ import torch
 from flexgroup.graph import ir
 from flexgroup.graph._call import Call, Rule, Unsupported, Value
 from flexgroup.graph._elementwise import affine, reciprocal
+
+MOST_FACTORS = 8  # of a power
+LEAST_THRESHOLD = 15  # of softplus: log(1 + exp(15)) is 15 to 2e-8
 
 
 def _curve(kind: str) -> Rule:
@@ -55,13 +59,20 @@ def _power(call: Call) -> Value:
         raise Unsupported("powers by an activation are not compiled")
     if isinstance(exponent, torch.Tensor) and exponent.numel() == 1:
         exponent = exponent.item()
-    if exponent not in (-2, -1, -0.5, 0.5, 1, 2, 3, 4):
-        raise Unsupported(f"its exponent is {exponent}; only whole ones from -2 to 4, 0.5 and -0.5 are compiled")
+    if isinstance(exponent, torch.Tensor):
+        raise Unsupported("its exponents are several; use one number")
     value = result = call.activation("self")
     if exponent < 0:
         return reciprocal(call, _power(call.given({**call.arguments, "exponent": -exponent}, call.result)))
     if exponent == 0.5:
         return call.emit(ir.Curve("sqrt"), value)
+    if exponent != int(exponent):
+        logarithms = affine(call, call.emit(ir.Curve("log"), value), float(exponent), 0.0)
+        return call.emit(ir.Curve("exp"), logarithms)
+    if not 1 <= exponent <= MOST_FACTORS:
+        raise Unsupported(
+            f"its exponent is {exponent}; of whole ones 1 to {MOST_FACTORS} and their negatives are compiled"
+        )
     for _ in range(int(exponent) - 1):
         result = call.emit(ir.Mul(), result, value)
     return result
@@ -69,6 +80,33 @@ def _power(call: Call) -> Value:
 
 def _inverse_root(call: Call) -> Value:
     return reciprocal(call, call.emit(ir.Curve("sqrt"), call.activation("self")))
+
+
+def _logarithm(base: float) -> Rule:
+    def rule(call: Call) -> Value:
+        return affine(call, call.emit(ir.Curve("log"), call.activation("self")), 1 / math.log(base), 0.0)
+
+    return rule
+
+
+def _log1p(call: Call) -> Value:
+    return call.emit(ir.Curve("log"), affine(call, call.activation("self"), 1.0, 1.0))
+
+
+def _softplus(call: Call) -> Value:
+    """``log(1 + exp(beta x)) / beta``; beyond a threshold, where torch returns x, the two round to the same."""
+    beta, threshold = float(call.get("beta", 1)), float(call.get("threshold", 20))
+    if threshold < LEAST_THRESHOLD:
+        raise Unsupported(f"its threshold is {threshold:g}; from {LEAST_THRESHOLD} on softplus is compiled")
+    value = call.activation("self")
+    if beta == 1:
+        return call.emit(ir.Curve("softplus"), value)
+    return affine(call, call.emit(ir.Curve("softplus"), affine(call, value, beta, 0.0)), 1 / beta, 0.0)
+
+
+def _log_sigmoid(call: Call) -> Value:
+    """``-softplus(-x)``."""
+    return affine(call, call.emit(ir.Curve("softplus"), affine(call, call.activation("self"), -1.0, 0.0)), -1.0, 0.0)
 
 
 def _elu(call: Call) -> Value:
@@ -112,8 +150,15 @@ RULES: Mapping[str, Rule] = {
     "aten.pow": _power,
     "aten.square": _power,
     "aten.exp": _curve("exp"),
+    "aten.log": _curve("log"),
+    "aten.log2": _logarithm(2.0),
+    "aten.log10": _logarithm(10.0),
+    "aten.log1p": _log1p,
+    "aten.softplus": _softplus,
+    "aten.log_sigmoid": _log_sigmoid,
     "aten.sqrt": _curve("sqrt"),
     "aten.reciprocal": _curve("reciprocal"),
+    "aten.erf": _curve("erf"),
     "aten.rsqrt": _inverse_root,
     "aten.elu": _elu,
     "aten.celu": _celu,

@@ -54,6 +54,23 @@ def _rsub(call: Call) -> Value:
     return _weighted_sum(call, -float(call["alpha"]), 1.0)
 
 
+def maximum(call: Call) -> Value:
+    """``other + relu(self - other)``."""
+    return _beyond(call, "self", "other", 1.0)
+
+
+def minimum(call: Call) -> Value:
+    """``other - relu(other - self)``."""
+    return _beyond(call, "other", "self", -1.0)
+
+
+def _beyond(call: Call, first: str, second: str, sign: float) -> Value:
+    """``other`` and, with a sign, as much as argument ``first`` is above ``second``."""
+    apart = subtract(call.given({"self": call[first], "other": call[second], "alpha": 1}, call.result))
+    above = call.emit(ir.Clamp(0.0, ir.INF), apart)
+    return _add(call.given({"self": call["other"], "other": above, "alpha": sign}, call.result))
+
+
 def _weighted_sum(call: Call, first: float, second: float) -> Value:
     """``first * self + second * other``, either of which may be a constant."""
     a, b = call["self"], call["other"]
@@ -154,6 +171,8 @@ RULES: Mapping[str, Rule] = {
     "aten.sub": subtract,
     "aten.subtract": subtract,
     "aten.addcmul": _addcmul,
+    "aten.maximum": maximum,
+    "aten.minimum": minimum,
     "aten.rsub": _rsub,
     "aten.neg": lambda call: affine(call, call.activation("self"), -1.0, 0.0),
     "aten.negative": lambda call: affine(call, call.activation("self"), -1.0, 0.0),

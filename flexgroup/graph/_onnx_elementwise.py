@@ -121,18 +121,28 @@ def _mean(call: OnnxCall) -> Results:
     return call.apply(aten.div.Tensor, _sum(call), float(len(call.inputs)))
 
 
-def _bounded(name: str) -> OnnxRule:
-    """Max and Min: a clamp, where all operands but one are single numbers."""
+def _bounded(operator: torch._ops.OpOverload) -> OnnxRule:
+    """A rule for Max and Min of any operands: single numbers are a clamp, constants of several are spread."""
 
     def rule(call: OnnxCall) -> Results:
-        values = [x for x in call.inputs if isinstance(x, Value)]
-        numbers = [float(x.reshape(-1)[0]) for x in call.inputs if not isinstance(x, Value | None) and x.size == 1]
-        if len(values) != 1 or len(numbers) + 1 < len(call.inputs):
-            raise Unsupported("only the larger or smaller of an activation and one number is compiled")
-        bounds = (max(numbers), None) if name == "Max" else (None, min(numbers))
-        return call.apply(aten.clamp.default, values[0], *bounds)
+        result = call[0]
+        for index in range(1, len(call.inputs)):
+            pair = (result, call[index])
+            numbers = [x for x in pair if not isinstance(x, Value) and x.size == 1]
+            values = [x for x in pair if isinstance(x, Value)]
+            if numbers and values:
+                clamp = aten.clamp_min.default if operator is aten.maximum.default else aten.clamp_max.default
+                result = call.apply(clamp, values[0], float(numbers[0].reshape(-1)[0]))
+            else:
+                result = call.apply(operator, *pair)
+        return result
 
     return rule
+
+
+def _softsign(call: OnnxCall) -> Results:
+    x = call.value(0)
+    return call.apply(aten.div.Tensor, x, call.apply(aten.add.Tensor, call.apply(aten.abs.default, x), 1.0))
 
 
 def _power(call: OnnxCall) -> Results:
@@ -179,6 +189,7 @@ ELEMENTWISE: Mapping[str, OnnxRule] = {
     "Selu": _selu,
     "Gelu": _gelu,
     "Swish": _swish,
+    "Softsign": _softsign,
     "Add": _binary(aten.add.Tensor),
     "Sub": _binary(aten.sub.Tensor),
     "Mul": _binary(aten.mul.Tensor),
@@ -187,6 +198,6 @@ ELEMENTWISE: Mapping[str, OnnxRule] = {
     "Neg": _negative,
     "Sum": _sum,
     "Mean": _mean,
-    "Max": _bounded("Max"),
-    "Min": _bounded("Min"),
+    "Max": _bounded(aten.maximum.default),
+    "Min": _bounded(aten.minimum.default),
 }

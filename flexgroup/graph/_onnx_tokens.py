@@ -52,7 +52,11 @@ def _lengthened(call: OnnxCall) -> Results:
     return call.apply(aten.div.Tensor, call.value(0), call.apply(aten.clamp_min.default, lengths, 1e-30))
 
 
-def _softmax(call: OnnxCall) -> Results:
+def _softmax(operator: torch._ops.OpOverload) -> OnnxRule:
+    return lambda call: call.apply(operator, call.value(0), _softmax_axis(call))
+
+
+def _softmax_axis(call: OnnxCall) -> int:
     shape = call.shape(call.value(0))
     old = call.opset < 13
     axis = int(call.attribute("axis", 1 if old else -1)) % len(shape)
@@ -60,7 +64,7 @@ def _softmax(call: OnnxCall) -> Results:
         raise Unsupported(
             f"before opset 13 it is over all axes from {axis} on, flattened; export with opset_version=17, or keep one"
         )
-    return call.apply(aten.softmax.int, call.value(0), axis)
+    return axis
 
 
 def _attention(call: OnnxCall) -> Results:
@@ -96,6 +100,7 @@ TOKENS: Mapping[str, OnnxRule] = {
     "InstanceNormalization": _instance_norm,
     "GroupNormalization": _group_norm,
     "LpNormalization": _lengthened,
-    "Softmax": _softmax,
+    "Softmax": _softmax(aten.softmax.int),
+    "LogSoftmax": _softmax(aten.log_softmax.int),
     "Attention": _attention,
 }

@@ -8,6 +8,7 @@ import torch
 
 from flexgroup.graph import ir
 from flexgroup.graph._call import Unsupported, Value
+from flexgroup.graph._composed import window_means
 from flexgroup.graph._onnx_call import OnnxCall, OnnxRule, Operand, Results
 from flexgroup.graph._windows import Border, average
 
@@ -106,6 +107,17 @@ def _global_max_pool(call: OnnxCall) -> Results:
     return call.plain().emit(ir.MaxPool2d(whole, whole), image)
 
 
+def _local_response_norm(call: OnnxCall) -> Results:
+    """``x / (bias + alpha * m)^beta``, where m is the mean of squares over a window of channels."""
+    size = int(call.attribute("size"))
+    alpha, beta, bias = (float(call.attribute(*each)) for each in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0)))
+    x = call.image()
+    squares = call.plain(square=call.apply(aten.square.default, x)).image("square")
+    means: Operand = window_means(call.plain(), squares, size, x.shape[0], (size - 1) // 2)
+    base = call.apply(aten.add.Tensor, call.apply(aten.mul.Tensor, means, alpha), bias)
+    return call.apply(aten.div.Tensor, x, call.apply(aten.pow.Tensor_Scalar, base, beta))
+
+
 def _reduced(call: OnnxCall) -> list[int] | None:
     """The axes that a reduction is over, counted from the front; None where there are none to reduce."""
     count = len(call.shape(call.value(0)))
@@ -144,5 +156,8 @@ WINDOWS: Mapping[str, OnnxRule] = {
     "ReduceMax": _reduce(aten.amax.default),
     "ReduceL1": _reduce(aten.sum.dim_IntList, aten.abs.default),
     "ReduceL2": _reduce(aten.sum.dim_IntList, aten.square.default, aten.sqrt.default),
+    "ReduceLogSum": _reduce(aten.sum.dim_IntList, None, aten.log.default),
+    "ReduceLogSumExp": _reduce(aten.logsumexp.default),
+    "LRN": _local_response_norm,
     "ReduceSumSquare": _reduce(aten.sum.dim_IntList, aten.square.default),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from flexgroup.graph import (
+    _composed,
     _curves,
     _einsum,
     _elementwise,
@@ -34,13 +35,14 @@ RULES: Mapping[str, Rule] = {
     **_patches.RULES,
     **_tokens.RULES,
     **_einsum.RULES,
+    **_composed.RULES,
 }
 
 POINTWISE = frozenset((*_elementwise.RULES, *_curves.RULES))
 """Operators that treat every number alike, so that views of their operands need not be put in torch's order."""
 
-_ANYWHERE = (*_weighted.BATCH_ANYWHERE, "aten.mean", "aten.sum", "aten.amax", "aten.max")
-_MOVING = (_moves, _patches, _tokens, _einsum, _norms)
+_ANYWHERE = (*_weighted.BATCH_ANYWHERE, "aten.mean", "aten.sum", "aten.amax", "aten.max", "aten.min")
+_MOVING = (_moves, _patches, _tokens, _einsum, _norms, _composed)
 MOVES_BATCH = frozenset((*POINTWISE, *_ANYWHERE, *(operator for rules in _MOVING for operator in rules.RULES)))
 """Operators whose rules know where the batch is; the results of all others must have it first."""
 

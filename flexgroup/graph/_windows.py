@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from flexgroup.graph import ir
-from flexgroup.graph._call import Call, Rule, Unsupported, Value
-from flexgroup.graph._elementwise import affine
+from flexgroup.graph._call import Call, Result, Rule, Unsupported, Value
+from flexgroup.graph._elementwise import affine, maximum, minimum
 from flexgroup.graph._factors import Axes, size_of
+from flexgroup.graph._pointwise import pointwise
 from flexgroup.graph._resize import separable
 from flexgroup.graph._sequences import of_one_row
 from flexgroup.graph._value import BATCH_MOVES
@@ -139,7 +140,7 @@ def sum_of(call: Call) -> Value:
     return Value(total.name, mean.shape, mean.axes)
 
 
-def _largest(call: Call) -> Value:
+def largest_of(call: Call) -> Value:
     """The largest number of every channel, along rows and then along columns; or along any axes."""
     value = call.viewed("self")
     axes = axes_of(call, value)
@@ -153,11 +154,17 @@ def _largest(call: Call) -> Value:
     return reshape(call, largest, call.result)
 
 
-def _largest_values(call: Call) -> tuple[Value]:
-    """The first of torch's two results: who reads where it is, is told so."""
+def _larger(call: Call) -> Result:
+    """The larger of two; or the largest along an axis, torch's first result: who reads where it is, is told so."""
     if "other" in call.arguments:
-        raise Unsupported("the larger of two activations is not compiled; write it as a + torch.relu(b - a)")
-    return (_largest(call),)
+        return pointwise(call, maximum)
+    return (largest_of(call),)
+
+
+def _smaller(call: Call) -> Value:
+    if "other" not in call.arguments:
+        raise Unsupported("the smallest number along an axis is not compiled; write it as -(-x).amax(...)")
+    return pointwise(call, minimum)
 
 
 def _on_sequences(rule: Rule) -> Rule:
@@ -210,6 +217,7 @@ RULES: Mapping[str, Rule] = {
     "aten.adaptive_max_pool1d": _on_sequences(_adaptive_max_pool2d),
     "aten.mean": mean_of,
     "aten.sum": sum_of,
-    "aten.amax": _largest,
-    "aten.max": _largest_values,
+    "aten.amax": largest_of,
+    "aten.max": _larger,
+    "aten.min": _smaller,
 }

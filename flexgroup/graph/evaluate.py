@@ -57,9 +57,12 @@ _CURVES: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
     "mish": F.mish,
+    "softplus": lambda x: F.softplus(x, threshold=ir.INF),
+    "log": torch.log,
     "exp": torch.exp,
     "sqrt": torch.sqrt,
     "reciprocal": torch.reciprocal,
+    "erf": torch.erf,
 }
 
 

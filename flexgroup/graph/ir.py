@@ -41,11 +41,14 @@ class Clamp:
 
 IDENTITY = Clamp()
 
-CURVES = ("sigmoid", "silu", "hard_swish", "tanh", "gelu", "gelu_tanh", "mish", "exp", "sqrt", "reciprocal")
+CURVES = (
+    *("sigmoid", "silu", "hard_swish", "tanh", "gelu", "gelu_tanh", "mish", "softplus"),
+    *("exp", "log", "sqrt", "reciprocal", "erf"),
+)
 """Activation functions that are no clamps, by name; `leaky_relu` makes one more for every slope.
 
 ``hard_swish`` is ``x * clamp(x + 3, 0, 6) / 6``, ``gelu`` the exact one, ``gelu_tanh`` its approximation by tanh,
-``reciprocal`` ``1 / x``.
+``softplus`` ``log(1 + exp(x))``, ``reciprocal`` ``1 / x``.
 Hard sigmoid is an `Affine` with a clamp.
 """
 

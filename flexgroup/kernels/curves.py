@@ -1,8 +1,8 @@
 """Functions of one number as vector code without a library call: activations, and what norms are made of.
 
-All are made of three approximations, whose coefficients were fitted for the least largest error in 32 bits: exp and
-expm1 by the range reduction of Cody and Waite (1980) and a polynomial, erf by a rational function. Errors are a few
-units in the last place; a NaN stays a NaN, and infinities give what torch gives.
+All are made of four approximations, whose coefficients were fitted for the least largest error in 32 bits: exp and
+expm1 by the range reduction of Cody and Waite (1980) and a polynomial, log by a polynomial around one, erf by a
+rational function. Errors are a few units in the last place; a NaN stays a NaN, and infinities give what torch gives.
 """
 
 from __future__ import annotations
@@ -22,6 +22,14 @@ _LOWEST, _HIGHEST = -87.33654, 88.72283  # exp of anything between is a normal n
 
 # exp(r) = 1 + r + r^2 q(r) for |r| <= ln 2 / 2, to 3e-9; q from its highest power on.
 _EXP = (0.001381454048987136, 0.008368745117456475, 0.04166839077803102, 0.1666652039895038, 0.4999999343215153)
+
+# log(1 + f) = f - f^2 / 2 + f^3 q(f) for sqrt(1/2) <= 1 + f <= sqrt(2), to 6e-9; q from its highest power on.
+_LOG = (
+    *(-0.07634496528419442, 0.127615770447716, -0.13160182395743783, 0.14201757999182393),
+    *(-0.1662335734371651, 0.20001226876372996, -0.250008210343454, 0.33333331707700087),
+)
+_ROOT_HALF_BITS, _FRACTION = 0x3F3504F3, 23  # of sqrt(1/2), and those below a number's exponent
+_SMALLEST = 2.0**-126  # that has all its digits
 
 # erf(x) = x p(x^2) / q(x^2) for |x| <= 4, to 2.5e-8, from the highest powers on; beyond, erf rounds to 1 or -1.
 _ERF_END = 4.0
@@ -57,6 +65,24 @@ def emit_exp(k: Kernel, x: ir.Value) -> ir.Value:
     # Unordered: of a NaN as well.
     beyond = b.fcmp_unordered(">", x, number(k, _HIGHEST))
     return b.select(beyond, b.fadd(x, number(k, float("inf"))), result)
+
+
+def emit_log(k: Kernel, x: ir.Value) -> ir.Value:
+    """``log(x)`` of vectors of 32-bit numbers: minus infinity of zero, NaN of what is below."""
+    b = k.builder
+    short = b.fcmp_ordered("<", x, number(k, _SMALLEST))
+    whole = b.select(short, b.fmul(x, number(k, 2.0**_FRACTION)), x)
+    # whole = 2^n (1 + f)
+    n = b.ashr(b.sub(_integer(k, whole), _mask(k, _ROOT_HALF_BITS)), _mask(k, _FRACTION))
+    f = b.fsub(_bits(k, b.sub(_integer(k, whole), b.shl(n, _mask(k, _FRACTION)))), number(k, 1.0))
+    power = b.sitofp(b.select(short, b.sub(n, _mask(k, _FRACTION)), n), _floats(k))
+    square = b.fmul(f, f)
+    tail = k.fma(b.fmul(f, square), _polynomial(k, _LOG, f), b.fmul(square, number(k, -0.5)))
+    result = k.fma(power, number(k, _LN2_HIGH), b.fadd(f, k.fma(power, number(k, _LN2_LOW), tail)))
+    zero, infinity = number(k, 0.0), number(k, float("inf"))
+    result = b.select(b.fcmp_ordered("<", x, infinity), result, x)
+    result = b.select(b.fcmp_ordered("<", x, zero), number(k, float("nan")), result)
+    return b.select(b.fcmp_ordered("==", x, zero), number(k, float("-inf")), result)
 
 
 def number(k: Kernel, value: float) -> ir.Value:
@@ -108,6 +134,16 @@ def _mish(k: Kernel, x: ir.Value) -> ir.Value:
     e = emit_exp(k, b.select(b.fcmp_ordered(">", x, number(k, 20.0)), number(k, 20.0), x))
     n = b.fmul(e, b.fadd(e, two))
     return b.fmul(x, b.fdiv(n, b.fadd(n, two)))
+
+
+def _softplus(k: Kernel, x: ir.Value) -> ir.Value:
+    """``max(x, 0) + log(1 + e)`` with e = exp(-|x|), and what u = 1 + e loses of e added to log(u)."""
+    b = k.builder
+    e = emit_exp(k, _bits(k, b.or_(_integer(k, x), _mask(k, _SIGN))))
+    u = _one_more(k, e)
+    lost = b.fdiv(b.fsub(e, b.fsub(u, number(k, 1.0))), u)
+    positive = b.select(b.fcmp_ordered(">", x, number(k, 0.0)), x, number(k, 0.0))
+    return b.fadd(positive, b.fadd(emit_log(k, u), lost))
 
 
 def _leaky_relu(k: Kernel, kind: str, x: ir.Value) -> ir.Value:
@@ -204,7 +240,10 @@ _CURVES: Mapping[str, Callable[[Kernel, ir.Value], ir.Value]] = {
     "gelu": _gelu,
     "gelu_tanh": _gelu_tanh,
     "mish": _mish,
+    "softplus": _softplus,
     "exp": emit_exp,
+    "log": emit_log,
     "sqrt": Kernel.sqrt,
     "reciprocal": _reciprocal,
+    "erf": _erf,
 }

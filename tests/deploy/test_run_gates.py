@@ -27,7 +27,7 @@ class Gates(nn.Module):
         x = F.hardswish(self.stem(x))
         tanh = [F.gelu(x[:, 4:6]), F.gelu(x[:, 6:8], approximate="tanh"), torch.tanh(x[:, 8:10])]
         x = torch.cat([torch.sigmoid(x[:, :2]), F.mish(x[:, 2:4]), *tanh, F.leaky_relu(x[:, 10:], 0.1)], 1)
-        x = F.silu(self.depthwise(x))
+        x = F.softplus(self.depthwise(x)).log()
         gate = self.up(F.relu(self.down(F.adaptive_avg_pool2d(x, 1))))
         x = F.channel_shuffle(x * F.hardsigmoid(gate), 2)
         x = x * torch.sigmoid(x.mean(1, keepdim=True))

@@ -11,7 +11,7 @@ from tests.engine.networks import randomise
 
 ACTIVATIONS = [
     *(nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.SiLU, nn.GELU, nn.Tanh, nn.Mish, nn.PReLU, nn.ReLU),
-    *(lambda: nn.GELU(approximate="tanh"), lambda: nn.LeakyReLU(0.1), nn.ELU),
+    *(lambda: nn.GELU(approximate="tanh"), lambda: nn.LeakyReLU(0.1), nn.ELU, nn.Softplus, nn.LogSigmoid),
 ]
 
 KINDS = ["conv", "depthwise", "squeeze", "resize", "shuffle", "enlarge", "adaptive", "norm", "border", "alone"]

@@ -32,8 +32,11 @@ def curve(kind: str, x: np.ndarray) -> np.ndarray:
         "tanh": lambda: np.tanh(x),
         "gelu": lambda: x / 2 * (1 + np.vectorize(math.erf)(x / math.sqrt(2))),
         "gelu_tanh": lambda: x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+        "softplus": lambda: np.logaddexp(x, 0),
+        "log": lambda: np.log(x),
         "exp": lambda: np.exp(x),
         "sqrt": lambda: np.sqrt(x),
         "reciprocal": lambda: 1 / x,
+        "erf": lambda: np.vectorize(math.erf)(x),
         "mish": lambda: x * np.tanh(np.log1p(np.exp(x))),
     }[kind]()

@@ -22,6 +22,9 @@ ACTIVATIONS = {
     "gelu_tanh": nn.GELU(approximate="tanh"),
     "tanh": nn.Tanh(),
     "mish": nn.Mish(),
+    "softplus": nn.Softplus(),
+    "log_sigmoid": nn.LogSigmoid(),
+    "erf": torch.erf,
     "leaky_relu": nn.LeakyReLU(0.1),
     "elu": nn.ELU(),
 }

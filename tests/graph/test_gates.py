@@ -42,7 +42,10 @@ ACTIVATIONS = {
     leaky_relu(0.1): nn.LeakyReLU(0.1),
     leaky_relu(0.25): nn.PReLU(),
     leaky_relu(-1.0): Net(lambda s, x: x.abs()),
+    "softplus": nn.Softplus(),
+    "erf": Net(lambda s, x: torch.erf(x)),
     "exp": Net(lambda s, x: torch.exp(x)),
+    "log": Net(lambda s, x: torch.log(x + 9)),
     "sqrt": Net(lambda s, x: torch.sqrt(x + 9)),
     "reciprocal": Net(lambda s, x: torch.reciprocal(x + 9)),
 }

@@ -129,7 +129,26 @@ def test_the_larger_of_an_activation_and_a_number(operator):
     assert kinds(same_step(operator, IMAGE, weights={"k": numbers(1)})) == ["Clamp"]
 
 
-@pytest.mark.parametrize("exponent", [1.0, 2.0])
+@pytest.mark.parametrize("operator", ["Max", "Min"])
+def test_the_larger_of_any_operands(operator):
+    same_step(operator, IMAGE)
+    same_step(operator, IMAGE, IMAGE, IMAGE)
+    same_step(operator, IMAGE, IMAGE, weights={"k": scalar(0.3), "every": numbers(1, 4, 1, 1)})
+
+
+@pytest.mark.parametrize("shape", [IMAGE, TOKENS, (2, 9)])
+@pytest.mark.parametrize("operator", ["Softplus", "Softsign"])
+def test_softplus_and_softsign(operator, shape):
+    same_step(operator, shape)
+
+
+@pytest.mark.parametrize("axis", [1, -1])
+@pytest.mark.parametrize("shape", [IMAGE, TOKENS, (2, 9)])
+def test_logarithms_of_softmax(shape, axis):
+    same_step("LogSoftmax", shape, axis=axis)
+
+
+@pytest.mark.parametrize("exponent", [1.0, 2.0, 5.0])
 def test_powers(exponent):
     same_step("Pow", IMAGE, weights={"k": np.array(exponent, np.float32)})
 

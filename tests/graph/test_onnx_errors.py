@@ -33,7 +33,7 @@ def small(**changes):
 def test_all_that_is_not_supported_is_listed_at_once_by_node_operator_and_opset():
     model = model_of(
         node("Conv", ["x", "w"], ["c"], "stem"),
-        node("LRN", ["c"], ["n"], "norm", size=2),
+        node("MeanVarianceNormalization", ["c"], ["n"], "norm", axes=[0, 2, 3]),
         node("Relu", ["n"], ["r"], "relu"),
         node("LSTM", ["r2", "k", "k"], ["l"], hidden_size=1),
         node("Reshape", ["r", "shape"], ["r2"], "flat"),
@@ -52,7 +52,7 @@ def test_all_that_is_not_supported_is_listed_at_once_by_node_operator_and_opset(
     headline, *lines = error_of(model).splitlines()
     assert headline.startswith("the ONNX model uses 5 operators that are not supported; supported are convolutions,")
     assert lines == [
-        "  norm: LRN (opset 17): use batch norm, whose statistics are fixed after training",
+        "  norm: MeanVarianceNormalization (opset 17): use batch norm, whose statistics are fixed after training",
         "  l: LSTM (opset 17): recurrent layers are not compiled; compile the part before them",
         "  running: CumSum (opset 17): end the model before it, and apply it to the compiled network's output",
         "  least: ReduceMin (opset 17): replace it by supported operators, or compile only the part of the model "

@@ -197,6 +197,18 @@ def test_reductions_over_height_and_width(operator, axes, keepdims, opset):
     same_step(operator, IMAGE, keepdims=keepdims, opset=opset, **given)
 
 
+@pytest.mark.parametrize("operator", ["ReduceLogSumExp", "ReduceLogSum"])
+def test_logarithms_of_sums(operator):
+    steps = [node("Exp", ["x"], ["e"]), node(operator, ["e"], ["y"], axes=[1], keepdims=1)]
+    same_as_onnxruntime(model_of(*steps, inputs={"x": IMAGE}), batch=IMAGE[0])
+
+
+@pytest.mark.parametrize("size", [1, 3, 5])
+def test_local_response_norm(size):
+    same_step("LRN", (2, 8, 5, 6), size=size, alpha=0.5, beta=0.6, bias=1.5)
+    same_step("LRN", (2, 8, 5, 6), size=size)
+
+
 def test_a_mean_of_tokens():
     same_step("ReduceMean", (2, 7, 5), axes=[1], keepdims=0)
 

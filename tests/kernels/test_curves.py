@@ -16,7 +16,7 @@ from flexgroup.kernels import BASE_SHIFT, TARGETS, ElementwiseKernel
 from tests.kernels.here import HERE, HOST
 
 KINDS = [*CURVES, leaky_relu(0.01)]
-LIBRARY = ("expf", "tanhf", "erff", "fmaf", "powf", "memcpy", "memset")
+LIBRARY = ("expf", "logf", "log1pf", "tanhf", "erff", "fmaf", "powf", "memcpy", "memset")
 
 ULP = 2.0**-23
 
@@ -33,9 +33,12 @@ def torch_curve(kind: str, x: torch.Tensor) -> torch.Tensor:
         "gelu": F.gelu,
         "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
         "mish": F.mish,
+        "softplus": lambda x: torch.logaddexp(x, torch.zeros_like(x)),
+        "log": torch.log,
         "exp": torch.exp,
         "sqrt": torch.sqrt,
         "reciprocal": torch.reciprocal,
+        "erf": torch.erf,
     }
     return meanings[kind](x)
 
@@ -82,7 +85,8 @@ def test_a_curve_is_exact_to_a_few_units_in_the_last_place(kind, target):
     inside = np.isfinite(narrow)
     np.testing.assert_array_equal(given[~inside], narrow[~inside])
     error = np.abs(given - expected)[inside]
-    assert (error <= 3 * ULP * scale[inside] + 1e-35).all()
+    units = 4 if kind == "erf" else 3  # a quotient of polynomials, on targets without fused multiply-add
+    assert (error <= units * ULP * scale[inside] + 1e-35).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -9,6 +9,9 @@ static inline VECTOR curve_NONE(VECTOR x) { return x; }
 static inline VECTOR curve_SIGMOID(VECTOR x) { return 1 / (1 + exp(-x)); }
 static inline VECTOR curve_SILU(VECTOR x) { return x / (1 + exp(-x)); }
 static inline VECTOR curve_EXP(VECTOR x) { return exp(x); }
+static inline VECTOR curve_ERF(VECTOR x) { return erf(x); }
+static inline VECTOR curve_LOG(VECTOR x) { return log(x); }
+static inline VECTOR curve_SOFTPLUS(VECTOR x) { return fmax(x, (VECTOR)(0)) + log1p(exp(-fabs(x))); }
 static inline VECTOR curve_SQRT(VECTOR x) { return sqrt(x); }
 static inline VECTOR curve_RECIPROCAL(VECTOR x) { return 1 / x; }
 static inline VECTOR curve_TANH(VECTOR x) { return tanh(x); }
