@@ -13,6 +13,7 @@ from flexgroup.graph import ir
 from flexgroup.graph._call import Call, Rule, Unsupported, Value
 from flexgroup.graph._elementwise import affine
 from flexgroup.graph._factors import Axes, size_of, whole
+from flexgroup.graph._moves import expand
 from flexgroup.graph._value import BATCH_MOVES
 from flexgroup.graph._views import along_factors, axes_of, has_batch, permute, reshape, settle, stored_axis, viewed
 from flexgroup.graph._weighted import on_last_axis
@@ -55,7 +56,21 @@ def _matmul(call: Call) -> Value:
         return reshape(call, multiply(call, first[None], second), call.result)
     if isinstance(second, torch.Tensor) and second.ndim == 1:
         return reshape(call, multiply(call, first, second[:, None]), call.result)
+    if isinstance(first, Value) and isinstance(second, Value):
+        first, second = _spread(call, first), _spread(call, second)
     return multiply(call, first, second)
+
+
+def _spread(call: Call, value: Value) -> Value:
+    """``value`` with its axes before the last two repeated to those of the result."""
+    *around, rows, columns = map(size_of, axes_of(call, value))
+    if tuple(around) == call.result[:-2]:
+        return value
+    if around[:1] != [call.batch]:
+        raise Unsupported(ALONG_BATCH)
+    ones = (1,) * (len(call.result) - 2 - len(around))
+    apart = reshape(call, value, (*around[:1], *ones, *around[1:], rows, columns)) if ones else value
+    return expand(call.given({"self": apart}, (*call.result[:-2], rows, columns)))
 
 
 def multiply(call: Call, first: Value | torch.Tensor, second: Value | torch.Tensor) -> Value:

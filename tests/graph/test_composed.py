@@ -1,4 +1,4 @@
-"""Logarithms, what is larger of two, gated linear units and local response norm are what torch makes of them."""
+"""Logarithms, the larger of two, gated linear units, local response norm, shared matrices: as torch has them."""
 
 from __future__ import annotations
 
@@ -86,3 +86,17 @@ def test_the_curves_are_the_last_of_their_layers(same_as_torch):
 def test_what_is_not_compiled_is_told(function, what):
     with pytest.raises(FlexgroupError, match=what):
         from_torch(Net(lambda s, x: function(x)).eval(), (IMAGE,))
+
+
+PRODUCTS = {
+    "of one head's keys": lambda s, x: x @ x.transpose(2, 3)[:, :1],
+    "of one head's queries": lambda s, x: x[:, :1] @ x.transpose(2, 3),
+    "with an axis more": lambda s, x: x[:, None] @ x.transpose(2, 3)[:, :, None],
+    "behind positions": lambda s, x: x.permute(0, 2, 3, 1)[:, :, :, None] @ x.permute(0, 2, 3, 1)[:, :, :1, :, None],
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_matrices_that_several_share(same_as_torch, name):
+    same_as_torch(Net(PRODUCTS[name]), IMAGE)
+    same_as_torch(Net(PRODUCTS[name]), IMAGE[:1])
