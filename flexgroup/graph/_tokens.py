@@ -133,7 +133,7 @@ def _check_around(call: Call, first: Value, *others: Value) -> None:
     if any(has_batch(axis) for value in (first, *others) for axis in axes_of(call, value)[-2:]):
         raise Unsupported(ALONG_BATCH)
     if any(axes_of(call, value)[:-2] != axes[:-2] for value in others):
-        raise Unsupported("its operands differ in the axes before the last two; expand them to the same shape")
+        raise Unsupported("its operands have the batch at different places; keep it first")
 
 
 def _like_rows(call: Call, product: Value, first: Value) -> Value:
@@ -149,7 +149,7 @@ def _attention(call: Call) -> Value:
     if call.get("enable_gqa"):
         raise Unsupported("enable_gqa=True is not compiled; give every head a key and a value of its own")
     names = ("query", "key", "value")
-    given = {name: settle(call, call[name]) for name in names if isinstance(call[name], Value)}
+    given = {name: settle(call, _spread(call, call[name])) for name in names if isinstance(call[name], Value)}
     if not given:
         raise Unsupported("it attends to constants alone, but not the same way every time")
     around = next(iter(given.values()))

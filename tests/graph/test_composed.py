@@ -92,6 +92,7 @@ PRODUCTS = {
     "of one head's keys": lambda s, x: x @ x.transpose(2, 3)[:, :1],
     "of one head's queries": lambda s, x: x[:, :1] @ x.transpose(2, 3),
     "with an axis more": lambda s, x: x[:, None] @ x.transpose(2, 3)[:, :, None],
+    "in attention": lambda s, x: F.scaled_dot_product_attention(x, x[:, :1], x[:, 1:2]),
     "behind positions": lambda s, x: x.permute(0, 2, 3, 1)[:, :, :, None] @ x.permute(0, 2, 3, 1)[:, :, :1, :, None],
 }
 

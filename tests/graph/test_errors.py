@@ -106,7 +106,6 @@ def test_all_unsupported_operators_are_reported_at_once_with_layer_line_and_hint
         (lambda x: x.max(1)[1].float(), "use only the first result"),
         (lambda x: x.repeat_interleave(2), "it repeats the flattened value, the batch included; name the axis"),
         (lambda x: x[x > 0], "aten.index.Tensor|aten.nonzero|torch.export cannot export"),
-        (lambda x: x @ x[:, :1], "its operands differ in the axes before the last two; expand them to"),
         (lambda x: x.transpose(0, 2) @ x.permute(2, 1, 3, 0), "it multiplies along the batch; keep the batch apart"),
         (lambda x: x.flatten(1)[:, :8].expand(3, 2, 8), "aten.expand.default.*it changes the first axis"),
         (
