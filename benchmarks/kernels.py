@@ -21,7 +21,8 @@ from rich.table import Table
 
 from flexgroup import Groups, select
 from flexgroup.engine import Plan, Program, Step, plan_graph
-from flexgroup.engine._choose import Choice, Chooser, Layer, tile_of
+from flexgroup.engine._calibrate import machine_costs
+from flexgroup.engine._choose import Choice, Chooser, Layer, candidates_of
 from flexgroup.engine._plan import ARENA, Constants, reference
 from flexgroup.graph import Conv2d, Graph, Node
 from flexgroup.kernels import F32, PeakKernel, Target, host_target
@@ -86,11 +87,12 @@ def cases(target: Target) -> Iterator[Case]:
 
 
 def fixed(form: str, rows: int, sweep: int = 0) -> Chooser:
-    """A chooser that always takes one kernel form, in sweeps of so many rows (0: all)."""
+    """A chooser that always takes one kernel form, with the best tile, in sweeps of so many rows (0: all)."""
+    costs = machine_costs(host_target())
 
     def choose(layer: Layer, target: Target, *, sparse: bool, heights: tuple[int, ...]) -> Choice:
-        tile = tile_of(layer, form, rows, target)
-        return Choice(form, rows, tile, 0.0, 0.0, 0, 1.0, sparse, sweep=sweep)
+        where_they_are = (each for each in candidates_of(form, rows, layer, target, costs) if not each.panel)
+        return Choice(form, rows, min(where_they_are).tile, 0.0, 0.0, 0, 1.0, sparse, sweep=sweep)
 
     return choose
 

@@ -14,7 +14,7 @@ from flexgroup.engine._geometry import stacks
 from flexgroup.engine._work import SHARE_OF_CACHE, STREAMS, ChannelsWork, ConvWork, Tiles, Traffic, Work, tiles_of
 from flexgroup.kernels import LINE
 from flexgroup.kernels.channels import most_vectors, tile_for
-from flexgroup.kernels.conv import fits_stack, largest_tile
+from flexgroup.kernels.conv import LONGEST_TILE, fits_stack, largest_tile
 from flexgroup.kernels.packing import group_starts
 from flexgroup.kernels.target import F32, Element, Target
 
@@ -25,6 +25,8 @@ DEFAULT_COSTS = Costs()
 OFFSET = 4  # bytes of a group's entry in a table
 FEWEST_SUMS = 12  # multiply-adds that have to run side by side, or they wait for each other
 SHARE_OF_FIRST = 0.75  # of the first-level cache, in which a tile's inputs stay
+SHORTER_TILES = (4, 5, 6, 8)  # vectors of tiles that are tried besides the longest ones
+SEVERAL_FIRST = 1.5  # first-level caches: what their inputs may take, or too few of them are found there again
 SHORT_TILE = 2 * LINE  # bytes of a tile that is worth copying: longer ones are whole cache lines anyway
 NEARLY_DENSE = 0.25  # of the groups
 UNSURE = 1.05  # times the cost of the best: up to there a kernel that copies far planes first is taken instead
@@ -192,15 +194,15 @@ def choose(
 
     ``sparse=False`` disregards zeros: the baseline that a speed-up is measured against.
     """
-    dense = [each for rows in heights for each in _candidates("dense", rows, layer, target, costs)]
+    dense = [each for rows in heights for each in candidates_of("dense", rows, layer, target, costs)]
     dense += [
-        each for rows in channel_rows(layer, target) for each in _candidates("channels", rows, layer, target, costs)
+        each for rows in channel_rows(layer, target) for each in candidates_of("channels", rows, layer, target, costs)
     ]
     candidates = list(dense)
     for rows in heights if sparse else ():
         for form in ("strip", "ring") if rows > 1 else ("ring",):
             if layer.groups(form, rows) < layer.groups("dense", rows):
-                candidates += _candidates(form, rows, layer, target, costs)
+                candidates += candidates_of(form, rows, layer, target, costs)
     best = min(candidates)
     if layer.far and layer.is_nearly_dense(best.form, best.rows):
         # What waits for far planes, and for residuals besides, is where predictions are least sure.
@@ -232,12 +234,28 @@ def _sweep(layer: Layer, choice: Choice, target: Target, costs: Costs) -> int:
     return SWEEP if slots(SWEEP) < slots(0) else 0
 
 
-def _candidates(form: str, rows: int, layer: Layer, target: Target, costs: Costs) -> list[Candidate]:
-    """A kernel that reads planes where they are, and one that copies them to a panel where that may be better."""
+def candidates_of(form: str, rows: int, layer: Layer, target: Target, costs: Costs) -> list[Candidate]:
+    """Kernels that read planes where they are, and one that copies them to a panel where that may be better."""
     tile = tile_of(layer, form, rows, target)
-    panels = dict.fromkeys((0, panel_for(layer, form, rows, tile, target)))
-    slots = {panel: conv_work(layer, form, rows, tile, target, panel).slots(costs) for panel in panels}
-    return [Candidate(slots[panel], form, rows, tile, layer.groups(form, rows), panel) for panel in panels]
+    kinds = dict.fromkeys(((tile, 0), (tile, panel_for(layer, form, rows, tile, target))))
+    kinds |= dict.fromkeys((shorter, 0) for shorter in _shorter(layer, form, rows, tile, target))
+    slots = {kind: conv_work(layer, form, rows, kind[0], target, kind[1]).slots(costs) for kind in kinds}
+    return [Candidate(slots[kind], form, rows, kind[0], layer.groups(form, rows), kind[1]) for kind in kinds]
+
+
+def _shorter(layer: Layer, form: str, rows: int, tile: int, target: Target) -> list[int]:
+    """Tiles that are shorter than the best one for itself, of whose inputs more stay in the first-level cache.
+
+    Taps read every plane several times in a strip: there the longest tiles were always best.
+    """
+    if form in DENSE_FORMS or layer.displaced or not target.triple or layer.is_nearly_dense(form, rows):
+        return []
+    held = _held_bytes(layer, form, rows, 1, 0)
+    if held * tile <= SHARE_OF_FIRST * target.first_cache_bytes:
+        return []
+    vectors, stacked = layer.vectors(form, rows), layer.stacked(form, rows)
+    short = [most for most in SHORTER_TILES if most < tile and held * most <= SEVERAL_FIRST * target.first_cache_bytes]
+    return [best_tile(rows, vectors, target, stacked, most) for most in short]
 
 
 def panel_for(layer: Layer, form: str, rows: int, tile: int, target: Target) -> int:
@@ -280,9 +298,12 @@ def conv_work(layer: Layer, form: str, rows: int, tile: int, target: Target, pan
     missed = 0.0
     if sweep and form == "ring":  # those that cross from a sweep to the next are in both
         groups = round(groups * (1 + (rows - 1) / sweep))
-    if not sweep and _held_bytes(layer, form, rows, tile, panel) > SHARE_OF_FIRST * target.first_cache_bytes:
+    held, first = _held_bytes(layer, form, rows, tile, panel), SHARE_OF_FIRST * target.first_cache_bytes
+    if not sweep and held > first:
         # Of the groups of a strip that read one plane, the first brings it to the first-level cache.
         missed = min(1.0, layer.strip_planes * strips / max(groups, 1))
+        if not panel and not layer.is_nearly_dense(form, rows):  # strips read some of them, and find what is left
+            missed *= 1 - first / held
     lines = groups * (rows * layer.element.bytes + OFFSET) / LINE
     return ConvWork(
         groups,
@@ -315,8 +336,8 @@ def _held_bytes(layer: Layer, form: str, rows: int, tile: int, panel: int) -> in
 
 
 @functools.lru_cache(maxsize=1 << 14)
-def best_tile(rows: int, vectors: int, target: Target, stacked: int = 0) -> int:
-    """The tile that covers ``vectors`` with the least work; of equals the fewest, and the most even."""
+def best_tile(rows: int, vectors: int, target: Target, stacked: int = 0, most: int = LONGEST_TILE) -> int:
+    """The tile of at most ``most`` that covers ``vectors`` with the least work; of equals the fewest, the most even."""
 
     def each(size: int, stacks: int = 0) -> int:
         return max(size * rows + stacks, FEWEST_SUMS) + rows + 2
@@ -326,7 +347,7 @@ def best_tile(rows: int, vectors: int, target: Target, stacked: int = 0) -> int:
         tail = each(tiles.tail, rows // tiles.stacked if tiles.stacked else 0)
         return tiles.whole * each(tiles.size) + tiles.tails * tail, tiles.count, tile
 
-    largest = min(largest_tile(rows, target), max(1, vectors))
+    largest = min(largest_tile(rows, target), max(1, vectors), most)
     return min(range(1, largest + 1), key=order)
 
 

@@ -119,6 +119,7 @@ class ConvKernel:
         _Emitter(Kernel(module, self.name, target, self.element, self.signature), self).emit()
 
 
+LONGEST_TILE = 24  # vectors: beyond that a tile gains nothing
 _IN_ORDER = {1: 20, 2: 11, 4: 6, 8: 3}  # tiles by rows: the largest with which LLVM needs no stack, for any element
 
 
@@ -131,7 +132,7 @@ def largest_tile(rows: int, target: Target) -> int:
     if target.in_order and rows in _IN_ORDER:
         return _IN_ORDER[rows]
     registers = target.vector_registers - 1
-    return max(1, min(24, max((registers - rows) // rows, registers // (rows + 1))))
+    return max(1, min(LONGEST_TILE, max((registers - rows) // rows, registers // (rows + 1))))
 
 
 def fits_stack(rows: int, tile: int, stacked: int, target: Target) -> bool:

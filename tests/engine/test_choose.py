@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from flexgroup.engine import _choose
-from flexgroup.engine._choose import Layer, _candidates, choose, conv_work
+from flexgroup.engine._choose import Layer, candidates_of, choose, conv_work, tile_of
 from flexgroup.engine._costs import default_costs
 from flexgroup.engine._objects import module_for
-from flexgroup.kernels import TARGETS, ConvKernel
+from flexgroup.kernels import TARGETS, ConvKernel, Target
 from flexgroup.kernels.emit import STACK
 from flexgroup.kernels.linear import LinearKernel
 
@@ -28,10 +30,10 @@ def considered(pattern: np.ndarray, heights: tuple[int, ...] = HEIGHTS) -> set[s
 
     def costed(form, rows, layer, target, costs):
         forms.add(form)
-        return _candidates(form, rows, layer, target, costs)
+        return candidates_of(form, rows, layer, target, costs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_choose, "_candidates", costed)
+        patch.setattr(_choose, "candidates_of", costed)
         choose(layer_of(pattern), AVX2, sparse=True, heights=heights, costs=default_costs(AVX2))
     return forms
 
@@ -74,3 +76,38 @@ def test_the_stack_is_aligned_for_vectors_that_platforms_do_not_align_it_for(nam
         wanted = f"alignstack({target.vector_bytes})" if target.vector_bytes > STACK else None
         text = str(module_for((kernel,), target, runner=False))
         assert wanted in text if wanted else "alignstack" not in text
+
+
+def in_pairs(channels: int, share: float, *, displaced: bool = False) -> tuple[Layer, Target]:
+    """A layer of 256 outputs and groups of two rows, on 28x28 pixels, for 48 KiB of first-level cache."""
+    rng = np.random.default_rng(0)
+    taps = 9 if displaced else 1
+    pattern = np.repeat(rng.random((128, taps * channels)) < share, 2, axis=0)
+    reads = {"planes": channels, "segments": (3 if displaced else 1) * channels, "rowwise": True}
+    layer = Layer(pattern, 28, 28, 29, 16, displaced, span=2 * displaced, **reads)
+    return layer, replace(TARGETS["x86-64-avx512"], first_cache_bytes=48 << 10)
+
+
+@pytest.mark.parametrize(("channels", "most"), [(64, 8), (128, 6), (192, 6)])
+def test_tiles_are_as_short_as_lets_their_inputs_stay_in_the_first_level_cache(channels, most):
+    layer, target = in_pairs(channels, 0.2)
+    found = choose(layer, target, sparse=True, heights=(2,), costs=default_costs(target))
+    assert found.form in ("strip", "ring")
+    assert 4 <= found.tile <= most
+
+
+@pytest.mark.parametrize(("channels", "displaced"), [(24, False), (512, False), (64, True)])
+def test_tiles_are_long_where_all_stays_there_or_nothing_does_or_taps_read_it_again(channels, displaced):
+    layer, target = in_pairs(channels, 0.2, displaced=displaced)
+    found = choose(layer, target, sparse=True, heights=(2,), costs=default_costs(target))
+    assert found.tile == tile_of(layer, found.form, found.rows, target) > 8
+
+
+def test_of_more_inputs_fewer_are_found_in_the_first_level_cache():
+    missed = []
+    for channels in (32, 64, 128, 512):
+        layer, target = in_pairs(channels, 0.2)
+        missed.append(conv_work(layer, "strip", 2, 14, target).missed)
+    assert missed == sorted(missed)
+    assert missed[0] == 0
+    assert 0.9 < missed[-1] < 1
