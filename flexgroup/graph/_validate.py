@@ -81,7 +81,7 @@ def _only(inputs: tuple[Shape, ...], axes: tuple[int, ...] = (1, 3)) -> Shape:
 
 def _any(inputs: tuple[Shape, ...]) -> Shape:
     """The shape of the only input, of any number of axes."""
-    return _only(inputs, tuple(range(1, 9)))
+    return _only(inputs, tuple(range(1, 17)))
 
 
 def window_count(size: int, before: int, after: int, kernel: int, stride: int, dilation: int = 1) -> int:

@@ -1,4 +1,4 @@
-"""Logarithms, the larger of two, gated linear units, local response norm, shared matrices: as torch has them."""
+"""Logarithms, the larger of two, gated linear units, local response norm, shared matrices, many axes."""
 
 from __future__ import annotations
 
@@ -68,6 +68,14 @@ def test_the_curves_are_the_last_of_their_layers(same_as_torch):
     assert [getattr(node.op, "curve", "") for node in small.nodes] == ["softplus", "softplus", ""]
     graph, _ = same_as_torch(Net(lambda s, x: torch.log(x.exp())), IMAGE)
     assert [node.op for node in graph.nodes] == [Curve("exp"), Curve("log")]
+
+
+def test_norms_of_windows_within_windows_have_nine_axes(same_as_torch):
+    def forward(s, x):
+        windows = x.view(len(x), 6, 3, 2, 2, 2, 3, 2, 2, 2).permute(0, 3, 7, 4, 8, 5, 9, 2, 6, 1)
+        return (s.norm(windows) + windows).flatten(1, 8)
+
+    same_as_torch(Net(forward, norm=nn.LayerNorm(6)), torch.randn(2, 6, 24, 24))
 
 
 @pytest.mark.parametrize(
