@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 
-def with_random_groups(name: str, sparsity: float) -> tuple[Any, Any]:
-    """A network in which this share (0..1) of the aligned 4x1 groups is zero, depthwise layers aside, and an input."""
+def with_random_groups(name: str, sparsity: float, rows: int = 4) -> tuple[Any, Any]:
+    """A network in which this share (0..1) of aligned groups of ``rows`` x 1 is zero, and an input.
+
+    Depthwise layers have no zeros.
+    """
     import torch
 
     from flexgroup import zoo
@@ -18,6 +21,6 @@ def with_random_groups(name: str, sparsity: float) -> tuple[Any, Any]:
         for weight in model.parameters():
             if weight.ndim > 1 and weight[0].numel() > 9:  # not the depthwise ones
                 matrix = weight.flatten(1)
-                kept = torch.rand(-(-len(matrix) // 4), matrix.shape[1], generator=generator) < 1 - sparsity
-                weight.mul_(kept.repeat_interleave(4, 0)[: len(matrix)].reshape(weight.shape))
+                kept = torch.rand(-(-len(matrix) // rows), matrix.shape[1], generator=generator) < 1 - sparsity
+                weight.mul_(kept.repeat_interleave(rows, 0)[: len(matrix)].reshape(weight.shape))
     return model, torch.randn(1, *zoo.input_shape(name), generator=generator)

@@ -1,11 +1,12 @@
 """What each part of the CPU engine is worth: networks as the cost model plans them, and with one part left out.
 
     python benchmarks/ablation.py [--models resnet50,mobilenet_v1] [--threads 1] [--rounds 40] [--out ablation.json]
+        [--height 4] [--parts "sweeps,short tiles"]
 
-The plans of a network take turns, round by round. Shown is how much longer an image takes without a part: the median
-over the rounds of the ratio to the whole engine's time in the same round; fp32. A machine may change its
-speed between two rounds, and the ratio of one round is off by as much; below 3 % is chance. Where the plan is the same
-without a part, nothing is measured ("same").
+Groups are ``height`` x 1, aligned. The plans of a network take turns, round by round. Shown is how much longer an image
+takes without a part: the median over the rounds of the ratio to the whole engine's time in the same round; fp32. A
+machine may change its speed between two rounds, and the ratio of one round is off by as much; below 3 % is chance. Where
+the plan is the same without a part, nothing is measured ("same").
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ PARTS: dict[str, tuple[str, Any]] = {  # name: what of the engine is something e
     "blocks of rows": (ENGINE + "_winograd.WORTH", 0.0),
     "chains": (ENGINE + "_chains.LONGEST", 0),
     "the chains' threshold": (ENGINE + "_chains.WORTH", 1.0),  # so that there are more of them
+    "short tiles": (ENGINE + "_choose._shorter", lambda layer, form, rows, tile, target: []),
     "sweeps": (ENGINE + "_choose._sweep", lambda layer, choice, target, costs: 0),
     "slices": (ENGINE + "_chains.slices", lambda builder, producer, reader: []),
     "whole rows": (ENGINE + "_choose.Layer.rows_of_vector", lambda layer, form, height: 0),
@@ -43,15 +45,15 @@ PARTS: dict[str, tuple[str, Any]] = {  # name: what of the engine is something e
 }
 
 
-def plans_of(model: str, sparsity: float, threads: int) -> dict[str, Plan]:
-    """The network's plan, under an empty name, and one for every part that it can be made without."""
+def plans_of(model: str, sparsity: float, height: int, parts: list[str], threads: int) -> dict[str, Plan]:
+    """The network's plan, under an empty name, and one without each of the parts."""
     target = host_target()
     costs = machine_costs(target)
-    module, x = with_random_groups(model, sparsity)
+    module, x = with_random_groups(model, sparsity, height)
     graph = optimize(from_torch(module, (x,)))
     plans = {"": plan_graph(graph, target, threads=threads, costs=costs)}
-    for part, (name, other) in PARTS.items():
-        with patch(name, other):
+    for part in parts:
+        with patch(*PARTS[part]):
             plans[part] = plan_graph(graph, target, threads=threads, costs=costs)
     return plans
 
@@ -61,9 +63,9 @@ def is_same(plan: Plan, other: Plan) -> bool:
     return plan.steps == other.steps and np.array_equal(plan.constants, other.constants)
 
 
-def measure(model: str, sparsity: float, threads: int, rounds: int) -> dict[str, Any]:
+def measure(model: str, sparsity: float, height: int, parts: list[str], threads: int, rounds: int) -> dict[str, Any]:
     """Milliseconds of the whole engine, and how many times as long an image takes without each part."""
-    plans = plans_of(model, sparsity, threads)
+    plans = plans_of(model, sparsity, height, parts, threads)
     whole = plans[""]
     same = [part for part, plan in plans.items() if part and is_same(plan, whole)]
     programs = {part: Program(plan) for part, plan in plans.items() if part not in same}
@@ -77,27 +79,33 @@ def measure(model: str, sparsity: float, threads: int, rounds: int) -> dict[str,
         program.close()
     times = np.array(seconds.pop(""))
     ratios = {part: float(np.median(np.array(each) / times)) for part, each in seconds.items()}
-    without = {part: ratios.get(part) for part in PARTS}
+    without = {part: ratios.get(part) for part in parts}
     return {"model": model, "sparsity": sparsity, "best_ms": 1e3 * float(times.min()), "without": without}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="resnet20,mobilenet_v1,mobilenet_v2,resnet50")
+    parser.add_argument("--height", type=int, default=4, help="rows of a group")
+    parser.add_argument("--parts", default=",".join(PARTS), help="what to leave out, with commas")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--out", type=Path, help="write the results to this JSON file")
     options = parser.parse_args()
-    print(f"{'network':14} {'zeros':>6} {'ms':>8}   without: " + "; ".join(PARTS))
+    parts = options.parts.split(",")
+    if not set(parts) <= set(PARTS):
+        parser.error(f"--parts {options.parts}: choose among {', '.join(PARTS)}")
+    print(f"{'network':14} {'zeros':>6} {'ms':>8}   without: " + "; ".join(parts))
     rows = []
     for model in options.models.split(","):
         for sparsity in SPARSITIES:
-            row = measure(model, sparsity, options.threads, options.rounds)
+            row = measure(model, sparsity, options.height, parts, options.threads, options.rounds)
             rows.append(row)
             ratios = "  ".join(" same" if ratio is None else f"{ratio:5.2f}" for ratio in row["without"].values())
             print(f"{model:14} {sparsity:6.0%} {row['best_ms']:8.3f}   {ratios}", flush=True)
     if options.out:
-        result = {"machine": asdict(this_machine()), "threads": options.threads, "rounds": options.rounds, "rows": rows}
+        given = {name: getattr(options, name) for name in ("threads", "rounds", "height")}
+        result = {"machine": asdict(this_machine()), **given, "rows": rows}
         options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
