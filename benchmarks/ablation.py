@@ -5,8 +5,8 @@
 
 Groups are ``height`` x 1, aligned. The plans of a network take turns, round by round. Shown is how much longer an image
 takes without a part: the median over the rounds of the ratio to the whole engine's time in the same round; fp32. A
-machine may change its speed between two rounds, and the ratio of one round is off by as much; below 3 % is chance. Where
-the plan is the same without a part, nothing is measured ("same").
+machine may change its speed between two rounds, and the ratio of one round is off by as much; below 3 % is chance.
+Where the plan is the same without a part, nothing is measured ("same").
 """
 
 from __future__ import annotations
