@@ -8,7 +8,18 @@ from itertools import pairwise
 from math import log
 from statistics import fmean
 
-from _cifar10_results import COMPARED, ENDS, Mean, Result, error_of, main_budget, mean_of, measure_of, shapes_of
+from _cifar10_results import (
+    COMPARED,
+    ENDS,
+    Mean,
+    Result,
+    error_of,
+    less_error,
+    main_budget,
+    mean_of,
+    measure_of,
+    shapes_of,
+)
 
 
 @dataclass(frozen=True)
@@ -85,9 +96,7 @@ def equal_time_sentence(results: Sequence[Result], recipe: str) -> str | None:
             if apart:
                 gaps[shape] = fmean(apart)
         if gaps:
-            better, many = sum(gap < 0 for gap in gaps.values()), "s" * (len(gaps) > 1)
-            mean = f"{fmean(gaps.values()):+.2f} points in the mean"
-            said.append(f"against {name}: less error in {better} of {len(gaps)} shape{many}, {mean}")
+            said.append(f"against {name}: {less_error(gaps)}")
     for place in [*lines.get(("1x1", "aligned"), []), *lines.get((None, None), [])]:
         errors = {shape: error_at(lines[shape, "unaligned"], place.x) for shape in shapes}
         known = {shape: error for shape, error in errors.items() if error is not None}

@@ -146,6 +146,13 @@ def difference(ours: Sequence[Result], theirs: Sequence[Result], measure: str) -
     return mean_of(mine - yours for mine, yours in pairs if mine is not None and yours is not None)
 
 
+def less_error(gaps: Mapping[str, float]) -> str:
+    """In how many shapes the first of two kinds of groups errs less, and by how much; ``gaps`` are by shape."""
+    better, many = sum(gap < 0 for gap in gaps.values()), "s" * (len(gaps) > 1)
+    mean = statistics.fmean(gaps.values())
+    return f"less error in {better} of {len(gaps)} shape{many}, {mean:+.2f} points in the mean"
+
+
 def _document(file: Path) -> dict[str, Any]:
     try:
         document = json.loads(file.read_text(encoding="utf-8"))

@@ -13,6 +13,7 @@ from _cifar10_results import (
     Result,
     difference,
     error_of,
+    less_error,
     main_budget,
     mean_of,
     measure_of,
@@ -118,11 +119,9 @@ def _against(runs: Sequence[Result], sparsity: float, ours: str, other: str, mea
     found = {shape: gap.value for shape, gap in gaps.items() if gap is not None}
     if not found:
         return None
-    better, mean = sum(gap < 0 for gap in found.values()), sum(found.values()) / len(found)
     ends = dict.fromkeys(choose(found, key=lambda shape: found[shape]) for choose in (min, max))
-    shapes = f"{len(found)} shape{'s' if len(found) > 1 else ''}"
     listed = ", ".join(f"{shape} {found[shape]:+.2f}" for shape in ends)
-    return f"{COMPARED[ours, other]}: less error in {better} of {shapes}, {mean:+.2f} points in the mean ({listed})"
+    return f"{COMPARED[ours, other]}: {less_error(found)} ({listed})"
 
 
 def _training(runs: Sequence[Result], measure: str) -> list[str]:

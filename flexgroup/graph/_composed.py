@@ -8,10 +8,10 @@ import numpy as np
 
 from flexgroup.graph import ir
 from flexgroup.graph._call import Call, Rule, Unsupported, Value
-from flexgroup.graph._curves import RULES as CURVES
 from flexgroup.graph._elementwise import RULES as ELEMENTWISE
 from flexgroup.graph._elementwise import subtract
 from flexgroup.graph._factors import size_of
+from flexgroup.graph._norms import curved
 from flexgroup.graph._pointwise import pointwise
 from flexgroup.graph._value import BATCH_MOVES
 from flexgroup.graph._views import axes_of, cut, has_batch, reshape
@@ -40,9 +40,8 @@ def _log_sum(call: Call, dim: list[int]) -> tuple[Value, Value, Value]:
     kept = {"dim": chosen, "keepdim": True}
     largest = largest_of(call.given({"self": value, **kept}, ones))
     centred = _by(call, subtract, shape, self=value, other=largest, alpha=1)
-    powers = _by(call, CURVES["aten.exp"], shape, self=centred)
-    total = sum_of(call.given({"self": powers, **kept}, ones))
-    return centred, largest, _by(call, CURVES["aten.log"], ones, self=total)
+    total = sum_of(call.given({"self": curved(call, centred, "exp"), **kept}, ones))
+    return centred, largest, curved(call, total, "log")
 
 
 def _by(call: Call, rule: Rule, result: tuple[int, ...], **arguments: object) -> Value:
@@ -59,8 +58,7 @@ def _glu(call: Call) -> Value:
         raise Unsupported(BATCH_MOVES)
     half = size_of(axes[dim]) // 2
     first, second = cut(call, value, dim, 0, half), cut(call, value, dim, half, 2 * half)
-    gate = _by(call, CURVES["aten.sigmoid"], call.result, self=second)
-    return _by(call, ELEMENTWISE["aten.mul"], call.result, self=first, other=gate)
+    return _by(call, ELEMENTWISE["aten.mul"], call.result, self=first, other=curved(call, second, "sigmoid"))
 
 
 def _channel_windows(call: Call) -> Value:

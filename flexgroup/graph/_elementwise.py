@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -55,13 +55,23 @@ def _rsub(call: Call) -> Value:
 
 
 def maximum(call: Call) -> Value:
-    """``other + relu(self - other)``."""
-    return _beyond(call, "self", "other", 1.0)
+    """``other + relu(self - other)``, or a clamp where one of them is a number."""
+    bounded = _bounded(call, lambda number: ir.Clamp(number, ir.INF))
+    return _beyond(call, "self", "other", 1.0) if bounded is None else bounded
 
 
 def minimum(call: Call) -> Value:
-    """``other - relu(other - self)``."""
-    return _beyond(call, "other", "self", -1.0)
+    """``other - relu(other - self)``, or a clamp where one of them is a number."""
+    bounded = _bounded(call, lambda number: ir.Clamp(-ir.INF, number))
+    return _beyond(call, "other", "self", -1.0) if bounded is None else bounded
+
+
+def _bounded(call: Call, clamp: Callable[[float], ir.Clamp]) -> Value | None:
+    """The operand that is an activation, clamped to the other; None where that is not one number."""
+    for name, bound in (("self", call["other"]), ("other", call["self"])):
+        if isinstance(bound, torch.Tensor) and bound.numel() == 1:
+            return call.emit(clamp(float(bound)), call.activation(name))
+    return None
 
 
 def _beyond(call: Call, first: str, second: str, sign: float) -> Value:

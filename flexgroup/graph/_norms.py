@@ -74,7 +74,7 @@ def _variance(call: Call) -> Value:
 
 
 def _deviation(call: Call) -> Value:
-    return _curved(call, _variance(call), "sqrt")
+    return curved(call, _variance(call), "sqrt")
 
 
 def _moments(call: Call) -> tuple[Value, Value]:
@@ -102,10 +102,10 @@ def _vector_norm(call: Call) -> Value:
     order = call.get("ord", call.get("p"))
     if order not in (None, 1, 2):
         raise Unsupported(f"it is a norm of order {order}; only those of order 1 and 2 are compiled")
-    powers = _curved(call, value, ir.leaky_relu(-1.0)) if order == 1 else _squared(call, value)
+    powers = curved(call, value, ir.leaky_relu(-1.0)) if order == 1 else _squared(call, value)
     given = {"self": powers, "dim": call.get("dim"), "keepdim": bool(call.get("keepdim"))}
     total = sum_of(call.given(given, call.result))
-    return total if order == 1 else _curved(call, total, "sqrt")
+    return total if order == 1 else curved(call, total, "sqrt")
 
 
 def _squared(call: Call, value: Value) -> Value:
@@ -114,7 +114,7 @@ def _squared(call: Call, value: Value) -> Value:
     return viewed(call, call.emit(ir.Mul(), stored, stored), axes_of(call, value))
 
 
-def _curved(call: Call, value: Value, curve: str) -> Value:
+def curved(call: Call, value: Value, curve: str) -> Value:
     stored = Value(value.name, call.stored(value))
     return viewed(call, call.emit(ir.Curve(curve), stored), axes_of(call, value))
 

@@ -110,34 +110,20 @@ def _binary(operator: torch._ops.OpOverload) -> OnnxRule:
     return lambda call: call.apply(operator, call[0], call[1])
 
 
-def _sum(call: OnnxCall) -> Operand:
-    total: Operand = call[0]
+def _together(operator: torch._ops.OpOverload) -> OnnxRule:
+    """A rule for an operator on two operands that is given any number of them."""
+    return lambda call: _folded(call, operator)
+
+
+def _folded(call: OnnxCall, operator: torch._ops.OpOverload) -> Operand:
+    result: Operand = call[0]
     for index in range(1, len(call.inputs)):
-        total = call.apply(aten.add.Tensor, total, call[index])
-    return total
+        result = call.apply(operator, result, call[index])
+    return result
 
 
 def _mean(call: OnnxCall) -> Results:
-    return call.apply(aten.div.Tensor, _sum(call), float(len(call.inputs)))
-
-
-def _bounded(operator: torch._ops.OpOverload) -> OnnxRule:
-    """A rule for Max and Min of any operands: single numbers are a clamp, constants of several are spread."""
-
-    def rule(call: OnnxCall) -> Results:
-        result = call[0]
-        for index in range(1, len(call.inputs)):
-            pair = (result, call[index])
-            numbers = [x for x in pair if not isinstance(x, Value) and x.size == 1]
-            values = [x for x in pair if isinstance(x, Value)]
-            if numbers and values:
-                clamp = aten.clamp_min.default if operator is aten.maximum.default else aten.clamp_max.default
-                result = call.apply(clamp, values[0], float(numbers[0].reshape(-1)[0]))
-            else:
-                result = call.apply(operator, *pair)
-        return result
-
-    return rule
+    return call.apply(aten.div.Tensor, _folded(call, aten.add.Tensor), float(len(call.inputs)))
 
 
 def _softsign(call: OnnxCall) -> Results:
@@ -196,8 +182,8 @@ ELEMENTWISE: Mapping[str, OnnxRule] = {
     "Div": _binary(aten.div.Tensor),
     "Pow": _power,
     "Neg": _negative,
-    "Sum": _sum,
+    "Sum": _together(aten.add.Tensor),
     "Mean": _mean,
-    "Max": _bounded(aten.maximum.default),
-    "Min": _bounded(aten.minimum.default),
+    "Max": _together(aten.maximum.default),
+    "Min": _together(aten.minimum.default),
 }
