@@ -36,6 +36,7 @@ PARTS: dict[str, tuple[str, Any]] = {  # name: what of the engine is something e
     "chains": (ENGINE + "_chains.LONGEST", 0),
     "the chains' threshold": (ENGINE + "_chains.WORTH", 1.0),  # so that there are more of them
     "short tiles": (ENGINE + "_choose._shorter", lambda layer, form, rows, tile, target: []),
+    "asking early": (ENGINE + "_steps_conv.asks_early", lambda layer, form, rows, tile, target: False),
     "sweeps": (ENGINE + "_choose._sweep", lambda layer, choice, target, costs: 0),
     "slices": (ENGINE + "_chains.slices", lambda builder, producer, reader: []),
     "whole rows": (ENGINE + "_choose.Layer.rows_of_vector", lambda layer, form, height: 0),

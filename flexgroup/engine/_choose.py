@@ -332,7 +332,21 @@ def _held_bytes(layer: Layer, form: str, rows: int, tile: int, panel: int) -> in
     if layer.is_nearly_dense(form, rows) and tile * layer.vector_bytes <= SHORT_TILE:
         whole = layer.rows * layer.pitch * layer.element.bytes
         return min(segments * (tile * layer.vector_bytes + LINE), planes * (whole + LINE))
-    return planes * tile * layer.vector_bytes
+    around = (segments // max(planes, 1) - 1) * layer.pitch + layer.span  # that taps reach beyond a tile
+    positions = tile * layer.lanes
+    return planes * min(positions + around, max(positions, layer.rows * layer.pitch)) * layer.element.bytes
+
+
+def asks_early(layer: Layer, form: str, rows: int, tile: int, target: Target) -> bool:
+    """Whether a kernel asks for its inputs before it reads them: where more than the first-level cache holds wait.
+
+    To ask takes a load's slot, of which groups of less than four rows have none to spare; and where few multiply-adds
+    run side by side they wait for each other rather than for inputs.
+    """
+    if form in DENSE_FORMS or not target.triple or rows * tile < FEWEST_SUMS:
+        return False
+    share = SHARE_OF_FIRST if rows >= 4 else SEVERAL_FIRST
+    return _held_bytes(layer, form, rows, tile, 0) > share * target.first_cache_bytes
 
 
 @functools.lru_cache(maxsize=1 << 14)

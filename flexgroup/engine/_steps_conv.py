@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from flexgroup.engine._choose import DENSE_FORMS, HEIGHTS, Choice, Layer, best_tile, cut
+from flexgroup.engine._choose import DENSE_FORMS, HEIGHTS, Choice, Layer, asks_early, best_tile, cut
 from flexgroup.engine._operations import ConvOp, Tap
 from flexgroup.engine._plan import Step, number
 from flexgroup.engine._shares import share_out
 from flexgroup.engine._work import SHARE_OF_CACHE
 from flexgroup.kernels import LINE, Target
 from flexgroup.kernels.channels import ChannelsKernel
-from flexgroup.kernels.conv import ConvKernel
+from flexgroup.kernels.conv import EARLY, ConvKernel
 from flexgroup.kernels.packing import PackedRows, pack
 
 if TYPE_CHECKING:
@@ -192,6 +192,7 @@ def _cut(
         held=held,
         pitch=pitch,
         stacked=line.stacked,
+        early=not choice.panel and asks_early(layer, choice.form, choice.rows, tile, builder.target),
     )
     limits = {"whole_tiles": line.whole, "last_start": last_start}
     return kernel, line.count, {"mask": builder.mask(op.out, count)} | limits
@@ -300,7 +301,7 @@ def packed_fields(builder: StepBuilder, conv: ConvLayer, band: tuple[int, int]) 
         residuals = own + [own[-1]] * sink
     weights = np.concatenate([packed.weights for packed in packs])
     fields = {
-        "offsets": builder.table(np.concatenate(offsets)),
+        "offsets": builder.table(np.concatenate([*offsets, np.zeros(EARLY, np.int64)])),
         "weights": builder.numbers(weights),
         "bias": builder.numbers(bias),
         "outputs": builder.table(outputs),

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from flexgroup.kernels.curves import emit_curve
-from flexgroup.kernels.emit import I64, Kernel, Signature
+from flexgroup.kernels.emit import AHEAD, I64, Kernel, Signature
 from flexgroup.kernels.target import F32, LINE, Element, Target
 from flexgroup.kernels.transpose import transposed
 
@@ -130,7 +130,7 @@ class _Emitter:
             here = k.at(weights, k.builder.mul(loop.index, strip))
             factors = [k.load_vector(here, size, i * k.width) for i in range(spec.vectors)]
             for line in range(0, spec.vectors * k.width, LINE):
-                k.prefetch(here, line)
+                k.prefetch(here, line + AHEAD)
             loop.next = list(loop.values)
             for t in range(spec.tile):
                 x = k.load_splat(plane, t * size)

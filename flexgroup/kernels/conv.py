@@ -12,6 +12,10 @@ the kernel loads the tile once from one input plane, displaced by the group's ta
 Groups of a strip whose inputs are equally far apart, as the segments of a panel or the taps of a row, may be taken in
 runs: one offset is read for each run, and one branch taken.
 
+Groups of strips and rings skip from plane to plane, which no hardware foresees. What is not in the first-level cache is
+asked for `EARLY` groups before it is read: processors start multiply-adds when a load would be through if it were near,
+and start them again when it was not, so that what they look ahead for themselves does not hide the wait.
+
 Where tiles do not divide an image, the last ones are smaller (`tail`), or the last one overlaps the one before.
 
 A tile of short vectors is less than a cache line or two of every plane, and planes lie apart: the first-level cache
@@ -38,7 +42,7 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from flexgroup.kernels.curves import emit_curve
-from flexgroup.kernels.emit import I32, I64, Kernel, Signature
+from flexgroup.kernels.emit import AHEAD, I32, I64, Kernel, Signature
 from flexgroup.kernels.target import F32, LINE, Element, Target
 
 SIGNATURE = Signature(
@@ -94,6 +98,7 @@ class ConvKernel:
     held: int = 0  # rows of the image that a vector holds, 1 or 2, whose pixels are all of its lanes; 0: any positions
     pitch: int = 0  # held: bytes from a row to the next
     stacked: int = 0  # output rows that the vector after the last tile's, whose loop is that of the tails, holds; or 0
+    early: bool = False  # ring, strip: whether inputs are asked for `EARLY` groups ahead, whose offsets are there
 
     @property
     def name(self) -> str:
@@ -101,7 +106,7 @@ class ConvKernel:
         ending = residual + (f"_{self.curve}" if self.curve else "")
         ending += f"_panel{self.panel}x{self.span}" * (self.panel > 0) + "_near" * (not self.ahead)
         ending += f"_run{self.run}x{self.step}" * (self.run > 1) + f"_rows{self.held}x{self.pitch}" * (self.held > 0)
-        ending += f"_stack{self.stacked}" * (self.stacked > 0)
+        ending += f"_stack{self.stacked}" * (self.stacked > 0) + "_early" * self.early
         tile = f"{self.tile}_{self.tail}" if self.tail else f"{self.tile}"
         return f"conv_{self.element.name}_{self.form}_{self.rows}x1_t{tile}{ending}"
 
@@ -119,6 +124,7 @@ class ConvKernel:
         _Emitter(Kernel(module, self.name, target, self.element, self.signature), self).emit()
 
 
+EARLY = 8  # groups from the one that is computed to the one whose inputs are asked for
 LONGEST_TILE = 24  # vectors: beyond that a tile gains nothing
 _IN_ORDER = {1: 20, 2: 11, 4: 6, 8: 3}  # tiles by rows: the largest with which LLVM needs no stack, for any element
 
@@ -245,6 +251,7 @@ class _Emitter:
                 with k.loop(group, end, 1, turned + accumulators[rows * tile :]) as groups:
                     places = self._places(groups.index, groups.index)
                     groups.next = self._multiply(*places, groups.values, phase=phase)
+                    self._ask(groups.index)
                 group, stacks = end, groups.results[rows * tile :]
                 self._store(row, groups.results[:tile], self._unstacked(stacks, phase))
                 following = b.add(row, ir.Constant(I64, rows))
@@ -270,6 +277,7 @@ class _Emitter:
                 plane, weights = self._places(groups.index, column)
                 for i in range(run):
                     groups.next = self._multiply(plane, weights, groups.next, i * step, i * rows * k.size)
+                self._ask(column)
             for row in range(rows):
                 results = groups.results[row * tile : (row + 1) * tile]
                 piece = self._unstacked(groups.results[rows * tile :], row)
@@ -310,8 +318,18 @@ class _Emitter:
         weights = k.at(self.weights, self._scaled(group, size))
         if self.spec.ahead:
             for line in range(0, self.spec.run * size, LINE):
-                k.prefetch(weights, line)  # every page is a stranger to the processor's own prefetching
+                k.prefetch(weights, AHEAD + line)  # every page is a stranger to the processor's own prefetching
         return plane, weights
+
+    def _ask(self, column: ir.Value) -> None:
+        """Ask for the inputs of a group that follows, if the kernel does so."""
+        if not self.spec.early:
+            return
+        k = self.k
+        following = k.load_index(self.offsets, k.builder.add(column, ir.Constant(I64, EARLY)))
+        plane = k.at(self.inputs, following)
+        for vector in range(0, self.vectors + (self.stacks > 0), max(1, LINE // self.bytes)):
+            k.prefetch(plane, vector * self.bytes)
 
     def _multiply(
         self,

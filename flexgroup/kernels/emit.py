@@ -279,10 +279,9 @@ class Kernel(Code):
         self.call(name, ir.VoidType(), [value, self.at(pointer, byte_offset), ir.Constant(I32, align), lanes])
 
     def prefetch(self, pointer: ir.Value, byte_offset: ir.Value | int = 0) -> None:
-        """Ask for a cache line `AHEAD` bytes beyond ``pointer``, of a stream that is read once: it may not exist."""
+        """Ask for a cache line, so that it is near when it is read. It may not exist."""
         read, near, data = (ir.Constant(I32, value) for value in (0, 3, 1))
-        address = self.at(self.at(pointer, byte_offset), AHEAD)
-        self.call("llvm.prefetch.p0", ir.VoidType(), [address, read, near, data])
+        self.call("llvm.prefetch.p0", ir.VoidType(), [self.at(pointer, byte_offset), read, near, data])
 
     def load_index(self, table: ir.Value, index: ir.Value) -> ir.Value:
         """Entry ``index`` of a table of 32-bit integers, widened to 64 bits."""
