@@ -48,7 +48,7 @@ def estimate(
     if mapped is None:
         return None
     cache = builder.target.cache_bytes
-    if isinstance(operation, ConvOp) and not operation.is_transformed:
+    if isinstance(operation, ConvOp) and not operation.block:
         conv = conv or conv_layer(builder, operation, rows)
         images = (mapped.out, *(use.image for use in mapped.uses))
         is_windowed = windowed or builder.layout.is_windowed
@@ -62,8 +62,8 @@ def estimate(
 
 def _work(builder: StepBuilder, operation: Operation, rows: int, conv: ConvLayer | None, sweep: int = 0) -> Work:
     layout = builder.layout
-    if isinstance(operation, ConvOp) and operation.is_transformed:
-        blocks = blocks_of(builder, operation)
+    if isinstance(operation, ConvOp) and operation.block:
+        blocks = blocks_of(builder, operation, operation.block)
         assert blocks is not None, "only such operations are marked"
         return blocks.work(builder, rows)
     if isinstance(operation, ConvOp):

@@ -33,8 +33,8 @@ class ConvOp:
     """``curve(clamp(matrix @ taps + bias + residual))``; one (matrix, taps) pair for every convolution group.
 
     ``parts`` is for sums of layers that are one matrix: their names, each with the columns that are its own.
-    ``is_transformed``: it is computed by Winograd's method (`_winograd`), in blocks of rows. A slice (`_slices`) knows
-    the ``whole`` that it is part of, whose kernel and groups it has, from output channel ``first`` on.
+    ``block``: rows that Winograd's method (`_winograd`) computes together; 0 where each is computed by itself. A slice
+    (`_slices`) knows the ``whole`` that it is part of, whose kernel and groups it has, from output channel ``first``.
     """
 
     name: str
@@ -47,7 +47,7 @@ class ConvOp:
     residual: Image | None
     curve: str = ""
     parts: tuple[tuple[str, int], ...] = ()
-    is_transformed: bool = False
+    block: int = 0
     whole: ConvOp | None = None
     first: int = 0
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from flexgroup.engine._layout import Image
 from flexgroup.engine._operations import ConvOp, CopyOp, DepthwiseOp, Operation, PoolOp
 
-BLOCK = 4  # rows that Winograd's method computes together
-
 
 @dataclass(frozen=True)
 class Use:
@@ -47,7 +45,7 @@ def rows_of(operation: Operation) -> Rows | None:
         uses = _tap_uses(operation.reads, [(tap.plane.buffer, tap.row) for tap in taps])
         if operation.residual is not None:
             uses = (*uses, Use(operation.residual, 1, 0, 0))
-        return Rows(uses, operation.out, BLOCK if operation.is_transformed else 1)
+        return Rows(uses, operation.out, max(1, operation.block))
     if isinstance(operation, PoolOp):
         taps = [tap for channel in operation.taps for tap in channel]
         return Rows(_tap_uses(operation.reads, [(tap.plane.buffer, tap.row) for tap in taps]), operation.out)

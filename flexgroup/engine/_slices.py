@@ -32,7 +32,7 @@ def slices(builder: StepBuilder, producer: Operation, reader: Operation) -> list
 
     The caller sees to it that nobody else uses what is between, and that the reader comes right after the producer.
     """
-    if not isinstance(producer, ConvOp) or len(producer.matrices) > 1 or producer.is_transformed:
+    if not isinstance(producer, ConvOp) or len(producer.matrices) > 1 or producer.block:
         return []
     if not isinstance(reader, DepthwiseOp | CopyOp) or not _is_planewise(reader, producer.out):
         return []

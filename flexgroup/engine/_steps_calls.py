@@ -51,7 +51,7 @@ def layer_totals(operations: Sequence[Operation], layers: Mapping[int, ConvLayer
     for i, operation in enumerate(operations):
         if isinstance(operation, ConvOp):
             pixels, conv = operation.out.height * operation.out.width, layers[i]
-            reason = TRANSFORMED if operation.is_transformed else conv.reason
+            reason = TRANSFORMED.format(operation.block) if operation.block else conv.reason
             totals[operation.name] = Total(conv.useful_macs * pixels, conv.dense_macs * pixels, reason, conv.shares)
         elif isinstance(operation, DepthwiseOp) and operation.is_layer:
             totals[operation.name] = Total(*depthwise_macs(operation, operation.out.height), REASON)
@@ -112,7 +112,7 @@ def layer_calls(
 def _conv_calls(builder: StepBuilder, conv: ConvLayer, rows: tuple[int, int], place: Place) -> list[Call]:
     """The call of a convolution, or those of its blocks of rows."""
     op = conv.op
-    made = block_calls(builder, op, rows, place) if op.is_transformed else [conv_call(builder, conv, rows, place)]
+    made = block_calls(builder, op, rows, place) if op.block else [conv_call(builder, conv, rows, place)]
     return [Call(kernel, arguments, op.name, macs) for kernel, arguments, macs in made]
 
 

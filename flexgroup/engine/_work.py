@@ -9,7 +9,7 @@ from typing import Protocol
 from flexgroup.engine._costs import Costs
 from flexgroup.engine._layout import Image, Layout
 from flexgroup.engine._rows import Rows
-from flexgroup.kernels import LINE
+from flexgroup.kernels import LINE, TransformKernel
 
 SHARE_OF_CACHE = 0.6  # that images may take: weights, tables and the images at both ends need the rest
 STREAMS = 32  # planes that hardware follows at a time, and fetches ahead of a kernel
@@ -134,6 +134,20 @@ class ChannelsWork:
         again = costs.stream_again if self.near else costs.stream
         lines = self.groups * self.lines
         return self.tiles * each + lines * (costs.stream + (self.tiles - 1) * again)
+
+
+@dataclass(frozen=True)
+class TransformWork:
+    """The rows of ``planes``, ``vectors`` each, times the kernel's matrix."""
+
+    planes: int
+    vectors: int
+    kernel: TransformKernel
+
+    def slots(self, costs: Costs) -> float:
+        written, read = map(int, self.kernel.matrix.shape)
+        vector = _overlapped(self.kernel.terms, costs.aligned_load * read) + costs.store * written
+        return self.planes * (costs.row + self.vectors * vector)
 
 
 @dataclass(frozen=True)

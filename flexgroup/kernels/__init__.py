@@ -41,6 +41,7 @@ from flexgroup.kernels.target import (
     runs_here,
     target_named,
 )
+from flexgroup.kernels.transform import TransformKernel
 from flexgroup.kernels.transpose import TransposeKernel
 
 
@@ -86,6 +87,7 @@ __all__ = [
     "SoftmaxKernel",
     "SparseLinearKernel",
     "Target",
+    "TransformKernel",
     "TransposeKernel",
     "host_target",
     "runs_here",

@@ -19,6 +19,7 @@ from flexgroup.kernels import (
     LinearKernel,
     MeanKernel,
     PoolKernel,
+    TransformKernel,
 )
 from flexgroup.kernels.emit import BASE_SHIFT
 from tests.engine import twins_gates, twins_tokens
@@ -83,6 +84,7 @@ def run_plan(
         LinearKernel: linear,
         MeanKernel: mean,
         PoolKernel: pool,
+        TransformKernel: transform,
         **twins_gates.TWINS,
         **twins_tokens.TWINS,
     }
@@ -146,6 +148,33 @@ def conv(kernel: ConvKernel, f: dict[str, int], memory: Memory, lanes: int) -> N
             value = np.where(mask[start : start + width], value, 0)
             done = due - start if kernel.in_place else 0
             target[out + done : out + width] = value[done:]
+
+
+def transform(kernel: TransformKernel, f: dict[str, int], memory: Memory, lanes: int) -> None:
+    """Plane by plane, and in it vector by vector: the last one may overlap the one before."""
+    (source, first_in), (target, first_out) = memory.base(f["source"]), memory.base(f["target"])
+    size, read = memory.size, kernel.matrix.shape[1]
+    apart_in, apart_out = f["read"] // size, f["written"] // size
+    inputs, outputs = memory.view(f["inputs"], np.int32) // size, memory.view(f["outputs"], np.int32) // size
+    for plane in range(f["planes"]):
+        for vector in range(f["vectors"]):
+            due = vector * lanes
+            start = min(due, f["last_start"] // size)
+            rows = [first_in + inputs[plane] + start + row * apart_in for row in range(read)]
+            values = kernel.matrix.astype(np.float32) @ np.stack([source[row : row + lanes] for row in rows])
+            for i, value in enumerate(values):
+                out = first_out + outputs[plane] + start + i * apart_out
+                done = 0
+                if kernel.form == "output":
+                    value = value + memory.read(f["bias"])[plane]
+                    if kernel.residual:
+                        residual, first = memory.base(f["residual"])
+                        first += memory.view(f["residuals"], np.int32)[plane] // size + start + i * apart_out
+                        value = value + residual[first : first + lanes]
+                    mask = memory.view(f["mask"], memory.integer)[start : start + lanes]
+                    value = np.where(mask, activated(kernel, f, value), 0)
+                    done = due - start if kernel.in_place else 0
+                target[out + done : out + lanes] = value[done:]
 
 
 def channels(kernel: ChannelsKernel, f: dict[str, int], memory: Memory, lanes: int) -> None:
