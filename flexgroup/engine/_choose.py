@@ -32,6 +32,7 @@ NEARLY_DENSE = 0.25  # of the groups
 UNSURE = 1.05  # times the cost of the best: up to there a kernel that copies far planes first is taken instead
 PANEL_OF_CACHE = 0.5  # of the second-level cache, that a panel may take
 SWEEP = 16  # rows that go through all tiles before the next do, where that is better
+WORTH_SWEEPING = 0.85  # of what a layer costs in one go: sweeps that promise less did not keep it
 STRIP_OF_CACHE = 0.75  # of the second-level cache, that the weights of a strip with channels in lanes may take
 
 
@@ -231,7 +232,7 @@ def _sweep(layer: Layer, choice: Choice, target: Target, costs: Costs) -> int:
         work = conv_work(layer, choice.form, choice.rows, choice.tile, target, sweep=sweep)
         return work.slots(costs) + layer.moved(target.cache_bytes, sweep).slots(costs)
 
-    return SWEEP if slots(SWEEP) < slots(0) else 0
+    return SWEEP if slots(SWEEP) < WORTH_SWEEPING * slots(0) else 0
 
 
 def candidates_of(form: str, rows: int, layer: Layer, target: Target, costs: Costs) -> list[Candidate]:

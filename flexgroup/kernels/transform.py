@@ -25,9 +25,15 @@ from flexgroup.kernels.curves import emit_curve
 from flexgroup.kernels.emit import I64, Kernel, Signature
 from flexgroup.kernels.target import F32, Element, Target
 
-FINITE_POINTS = (0.0, 1.0, -1.0, 0.5, -0.5, 2.0, -2.0, 0.75, -0.75)  # whose powers stay near 1
+# The finite points by the rows of a block, of which convolutions of fewer taps take the first ones: those with the
+# least rounding of four and of three taps, of pairs p and -p (found by trying 60,000 sets; errors are those of
+# `experiments/winograd_points.py`). With more rows there are fewer products, and more is lost to rounding.
+FINITE_POINTS = {
+    4: (0.0, 1.0, -1.0, 0.5, -0.5, 2.0),
+    7: (0.0, 5 / 6, -5 / 6, 6 / 5, -6 / 5, 4 / 9, -4 / 9, 9 / 4, -9 / 4),
+}
+BLOCKS = tuple(FINITE_POINTS)
 MOST_TAPS = 4
-BLOCKS = (7, 4)  # rows of the output that are computed together: the more, the fewer products, and the more rounding
 
 Matrix = npt.NDArray[np.float64]
 
@@ -59,7 +65,7 @@ def transforms(taps: int, most: int, block: int) -> tuple[Matrix, Matrix, Matrix
     g has ``taps`` entries, ``most`` or one less, d has ``taps`` + ``block`` - 1. A is (``block``, ``most`` + ``block``
     - 1); for fewer taps its last column, of the point at infinity, has no row in G and B.
     """
-    size, finite = block + taps - 1, FINITE_POINTS[: block + most - 2]
+    size, finite = block + taps - 1, FINITE_POINTS[block][: block + most - 2]
     powers = np.array(finite)[None, :] ** np.arange(size)[:, None]
     at_infinity = np.zeros((size, int(taps == most)))
     at_infinity[-1:] = 1.0
