@@ -31,6 +31,7 @@ SMALLEST = 0.2  # of the cache: chains whose images all are smaller gain nothing
 SAMPLED_BANDS = 4
 SURE = 0.9  # of a quick estimate of bands: they do not cost less
 WORTH = 0.8  # of what the operations cost one by one: chains that promise less did not keep it
+SLICED = 0.9  # of what slices are predicted to cost: they take less by as much, and half of the memory
 DOUBT = 1.5  # what slices compute more counts that much: what they save of traffic is known less well
 
 
@@ -86,8 +87,8 @@ class Planner:
                 costs[last], chosen[last] = costs[last - 1] + alone, None
             if last > 1:
                 slots, sliced = self._sliced(last - 2)
-                if costs[last - 2] + slots < costs[last]:
-                    costs[last], chosen[last] = costs[last - 2] + slots, sliced
+                if costs[last - 2] + SLICED * slots < costs[last]:
+                    costs[last], chosen[last] = costs[last - 2] + SLICED * slots, sliced
             for first in range(last - 2, max(-1, last - 1 - LONGEST), -1):
                 if self.rows[first] is None or self.rows[last - 1] is None:
                     break

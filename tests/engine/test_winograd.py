@@ -21,10 +21,11 @@ from flexgroup.engine._operations import Tap
 from flexgroup.engine._winograd import taps_of
 from flexgroup.kernels import F16_IN_F32, TARGETS, TransformKernel
 from flexgroup.kernels.transform import BLOCKS, transforms
+from tests.engine.agreement import RUNNABLE
 from tests.engine.networks import examples
 from tests.engine.test_in_place import CUTS, both_plans, gives_what_torch_gives, graph_of, residual_networks
 from tests.engine.twins import run_plan
-from tests.kernels.here import HOST
+from tests.kernels.here import HERE, HOST
 
 AVX2 = TARGETS["x86-64-avx2"]
 
@@ -35,6 +36,7 @@ def force(patch: pytest.MonkeyPatch, share: float = 80.0) -> None:
     patch.setattr(winograd, "FEWEST_CHANNELS", 4)
     patch.setattr(winograd, "FEWEST_BLOCKS", 1)
     patch.setattr(winograd, "SHARE", share)
+    patch.setattr(winograd, "SHARE_OF_IMAGES", 1e9)
     patch.setattr(choosing, "PANEL_OF_CACHE", 100.0)
 
 
@@ -144,6 +146,19 @@ def test_every_part_of_a_block(monkeypatch, residual, threads, kernel, stride, h
     assert float((given - expected).abs().max() / expected.abs().max()) < 1e-5
     (twin,) = run_plan(plan, x[0].numpy())
     np.testing.assert_allclose(twin, expected[0].numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("target", RUNNABLE)
+@pytest.mark.parametrize("height", [24, 28])
+def test_blocks_on_any_processor_that_is_here(monkeypatch, height, target):
+    """Four rows at a time, and seven; vectors of 16 to 64 bytes."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Conv2d(3, 21, 7, 2, 3), nn.Hardswish()).eval(), torch.randn(2, 3, height, 40)
+    force(monkeypatch)
+    plan = plan_graph(graph_of(model, (3, height, 40)), replace(HERE[target], cache_bytes=1 << 18))
+    assert blocks(plan) == 1
+    with torch.no_grad():
+        torch.testing.assert_close(CompiledModel(plan, 0.0)(x), model(x), atol=2e-5, rtol=1e-5)
 
 
 @settings(max_examples=examples(10), deadline=None)
