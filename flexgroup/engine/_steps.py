@@ -25,7 +25,7 @@ from flexgroup.engine._costs import Costs
 from flexgroup.engine._estimate import estimate_step
 from flexgroup.engine._geometry import round_up
 from flexgroup.engine._layout import External, Image, Layout
-from flexgroup.engine._operations import Operation, Tap
+from flexgroup.engine._operations import ConvOp, Operation, Tap
 from flexgroup.engine._plan import ARENA, Constants, Step, reference
 from flexgroup.engine._regions import Region
 from flexgroup.engine._rows import Rows, rows_of
@@ -221,17 +221,23 @@ class StepBuilder:
         return vectors, vectors * lanes if slack else positions
 
     def bytes_of(self, operation: Operation, rows: tuple[int, int] | None = None) -> int:
-        """Bytes of activations that an operation reads and writes, for all rows of its output or some."""
+        """Bytes of activations that an operation reads and writes, for all rows of its output or some.
+
+        What the slices of a layer all read counts once for all of them.
+        """
         mapped = self.rows_of(operation)
         if mapped is None:
             return 0
         first, last = rows or (0, mapped.out.height)
-        total = len(mapped.out.planes) * (last - first) * mapped.out.width
+        written = len(mapped.out.planes) * (last - first) * mapped.out.width
+        read = 0
         for use in mapped.uses:
             top, bottom = use.rows(first, last)
             height = min(bottom, use.image.height) - max(top, 0)
-            total += use.image.distinct * max(height, 0) * use.image.width
-        return total * self.element.bytes
+            read += use.image.distinct * max(height, 0) * use.image.width
+        if isinstance(operation, ConvOp) and operation.whole is not None:
+            read = read * len(mapped.out.planes) // len(operation.whole.out.planes)
+        return (written + read) * self.element.bytes
 
     def by_range(
         self, name: str, kernel: KernelSpec, fields: Fields, count: int, dense_macs: int = 0, *, tied: int = 0

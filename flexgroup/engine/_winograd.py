@@ -45,7 +45,7 @@ FEWEST_BLOCKS = 6  # or threads, which share blocks, would be idle
 WORTH = 0.9  # of the direct kernel's cost: more than that is not worth the rounding
 TRANSFORMED = "fewer multiplications: Winograd's method, {} rows at a time"
 SHARE = 0.4  # of the second-level cache, that a block's values may take
-SHARE_OF_IMAGES = 0.22  # of the memory of what is read and written, that they may take besides
+SHARE_OF_IMAGES = 0.3  # of the memory of what is read and written, that they may take besides
 
 StageCall = tuple[KernelSpec, tuple[int, ...], int]
 
@@ -217,7 +217,7 @@ def _blocks(builder: StepBuilder, op: ConvOp, block: int) -> Blocks | None:
     row = lead + round_up(vectors * lanes + max(0, taps.reach[1]), lanes)
     apart = LINE // builder.element.bytes  # rows begin an odd number of cache lines apart
     padded, sums = round_up(row, apart) | apart, round_up(max(vectors * lanes, pitch), apart) | apart
-    images = sum(image.distinct * image.height * layout.pitch(image) for image in (*op.reads, op.out))
+    images = sum(image.distinct * image.height * layout.pitch(image) for image in (op.reads[0], op.out))
     room = min(SHARE * builder.target.cache_bytes / builder.element.bytes, SHARE_OF_IMAGES * images)
     most = int((room - taps.points * len(taps.planes) * padded) // (taps.points * sums)) // ROWS * ROWS
     if most < FEWEST_CHANNELS:
