@@ -13,8 +13,7 @@ Groups of a strip whose inputs are equally far apart, as the segments of a panel
 runs: one offset is read for each run, and one branch taken.
 
 Groups of strips and rings skip from plane to plane, which no hardware foresees. What is not in the first-level cache is
-asked for `EARLY` groups before it is read: processors start multiply-adds when a load would be through if it were near,
-and start them again when it was not, so that what they look ahead for themselves does not hide the wait.
+asked for `EARLY` groups before it is read: what a processor looks ahead for itself does not hide that wait.
 
 Where tiles do not divide an image, the last ones are smaller (`tail`), or the last one overlaps the one before.
 
