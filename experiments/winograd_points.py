@@ -20,24 +20,15 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from flexgroup.kernels.transform import FINITE_POINTS, MOST_TAPS, Matrix
+from flexgroup.kernels.transform import FINITE_POINTS, MOST_TAPS, transforms_at
 from flexgroup.report import this_machine
 
 PLANES, POSITIONS, SEEDS = 42, 4000, 5
 
 
-def matrices(points: tuple[float, ...], block: int) -> tuple[Matrix, Matrix, Matrix]:
-    """A, G and B for `MOST_TAPS` taps, the point at infinity last."""
-    size, finite = block + MOST_TAPS - 1, np.array(points)[None, :]
-    at_infinity = np.eye(size)[:, -1:]
-    b = np.linalg.inv(np.hstack([finite ** np.arange(size)[:, None], at_infinity]))
-    g = np.vstack([(finite ** np.arange(MOST_TAPS)[:, None]).T, at_infinity[-MOST_TAPS:].T])
-    return np.hstack([finite ** np.arange(block)[:, None], np.eye(block)[:, -1:]]), g, b
-
-
 def growth(points: tuple[float, ...], block: int) -> float:
     """How much more than one rounding a row of the output has."""
-    a, g, b = matrices(points, block)
+    a, g, b = transforms_at(points, MOST_TAPS, MOST_TAPS, block)
     return float(np.sqrt((a**2) @ (np.linalg.norm(g, axis=1) * np.linalg.norm(b, axis=1)) ** 2).max())
 
 
@@ -57,10 +48,9 @@ def _errors(points: tuple[float, ...], block: int, rng: np.random.Generator) -> 
             direct += weights[plane, tap] * rows[plane, tap : tap + block]
     windows = np.stack([rows[:, tap : tap + block] for tap in range(MOST_TAPS)], axis=1).astype(np.float64)
     exact = np.einsum("pt,ptbn->bn", weights.astype(np.float64), windows)
-    a, g, b = matrices(points, block)
-    scale = np.abs(b).sum(axis=1, keepdims=True)
-    at_points = (weights @ (g * scale).T).astype(np.float32)
-    values = np.einsum("kr,prn->pkn", (b / scale).astype(np.float32), rows)
+    a, g, b = transforms_at(points, MOST_TAPS, MOST_TAPS, block)
+    at_points = (weights @ g.T).astype(np.float32)
+    values = np.einsum("kr,prn->pkn", b.astype(np.float32), rows)
     sums = np.zeros(values.shape[1:], np.float32)
     for plane in range(PLANES):
         sums += at_points[plane][:, None] * values[plane]

@@ -87,8 +87,8 @@ class Planner:
                 costs[last], chosen[last] = costs[last - 1] + alone, None
             if last > 1:
                 slots, sliced = self._sliced(last - 2)
-                if costs[last - 2] + SLICED * slots < costs[last]:
-                    costs[last], chosen[last] = costs[last - 2] + SLICED * slots, sliced
+                if costs[last - 2] + slots < costs[last]:
+                    costs[last], chosen[last] = costs[last - 2] + slots, sliced
             for first in range(last - 2, max(-1, last - 1 - LONGEST), -1):
                 if self.rows[first] is None or self.rows[last - 1] is None:
                     break
@@ -148,7 +148,7 @@ class Planner:
         again = sum(share_read(producer) for producer, _ in sliced) - 1
         moved = traffic(self.layout, self._cache, rows[0], height)
         read = again * Traffic(read=moved.read, swept_read=moved.swept_read).slots(costs)
-        return slots + DOUBT * more + max(0.0, read - work), sliced
+        return SLICED * (slots + DOUBT * more + max(0.0, read - work)), sliced
 
     def _bytes(self, rows: Rows) -> float:
         return float(len(rows.out.planes) * rows.out.height * self.layout.pitch(rows.out) * self.layout.element_bytes)

@@ -205,11 +205,11 @@ def blocks_of(builder: StepBuilder, op: ConvOp, block: int) -> Blocks | None:
 
 def _blocks(builder: StepBuilder, op: ConvOp, block: int) -> Blocks | None:
     layout, lanes = builder.layout, builder.layout.lanes
-    if len(op.matrices) > 1 or op.out.height % block or builder.element.converts or builder.element.bytes < 4:
+    if len(op.matrices) > 1 or builder.element.converts or builder.element.bytes < 4:
+        return None
+    if op.out.height % block or op.out.height < FEWEST_BLOCKS * block:
         return None
     taps, pitch = taps_of(op.taps[0], block), layout.pitch(op.out)
-    if op.out.height < FEWEST_BLOCKS * block:
-        return None
     if taps is None or pitch < lanes or -taps.reach[0] > lanes:
         return None
     vectors = -(-op.out.width // lanes)  # on its border the mask makes zeros of whatever lies there

@@ -41,7 +41,7 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from flexgroup.kernels.curves import emit_curve
-from flexgroup.kernels.emit import AHEAD, I32, I64, Kernel, Signature
+from flexgroup.kernels.emit import AHEAD, I64, Kernel, Signature
 from flexgroup.kernels.target import F32, LINE, Element, Target
 
 SIGNATURE = Signature(
@@ -214,7 +214,7 @@ class _Emitter:
         self.inputs = self.k.at(self.source, start)
         if self.spec.panel:
             self.inputs = self._copied(self.inputs)
-        self.fresh = self._beyond(self.k.builder.sub(due, start)) if self.spec.in_place and start is not due else []
+        self.done = self._within(self.k.builder.sub(due, start)) if self.spec.in_place and start is not due else []
         if self.spec.form == "ring":
             self._ring()
         else:
@@ -384,8 +384,8 @@ class _Emitter:
                 added = self._load(residual, t * self.bytes)
                 value = b.fadd(value, added)
             value = self._finished(value)
-            if self.fresh:
-                value = b.select(self.fresh[t], value, added)
+            if self.done:
+                value = b.select(self.done[t], added, value)
             if self.spec.held:
                 self._store_rows(value, output, t * self.bytes)
                 continue
@@ -419,13 +419,11 @@ class _Emitter:
         rows = (k.load_vector(plane, k.size, at + row, k.lanes // 2) for row in (0, self.spec.pitch))
         return k.picked(range(k.lanes), *rows)
 
-    def _beyond(self, done: ir.Value) -> list[ir.Value]:
-        """For every vector of a tile whether its positions lie beyond the first ``done`` bytes."""
+    def _within(self, done: ir.Value) -> list[ir.Value]:
+        """For every vector of a tile which of its positions lie within the first ``done`` bytes."""
         k, b = self.k, self.k.builder
-        first = k.spread(b.trunc(b.udiv(done, ir.Constant(I64, k.size)), I32), k.lanes)
-        kind = ir.VectorType(I32, k.lanes)
-        places = [[t * k.lanes + lane for lane in range(k.lanes)] for t in range(self.vectors)]
-        return [b.icmp_signed(">=", ir.Constant(kind, place), first) for place in places]
+        count = b.udiv(done, ir.Constant(I64, k.size))
+        return [k.first_lanes(b.sub(count, ir.Constant(I64, t * k.lanes)), k.lanes) for t in range(self.vectors)]
 
     def _scaled(self, index: ir.Value, size: int) -> ir.Value:
         return self.k.builder.mul(index, ir.Constant(I64, size))

@@ -14,7 +14,7 @@ values of a pair first, and an input transform adds up even and odd rows apart: 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,9 +25,9 @@ from flexgroup.kernels.curves import emit_curve
 from flexgroup.kernels.emit import I64, Kernel, Signature
 from flexgroup.kernels.target import F32, Element, Target
 
-# The finite points by the rows of a block, of which convolutions of fewer taps take the first ones: those with the
-# least rounding of four and of three taps, of pairs p and -p (found by trying 60,000 sets; errors are those of
-# `experiments/winograd_points.py`). With more rows there are fewer products, and more is lost to rounding.
+# The finite points by the rows of a block, of which convolutions of fewer taps take the first ones. With more rows
+# there are fewer products, and more is lost to rounding: those for seven rows are fractions near the best of many sets
+# that `experiments/winograd_points.py` tries.
 FINITE_POINTS = {
     4: (0.0, 1.0, -1.0, 0.5, -0.5, 2.0),
     7: (0.0, 5 / 6, -5 / 6, 6 / 5, -6 / 5, 4 / 9, -4 / 9, 9 / 4, -9 / 4),
@@ -65,7 +65,12 @@ def transforms(taps: int, most: int, block: int) -> tuple[Matrix, Matrix, Matrix
     g has ``taps`` entries, ``most`` or one less, d has ``taps`` + ``block`` - 1. A is (``block``, ``most`` + ``block``
     - 1); for fewer taps its last column, of the point at infinity, has no row in G and B.
     """
-    size, finite = block + taps - 1, FINITE_POINTS[block][: block + most - 2]
+    return transforms_at(FINITE_POINTS[block][: block + most - 2], taps, most, block)
+
+
+def transforms_at(finite: Sequence[float], taps: int, most: int, block: int) -> tuple[Matrix, Matrix, Matrix]:
+    """The `transforms` with these finite points, ``block + most - 2`` of them."""
+    size = block + taps - 1
     powers = np.array(finite)[None, :] ** np.arange(size)[:, None]
     at_infinity = np.zeros((size, int(taps == most)))
     at_infinity[-1:] = 1.0
@@ -108,46 +113,38 @@ class TransformKernel:
     @property
     def terms(self) -> int:
         """Multiply-adds and additions for one vector of every row."""
-        pairs, matrix = _column_pairs(self), self.matrix
-        if pairs:
-            apart = [column for column in range(matrix.shape[1]) if column not in sum(pairs, ())]
-            first = [a for a, _ in pairs]
-            return 2 * len(pairs) + int(np.count_nonzero(matrix[:, [*apart, *first]]))
-        seconds = [b for _, b in _row_pairs(self)]
-        return int(np.count_nonzero(np.delete(matrix, seconds, axis=0))) + 2 * len(seconds)
+        seconds = list(self.pairs.values())
+        return int(np.count_nonzero(np.delete(self._points, seconds, axis=0))) + 2 * len(seconds)
+
+    @property
+    def pairs(self) -> Mapping[int, int]:
+        """Points p and -p, the second by the first: numbers of the matrix's columns (output) or rows (input)."""
+        return _pairs(self)
+
+    @property
+    def _points(self) -> Matrix:
+        """What the matrix has for each point: its columns or rows."""
+        return self.matrix.T if self.form == "output" else self.matrix
 
     def emit(self, module: ir.Module, target: Target) -> None:
         """Add the kernel's function to ``module``."""
         _Emitter(Kernel(module, self.name, target, self.element, SIGNATURE), self).emit()
 
 
-def _signs(count: int) -> Matrix:
-    return np.where(np.arange(count) % 2, -1.0, 1.0)
-
-
 @functools.lru_cache(maxsize=128)
-def _column_pairs(spec: TransformKernel) -> list[tuple[int, int]]:
-    """Columns of which the second is the first with every other entry's sign changed."""
-    matrix = spec.matrix
-    turned = _signs(len(matrix))[:, None] * matrix
-    return _pairs(matrix.shape[1], lambda a, b: np.allclose(turned[:, a], matrix[:, b]))
+def _pairs(spec: TransformKernel) -> Mapping[int, int]:
+    """Pairs of points: one has what the other has, with every other entry's sign changed, or every first one's."""
+    points = spec._points
+    turned = np.where(np.arange(points.shape[1]) % 2, -1.0, 1.0) * points
 
+    def match(a: int, b: int) -> bool:
+        return np.allclose(turned[a], points[b]) or np.allclose(turned[a], -points[b])
 
-@functools.lru_cache(maxsize=128)
-def _row_pairs(spec: TransformKernel) -> list[tuple[int, int]]:
-    """Rows of which the second is the first with every other entry's sign changed, or every first one's."""
-    matrix = spec.matrix
-    turned = _signs(matrix.shape[1]) * matrix
-    return _pairs(len(matrix), lambda a, b: np.allclose(turned[a], matrix[b]) or np.allclose(turned[a], -matrix[b]))
-
-
-def _pairs(count: int, match: Callable[[int, int], bool]) -> list[tuple[int, int]]:
-    """Disjoint pairs of so many numbers that match; a number that matches itself is in none."""
-    found: list[tuple[int, int]] = []
-    for b in range(count):
-        a = next((a for a in range(b) if match(a, b) and a not in sum(found, ())), None)
-        if a is not None and not match(a, a):
-            found.append((a, b))
+    found: dict[int, int] = {}
+    for b in range(len(points)):
+        a = next((a for a in range(b) if match(a, b) and a not in found and a not in found.values()), None)
+        if a is not None and not match(a, a):  # 0 and infinity are their own
+            found[a] = b
     return found
 
 
@@ -175,44 +172,42 @@ class _Emitter:
             with k.loop(0, k.arg("vectors")) as vectors:
                 due = b.mul(vectors.index, ir.Constant(I64, k.width))
                 at = b.select(b.icmp_signed("<", due, last_start), due, last_start)
-                fresh = self._beyond(b.sub(due, at)) if spec.in_place else None
+                done = None
+                if spec.in_place:
+                    done = k.first_lanes(b.udiv(b.sub(due, at), ir.Constant(I64, k.size)), k.lanes)
                 read_rows = _rows_at(k, k.at(plane, at), read, columns)
                 xs = [k.load_vector(row, k.size) for row in read_rows]
-                values = self._by_columns(xs, start) or self._by_rows(xs)
+                values = self._output(xs, start) if spec.form == "output" else self._input(xs)
                 others = _rows_at(k, k.at(added, at), written, rows) if added is not None else [None] * rows
                 for value, row, other in zip(values, _rows_at(k, k.at(out, at), written, rows), others, strict=True):
                     if spec.form == "input":
                         k.write(value, row, k.size)
                         continue
-                    value = self._finished(value, limits, other, fresh)
+                    value = self._finished(value, limits, other, done)
                     k.write(value, row, k.size, 0, k.load(mask, k.mask, k.size, at))
         b.ret_void()
 
-    def _by_columns(self, xs: list[ir.Value], start: ir.Value) -> list[ir.Value]:
-        """The rows that are written, where columns of the matrix come in pairs; none where they do not."""
-        b, matrix, pairs = self.k.builder, self.matrix, _column_pairs(self.spec)
-        if not pairs:
-            return []
-        sums = [start] * len(matrix)
-        for first, second in pairs:
+    def _output(self, xs: list[ir.Value], start: ir.Value) -> list[ir.Value]:
+        """The rows of a block, of sums at the points: pairs are added and subtracted first."""
+        b, pairs = self.k.builder, self.spec.pairs
+        sums = [start] * len(self.matrix)
+        for first, second in pairs.items():
             both = b.fadd(xs[first], xs[second]), b.fsub(xs[first], xs[second])
-            for i in range(len(matrix)):
-                sums[i] = self._add(sums[i], float(matrix[i, first]), both[i % 2])
-        for column in range(matrix.shape[1]):
-            if column not in sum(pairs, ()):
-                for i in range(len(matrix)):
-                    sums[i] = self._add(sums[i], float(matrix[i, column]), xs[column])
+            sums = [self._add(each, self.matrix[i, first], both[i % 2]) for i, each in enumerate(sums)]
+        for point in range(len(xs)):
+            if point not in pairs and point not in pairs.values():
+                sums = [self._add(each, self.matrix[i, point], xs[point]) for i, each in enumerate(sums)]
         return sums
 
-    def _by_rows(self, xs: list[ir.Value]) -> list[ir.Value]:
-        """The rows that are written, those of pairs from what even and odd columns give."""
-        b, matrix, pairs = self.k.builder, self.matrix, dict(_row_pairs(self.spec))
+    def _input(self, xs: list[ir.Value]) -> list[ir.Value]:
+        """Values at the points, of a block's rows: those of pairs from what even and odd rows give."""
+        b, matrix, pairs = self.k.builder, self.matrix, self.spec.pairs
         values: dict[int, ir.Value] = {}
         for i, row in enumerate(matrix):
             if i in pairs:
                 even, odd = (self._dot(row, xs, range(first, len(row), 2)) for first in (0, 1))
                 values[i] = b.fadd(even, odd)
-                is_even = np.allclose(_signs(len(row)) * row, matrix[pairs[i]])
+                is_even = np.allclose(row[::2], matrix[pairs[i]][::2])
                 values[pairs[i]] = b.fsub(even, odd) if is_even else b.fsub(odd, even)
             elif i not in values:
                 values[i] = self._dot(row, xs, range(len(row)))
@@ -221,7 +216,7 @@ class _Emitter:
     def _dot(self, row: Matrix, xs: list[ir.Value], columns: range) -> ir.Value:
         total = self.k.constant(0.0)
         for column in columns:
-            total = self._add(total, float(row[column]), xs[column])
+            total = self._add(total, row[column], xs[column])
         return total
 
     def _add(self, total: ir.Value, factor: float, x: ir.Value) -> ir.Value:
@@ -238,21 +233,14 @@ class _Emitter:
         value: ir.Value,
         limits: tuple[ir.Value, ir.Value],
         residual: ir.Value | None,
-        fresh: ir.Value | None,
+        done: ir.Value | None,
     ) -> ir.Value:
-        """With the residual at an address, clamp and curve; where it is not ``fresh``, the residual is all that."""
+        """With the residual at an address, clamp and curve; where it is ``done``, the residual is all that."""
         k, b = self.k, self.k.builder
         added = None if residual is None else k.load_vector(residual, k.size)
         value = value if added is None else b.fadd(value, added)
         value = emit_curve(k, self.spec.curve, k.clamp(value, *limits))
-        return value if fresh is None else b.select(fresh, value, added)
-
-    def _beyond(self, done: ir.Value) -> ir.Value:
-        """Whether each position of a vector lies beyond the first ``done`` bytes."""
-        k, b = self.k, self.k.builder
-        lanes = ir.VectorType(I64, k.lanes)
-        first = k.spread(done, k.lanes)
-        return b.icmp_signed(">=", ir.Constant(lanes, [lane * k.size for lane in range(k.lanes)]), first)
+        return value if done is None else b.select(done, added, value)
 
 
 def _rows_at(k: Kernel, first: ir.Value, apart: ir.Value, count: int) -> list[ir.Value]:
