@@ -32,7 +32,7 @@ from flexgroup.engine._precision import advice, check_range, element_for, precis
 from flexgroup.engine._predict import predicted_seconds
 from flexgroup.engine._profile import Profile, profile_rows
 from flexgroup.engine._regions import find_regions, pieces
-from flexgroup.engine._sharing import sharing
+from flexgroup.engine._sharing import ragged, sharing
 from flexgroup.engine._steps import StepBuilder
 from flexgroup.engine._winograd import transformed
 from flexgroup.engine._workers import address
@@ -94,6 +94,7 @@ def plan_graph(
     together = [(chain.first, chain.last) for chain in chains]
     for first, last in (*together, *(stretch for region in regions for stretch in region.stretches)):
         layout.use_together(first, last)
+    layout.ragged = ragged(layout, shared)
     layout.place(shared)
     steps = tuple(builder.build_all(operations, chains, regions, shared))
     ports = [tuple(Port(name, graph.shapes[name]) for name in names) for names in (graph.inputs, graph.outputs)]

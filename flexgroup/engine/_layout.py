@@ -94,6 +94,7 @@ class Layout:
         self.clear_bytes = 0  # at the arena's beginning, that must be zero before the first image
         self.inherited: set[int] = set()  # buffers in memory that other layouts use too
         self.slices: set[int] = set()  # buffers of some planes of an image
+        self.ragged: set[int] = set()  # buffers of which nobody cares what lies beside the pixels
         self._replaced: dict[int, int] = {}  # by buffer: the one that dies where it begins, and whose place it takes
         self._slots: dict[int, int] = {}  # planes of the memory that a buffer took over
         self._special = {ZERO: 0, SINK: 0}
@@ -389,13 +390,11 @@ class Layout:
 
     def looks_around(self, index: int) -> bool:
         """Whether any reader of the buffer relies on zeros around its pixels."""
-        reaches = self._reaches.get(index, [])
         return any(
-            reach.rows != (0, 0)
-            or reach.columns != (0, 0)
-            or (reach.out_height - 1) * reach.step[0] >= reach.in_height
-            or (reach.out_width - 1) * reach.step[1] >= reach.in_width
-            for reach in reaches
+            min(reach.rows[0], reach.columns[0]) < 0
+            or (reach.out_height - 1) * reach.step[0] + reach.rows[1] >= reach.in_height
+            or (reach.out_width - 1) * reach.step[1] + reach.columns[1] >= reach.in_width
+            for reach in self._reaches.get(index, [])
         )
 
     def _planes(self, index: int) -> int:
@@ -406,8 +405,9 @@ class Layout:
         buffer = self.buffers[index]
         if not buffer.height:
             return ("vector", buffer.channels)
-        geometry = self.geometry(index)
-        return (buffer.footprint, buffer.height, buffer.width, geometry.pitch, geometry.lead, self.plane_bytes(index))
+        pitch, lead = self.geometry(index).pitch, self.geometry(index).lead
+        size = (buffer.height, buffer.width, pitch, lead, self.plane_bytes(index))
+        return (buffer.footprint, *size, index in self.ragged)
 
     def geometry(self, buffer: int) -> Geometry:
         return self._geometry[self.component(buffer)]

@@ -8,7 +8,7 @@ producer writes pixels only, the gaps between rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -62,6 +62,13 @@ def sharing(layout: Layout, operations: Sequence[Operation], chains: Sequence[Ch
             wanted = index not in written and not isinstance(operation, _MASKED)
             found[index] = Needs(before.borders or wanted, before.gaps or careless)
     return {index: needs for index, needs in found.items() if index not in unknown}
+
+
+def ragged(layout: Layout, shared: Mapping[int, Needs]) -> set[int]:
+    """The buffers of which nobody cares what lies beside the pixels, nor of those that have the same place."""
+    return {
+        index for index in shared if layout.buffers[index].is_whole and not shared[layout.first_in_place(index)].borders
+    }
 
 
 def _read_ahead(layout: Layout, chains: Sequence[Chain]) -> set[int]:

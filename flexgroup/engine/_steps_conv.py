@@ -182,6 +182,7 @@ def _cut(
     span, ahead = conv.layer.span if choice.panel else 0, _streams(builder, conv)
     form = (choice.form, choice.rows, line.size, adds, element, op.curve, in_place, line.tail)
     run, step = _runs(builder, conv)
+    border = not op.out.buffers <= layout.ragged
     kernel = ConvKernel(
         *form,
         panel=choice.panel,
@@ -193,9 +194,12 @@ def _cut(
         pitch=pitch,
         stacked=line.stacked,
         early=not choice.panel and asks_early(layer, choice.form, choice.rows, tile, builder.target),
+        border=border,
+        low=not builder.target.triple or op.clamp.low > -np.inf,
+        high=not builder.target.triple or op.clamp.high < np.inf,
     )
     limits = {"whole_tiles": line.whole, "last_start": last_start}
-    return kernel, line.count, {"mask": builder.mask(op.out, count)} | limits
+    return kernel, line.count, {"mask": builder.mask(op.out, count) if border else 0} | limits
 
 
 def longest_run(rows: int, curve: str, target: Target) -> int:

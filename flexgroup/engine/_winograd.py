@@ -360,9 +360,8 @@ def _products(builder: StepBuilder, blocks: Blocks, part: Part) -> _Template:
     longest = longest_run(ROWS, "", builder.target)
     run, step = runs([np.array(strip) for strip in strips], builder.layout.vector_bytes, tiles.size, longest)
     ahead = part.products.bytes(builder) > builder.target.cache_bytes / 2
-    kernel = ConvKernel(
-        "strip", ROWS, tiles.size, False, builder.element, tail=tiles.tail, ahead=ahead, run=run, step=step
-    )
+    form = ("strip", ROWS, tiles.size, False, builder.element)
+    kernel = ConvKernel(*form, tail=tiles.tail, ahead=ahead, run=run, step=step, border=False, low=False, high=False)
     fields = {
         "ends": builder.table(np.cumsum([len(strip) for strip in strips])),
         "offsets": builder.table([offset for strip in strips for offset in strip]),
@@ -370,7 +369,7 @@ def _products(builder: StepBuilder, blocks: Blocks, part: Part) -> _Template:
         "bias": builder.numbers(np.zeros(height + ROWS, np.float32)),
         "outputs": builder.table([row * blocks.sums * size for row in range(height)]),
         "residuals": builder.table([0]),
-        "mask": builder.constants.add(np.full(blocks.row + tiles.size * builder.layout.lanes, -1, builder.integer)),
+        "mask": 0,
         "row_count": height,
         "sweep": height,
         "columns": 0,

@@ -98,6 +98,9 @@ class ConvKernel:
     pitch: int = 0  # held: bytes from a row to the next
     stacked: int = 0  # output rows that the vector after the last tile's, whose loop is that of the tails, holds; or 0
     early: bool = False  # ring, strip: whether inputs are asked for `EARLY` groups ahead, whose offsets are there
+    border: bool = True  # whether zeros are written beside the image's pixels, or whatever it comes to
+    low: bool = True  # whether sums have a least value
+    high: bool = True
 
     @property
     def name(self) -> str:
@@ -106,6 +109,7 @@ class ConvKernel:
         ending += f"_panel{self.panel}x{self.span}" * (self.panel > 0) + "_near" * (not self.ahead)
         ending += f"_run{self.run}x{self.step}" * (self.run > 1) + f"_rows{self.held}x{self.pitch}" * (self.held > 0)
         ending += f"_stack{self.stacked}" * (self.stacked > 0) + "_early" * self.early
+        ending += "_ragged" * (not self.border) + "_any" * (not self.low) + "_unlimited" * (not self.high)
         tile = f"{self.tile}_{self.tail}" if self.tail else f"{self.tile}"
         return f"conv_{self.element.name}_{self.form}_{self.rows}x1_t{tile}{ending}"
 
@@ -160,7 +164,8 @@ class _Emitter:
         self.mask, self.source, self.target = (kernel.address(name) for name in ("mask", "source", "target"))
         self.residuals = kernel.address("residuals") if spec.residual else None
         self.residual = kernel.address("residual") if spec.residual else None
-        self.low, self.high = kernel.splat(kernel.scalar("low")), kernel.splat(kernel.scalar("high"))
+        self.low = kernel.splat(kernel.scalar("low")) if spec.low else None
+        self.high = kernel.splat(kernel.scalar("high")) if spec.high else None
         self.columns = kernel.arg("columns")
 
     def emit(self) -> None:
@@ -372,7 +377,7 @@ class _Emitter:
         return self.k.picked([lane % self.piece for lane in range(self.k.lanes)], piece)
 
     def _store(self, row: ir.Value, values: list[ir.Value], piece: ir.Value | None) -> None:
-        """Residual, clamp and border mask, then the row's tile goes to its output plane; so does its ``piece``."""
+        """Residual, clamp and border, then the row's tile goes to its output plane; so does its ``piece``."""
         k = self.k
         b = k.builder
         output = k.at(k.at(self.target, k.load_index(self.outputs, row)), self.tile)
@@ -389,27 +394,33 @@ class _Emitter:
             if self.spec.held:
                 self._store_rows(value, output, t * self.bytes)
                 continue
-            k.write(value, output, k.size, t * self.bytes, k.load(mask, k.mask, k.size, t * self.bytes))
+            k.write(value, output, k.size, t * self.bytes, self._inside(mask, k.mask, t * self.bytes))
         if piece is None:
             return
         at, integers = self.vectors * self.bytes, ir.VectorType(k.mask.element, self.piece)
         if self.residuals is not None:
             piece = b.fadd(piece, self._repeated(k.load_vector(residual, k.size, at, self.piece)))
-        stored = k.stored(self._finished(piece), self._repeated(k.load(mask, integers, k.size, at)))
+        inside = self._inside(mask, integers, at)
+        stored = k.stored(self._finished(piece), None if inside is None else self._repeated(inside))
         k.store(k.picked(range(self.piece), stored), output, k.size, at)
+
+    def _inside(self, mask: ir.Value, kind: ir.Type, at: int) -> ir.Value | None:
+        """Which positions are the image's; None where it does not matter."""
+        return self.k.load(mask, kind, self.k.size, at) if self.spec.border else None
 
     def _finished(self, value: ir.Value) -> ir.Value:
         k = self.k
         return emit_curve(k, self.spec.curve, k.clamp(value, self.low, self.high))
 
     def _store_rows(self, value: ir.Value, output: ir.Value, at: int) -> None:
-        """The rows that a vector holds, and zeros from the end of each to the next."""
+        """The rows that a vector holds, and zeros from the end of each to the next, if somebody needs them."""
         k, pitch = self.k, self.spec.pitch
         row = k.width // self.spec.held
         border = ir.Constant(ir.VectorType(k.element.ir, (pitch - row) // k.size), None)
         for number, pixels in enumerate([value] if self.spec.held == 1 else k.halves(value)):
             k.write(pixels, output, k.size, at + number * pitch)
-            k.store(border, output, k.size, at + number * pitch + row)
+            if self.spec.border:
+                k.store(border, output, k.size, at + number * pitch + row)
 
     def _load(self, plane: ir.Value, at: int) -> ir.Value:
         """The vector ``at`` bytes from ``plane``."""

@@ -328,13 +328,17 @@ class Kernel(Code):
     def absolute(self, value: ir.Value) -> ir.Value:
         return self._intrinsic("fabs", [value])
 
-    def clamp(self, value: ir.Value, low: ir.Value, high: ir.Value) -> ir.Value:
-        """``min(max(value, low), high)``; a NaN stays a NaN, as in torch."""
+    def clamp(self, value: ir.Value, low: ir.Value | None, high: ir.Value | None) -> ir.Value:
+        """``min(max(value, low), high)``, with the bounds that there are; a NaN stays a NaN, as in torch."""
         b = self.builder
-        if self.target.keeps_nan:
-            return self._intrinsic("minimum", [self._intrinsic("maximum", [value, low]), high])
-        raised = b.select(b.fcmp_ordered("<", value, low), low, value)
-        return b.select(b.fcmp_ordered(">", raised, high), high, raised)
+        for bound, intrinsic, beyond in ((low, "maximum", "<"), (high, "minimum", ">")):
+            if bound is None:
+                continue
+            if self.target.keeps_nan:
+                value = self._intrinsic(intrinsic, [value, bound])
+            else:
+                value = b.select(b.fcmp_ordered(beyond, value, bound), bound, value)
+        return value
 
     def larger(self, value: ir.Value, other: ir.Value) -> ir.Value:
         """The larger in every lane; NaN where one is, as in torch."""

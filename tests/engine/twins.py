@@ -145,7 +145,7 @@ def conv(kernel: ConvKernel, f: dict[str, int], memory: Memory, lanes: int) -> N
                 value = value + residual[first_residual + residuals[row] // size + start :][:width]
             value = activated(kernel, f, value)
             out = first_out + outputs[row] // size + start
-            value = np.where(mask[start : start + width], value, 0)
+            value = np.where(mask[start : start + width], value, 0) if kernel.border else value
             done = due - start if kernel.in_place else 0
             target[out + done : out + width] = value[done:]
 
