@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from flexgroup.engine._steps import StepBuilder
     from flexgroup.engine._steps_chain import Chain
 
-_KNOWN = (ConvOp, CopyOp, DepthwiseOp, ElementwiseOp, MeanOp, PoolOp)  # they read nothing that is not there
-_MASKED = (ConvOp, DepthwiseOp, PoolOp, CopyOp)  # what they read beside pixels and borders does not matter
+# They read nothing that is not there; what else than pixels and their borders they read does not matter.
+_KNOWN = (ConvOp, CopyOp, DepthwiseOp, ElementwiseOp, MeanOp, PoolOp)
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,7 @@ def sharing(layout: Layout, operations: Sequence[Operation], chains: Sequence[Ch
                 continue
             before = found.get(index, Needs(layout.looks_around(index), False))
             careless = index in written and (index in ahead or not _writes_gaps(layout, operation))
-            wanted = index not in written and not isinstance(operation, _MASKED)
-            found[index] = Needs(before.borders or wanted, before.gaps or careless)
+            found[index] = replace(before, gaps=before.gaps or careless)
     return {index: needs for index, needs in found.items() if index not in unknown}
 
 

@@ -104,10 +104,11 @@ def depthwise_call(
     layout, size = builder.layout, builder.element.bytes
     lanes, pitch, source_pitch = layout.lanes, layout.pitch(op.out), layout.pitch(op.inputs)
     walk = _walk(builder, op, rows[1] - rows[0])
+    border = not op.out.buffers <= layout.ragged
     if walk.form != "linear":
         # Columns up to the image's edge, or all of the pitch where somebody relies on the border to be zero. Where a
         # vector is longer than a row, it is written over by the next row.
-        border = (layout.is_windowed(op.out) and layout.reads_border(op.out)) or op.out.width < lanes
+        border &= (layout.is_windowed(op.out) and layout.reads_border(op.out)) or op.out.width < lanes
         columns = pitch if border else op.out.width
         tile = _vectors_abreast(builder, op, columns, walk.form)
         starts, alone = divmod(-(-columns // lanes), tile)
@@ -117,7 +118,7 @@ def depthwise_call(
         mask = builder.constants.add(inside)
     else:
         vectors, covered = builder.cover(op.out, rows)
-        border, alone = True, 0
+        alone = 0
         largest = min(LARGEST_TILE, covered // lanes)
         tile = min(range(1, largest + 1), key=lambda t: (-(-vectors // t) * (t + 1), -t))
         starts, mask = -(-vectors // tile), builder.mask(op.out, rows[1] - rows[0])

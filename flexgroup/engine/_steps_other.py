@@ -58,6 +58,7 @@ def _pool_tables(builder: StepBuilder, op: PoolOp) -> Fields:
 def _mean(builder: StepBuilder, op: MeanOp) -> Step:
     fields = {
         "inputs": builder.table(builder.planes(op.image)),
+        "mask": builder.mask(op.image),
         "arena": reference(ARENA, 0),
         "output": reference(ARENA, builder.layout.offset(PlaneRef(op.out.buffer, 0))),
         "vectors": builder.layout.vectors(op.image),

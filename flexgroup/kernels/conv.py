@@ -41,7 +41,7 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from flexgroup.kernels.curves import emit_curve
-from flexgroup.kernels.emit import AHEAD, I64, Kernel, Signature
+from flexgroup.kernels.emit import AHEAD, BIT, I64, Kernel, Signature
 from flexgroup.kernels.target import F32, LINE, Element, Target
 
 SIGNATURE = Signature(
@@ -220,10 +220,20 @@ class _Emitter:
         if self.spec.panel:
             self.inputs = self._copied(self.inputs)
         self.done = self._within(self.k.builder.sub(due, start)) if self.spec.in_place and start is not due else []
+        self.inside = self._masks() if self.spec.border and not self.spec.held and self.k.target.has_masks else None
         if self.spec.form == "ring":
             self._ring()
         else:
             self._strips()
+
+    def _masks(self) -> list[ir.Value]:
+        """Which positions of the tile's vectors are the image's, and of its stacks: known once, for all rows."""
+        k, b, mask = self.k, self.k.builder, self.k.at(self.mask, self.tile)
+        masks = [k.load(mask, k.mask, k.size, t * self.bytes) for t in range(self.vectors)]
+        if self.stacks:
+            piece = ir.VectorType(k.mask.element, self.piece)
+            masks.append(self._repeated(k.load(mask, piece, k.size, self.vectors * self.bytes)))
+        return [b.trunc(each, ir.VectorType(BIT, k.lanes)) for each in masks]
 
     def _copied(self, inputs: ir.Value) -> ir.Value:
         """Copy the tile's segments to the panel; returns its address."""
@@ -381,7 +391,6 @@ class _Emitter:
         k = self.k
         b = k.builder
         output = k.at(k.at(self.target, k.load_index(self.outputs, row)), self.tile)
-        mask = k.at(self.mask, self.tile)
         if self.residuals is not None:
             residual = k.at(k.at(self.residual, k.load_index(self.residuals, row)), self.tile)
         for t, value in enumerate(values):
@@ -394,19 +403,25 @@ class _Emitter:
             if self.spec.held:
                 self._store_rows(value, output, t * self.bytes)
                 continue
-            k.write(value, output, k.size, t * self.bytes, self._inside(mask, k.mask, t * self.bytes))
+            k.write(value, output, k.size, t * self.bytes, self._inside(t))
         if piece is None:
             return
-        at, integers = self.vectors * self.bytes, ir.VectorType(k.mask.element, self.piece)
+        at = self.vectors * self.bytes
         if self.residuals is not None:
             piece = b.fadd(piece, self._repeated(k.load_vector(residual, k.size, at, self.piece)))
-        inside = self._inside(mask, integers, at)
-        stored = k.stored(self._finished(piece), None if inside is None else self._repeated(inside))
+        stored = k.stored(self._finished(piece), self._inside(self.vectors, self.piece))
         k.store(k.picked(range(self.piece), stored), output, k.size, at)
 
-    def _inside(self, mask: ir.Value, kind: ir.Type, at: int) -> ir.Value | None:
-        """Which positions are the image's; None where it does not matter."""
-        return self.k.load(mask, kind, self.k.size, at) if self.spec.border else None
+    def _inside(self, number: int, piece: int = 0) -> ir.Value | None:
+        """Which positions of a vector of the tile are the image's; None where it does not matter."""
+        k = self.k
+        if self.inside is not None:
+            return self.inside[number]
+        if not self.spec.border:
+            return None
+        kind = ir.VectorType(k.mask.element, piece or k.lanes)
+        mask = k.load(k.at(self.mask, self.tile), kind, k.size, number * self.bytes)
+        return self._repeated(mask) if piece else mask
 
     def _finished(self, value: ir.Value) -> ir.Value:
         k = self.k

@@ -74,7 +74,7 @@ class DepthwiseKernel:
         family = "depthwise" if self.reduce == "sum" else "maxpool"
         rows = f"_r{self.rows}" if self.form == "along" else ""
         tile = f"{self.tile}{'_1' * self.tail}"
-        border = "_border" * (self.border and self.form != "linear")
+        border = "_border" * self.border
         return f"{family}_{self.element.name}_{self.form}_{window}{stride}{dilation}{rows}_t{tile}{border}{curve}"
 
     @property

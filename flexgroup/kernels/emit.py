@@ -11,7 +11,7 @@ from llvmlite import ir
 
 from flexgroup.kernels.target import Element, Target
 
-I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+BIT, I8, I32, I64 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64)
 POINTER = I8.as_pointer()
 STACK = 16  # bytes that platforms align the stack to
 AHEAD = 4096  # bytes from what is read of a stream to what is asked for: memory takes a few hundred cycles
@@ -170,8 +170,7 @@ class Kernel(Code):
     def load_vector(self, pointer: ir.Value, align: int, byte_offset: ir.Value | int = 0, count: int = 0) -> ir.Value:
         """The vector at an address, or the ``count`` numbers, to compute with."""
         lanes = count or self.lanes
-        stored = self.load(pointer, ir.VectorType(self.element.ir, lanes), align, byte_offset)
-        return self._extended(stored, ir.VectorType(self.number, lanes))
+        return self.computed(self.load(pointer, ir.VectorType(self.element.ir, lanes), align, byte_offset))
 
     def picked(self, lanes: Sequence[int], first: ir.Value, second: ir.Value | None = None) -> ir.Value:
         """These lanes of a vector, or of two, the second's counted after the first's."""
@@ -220,12 +219,23 @@ class Kernel(Code):
             self.store(self.picked(range(start, start + width), value), pointer, self.size, start * self.size)
 
     def stored(self, value: ir.Value, inside: ir.Value | None = None) -> ir.Value:
-        """``value``, rounded to what memory holds, and zero where the mask ``inside`` is."""
+        """``value``, rounded to what memory holds, and `zeroed` outside of ``inside``."""
         b = self.builder
         is_vector = isinstance(value.type, ir.VectorType)
         kind = ir.VectorType(self.element.ir, value.type.count) if is_vector else self.element.ir
         value = value if value.type == kind else b.fptrunc(value, kind)
-        return value if inside is None else b.bitcast(b.and_(b.bitcast(value, self.mask), inside), kind)
+        return value if inside is None else self.zeroed(value, inside)
+
+    def zeroed(self, value: ir.Value, inside: ir.Value) -> ir.Value:
+        """A vector as memory holds it, and zero where the mask ``inside`` is: integers, or truths."""
+        b = self.builder
+        if inside.type.element == BIT:
+            return b.select(inside, value, ir.Constant(value.type, None))
+        return b.bitcast(b.and_(b.bitcast(value, inside.type), inside), value.type)
+
+    def computed(self, stored: ir.Value) -> ir.Value:
+        """A vector as memory holds it, to compute with."""
+        return self._extended(stored, ir.VectorType(self.number, stored.type.count))
 
     def _extended(self, value: ir.Value, kind: ir.Type) -> ir.Value:
         return value if value.type == kind else self.builder.fpext(value, kind)

@@ -80,6 +80,7 @@ class PoolKernel:
 MEAN_SIGNATURE = Signature(
     (
         "inputs",  # int32 a plane
+        "mask",  # an integer of a number's size a position: -1 inside the image, 0 on its border
         "arena",
         "output",  # a number a plane
         "vectors",
@@ -92,7 +93,7 @@ MEAN_SIGNATURE = Signature(
 
 @dataclass(frozen=True)
 class MeanKernel:
-    """The sum of a whole plane (its border is zero) times ``scale``, as one number of a vector."""
+    """The sum of a plane's pixels times ``scale``, as one number of a vector."""
 
     element: Element = F32
 
@@ -108,12 +109,14 @@ class MeanKernel:
         """Add the kernel's function to ``module``."""
         k = Kernel(module, self.name, target, self.element, MEAN_SIGNATURE, wide=True)
         b, width, size = k.builder, k.width, k.size
-        inputs, arena, output = k.address("inputs"), k.address("arena"), k.address("output")
+        inputs, mask, arena, output = (k.address(name) for name in ("inputs", "mask", "arena", "output"))
         scale, vectors = k.scalar("scale"), k.arg("vectors")
         with k.loop(k.arg("first"), k.arg("last")) as planes:
             plane = k.at(arena, k.load_index(inputs, planes.index))
             with k.loop(0, vectors, 1, [k.constant(0.0)]) as positions:
-                value = k.load_vector(plane, width, b.mul(positions.index, ir.Constant(I64, width)))
+                at = b.mul(positions.index, ir.Constant(I64, width))
+                stored = k.load(plane, ir.VectorType(k.element.ir, k.lanes), width, at)
+                value = k.computed(k.zeroed(stored, k.load(mask, k.mask, width, at)))
                 positions.next = [b.fadd(positions.values[0], value)]
             total = k.sum_of_lanes(positions.results[0])
             at = b.mul(planes.index, ir.Constant(I64, size))

@@ -240,7 +240,8 @@ def test_heads_residuals_and_convnext_blocks_take_no_copies():
         linear=nn.Linear(6, 6),
     )
     steps = flexgroup.compile(block, (torch.randn(1, 6, 9, 7),)).plan.steps
-    assert [step.kernel.name.split("_")[0] for step in steps] == ["copy", "depthwise", "layer", "conv", "copy"]
+    families = [step.kernel.name.split("_")[0] for step in steps]
+    assert [each for each in families if each != "fill"] == ["copy", "depthwise", "layer", "conv", "copy"]
 
 
 def test_zeros_shorten_linear_layers_over_tokens():

@@ -272,8 +272,9 @@ def linear(kernel: LinearKernel, f: dict[str, int], memory: Memory, lanes: int) 
 
 def mean(kernel: MeanKernel, f: dict[str, int], memory: Memory, lanes: int) -> None:
     arena, planes = memory.view(f["arena"]), memory.view(f["inputs"], np.int32) // memory.size
+    inside = memory.view(f["mask"], memory.integer, f["vectors"] * lanes) != 0
     for plane in range(f["first"], f["last"]):
-        total = arena[planes[plane] :][: f["vectors"] * lanes].sum(dtype=np.float64)
+        total = arena[planes[plane] :][: len(inside)][inside].sum(dtype=np.float64)
         memory.view(f["output"])[plane] = total * number(f["scale"])
 
 
