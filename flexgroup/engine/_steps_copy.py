@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from flexgroup.engine._steps import Fields, Place, StepBuilder
 
 MOST_PARTS = 16  # vectors that are split at once: as many registers
+LONGEST_ROW = 4  # vectors of a row that is copied by code without a loop
 
 
 def _copy(builder: StepBuilder, op: CopyOp) -> Step:
@@ -46,7 +47,10 @@ def copy_call(builder: StepBuilder, op: CopyOp, rows: tuple[int, int], place: Pl
         "columns": op.columns,
         "gap": target_width - op.columns if op.fills_rows else 0,
     }
-    kernel = CopyKernel(op.step[1], *builder.moving(op.source, op.target), parts)
+    is_short = builder.target.triple and op.rows > 1 and op.columns <= LONGEST_ROW * builder.layout.lanes
+    row = (fields["columns"], fields["gap"]) if is_short else (0, 0)
+    ahead = bool(builder.target.triple) and op.rows > 1 and isinstance(op.source, External)
+    kernel = CopyKernel(op.step[1], *builder.moving(op.source, op.target), parts, *row, ahead)
     return kernel, fields, op.planes * len(corners)
 
 

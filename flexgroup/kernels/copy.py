@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from llvmlite import ir
 
-from flexgroup.kernels.emit import I32, I64, Kernel, Signature, halved
+from flexgroup.kernels.emit import BIT, I32, I64, Kernel, Signature, halved
 from flexgroup.kernels.moves import Move, move_name
 from flexgroup.kernels.target import F32, Element, Target
 
@@ -27,6 +28,9 @@ SIGNATURE = Signature(
 )
 
 
+ROWS_AHEAD = 2  # from the row that is copied to the one that is asked for: hardware does not foresee where it begins
+
+
 @dataclass(frozen=True)
 class CopyKernel:
     """``target[part][row, column] = source[row, column * step + part]`` for the planes first..last; then zeros.
@@ -39,11 +43,16 @@ class CopyKernel:
     element: Element = F32
     written: Element | None = None  # how the target holds the numbers, if not as the source does
     parts: int = 1
+    columns: int = 0  # that are compiled in, and the gap after them: code without a loop; 0: they are arguments
+    gap: int = 0
+    ahead: bool = False  # whether rows come from memory, so that they have to be asked for early
 
     @property
     def name(self) -> str:
         parts = f"_{self.parts}parts" if self.parts > 1 else ""
-        return f"copy_{move_name(self.element, self.written)}_step{self.step}{parts}"
+        columns = f"_{self.columns}columns_{self.gap}zeros" if self.columns else ""
+        ahead = "_ahead" * self.ahead
+        return f"copy_{move_name(self.element, self.written)}_step{self.step}{parts}{columns}{ahead}"
 
     @property
     def signature(self) -> Signature:
@@ -55,11 +64,8 @@ class CopyKernel:
         b, move = k.builder, Move(k, self.written)
         source, into = k.address("source"), k.address("target")
         sources, targets = k.address("sources"), k.address("targets")
-        source_row, target_row, columns = k.arg("source_row"), k.arg("target_row"), k.arg("columns")
-        is_vector = self.step <= 2 or self.parts > 1
-        wide = b.add(columns, k.arg("gap"))
-        rest = b.and_(columns, ir.Constant(I64, k.lanes - 1))
-        masked = self._masks(k, rest, k.arg("gap")) if is_vector and target.has_masks else None
+        source_row, target_row = k.arg("source_row"), k.arg("target_row")
+        write_row = self._fixed_row if self.columns else self._row_writer(k, move)
         with k.loop(k.arg("first"), k.arg("last")) as planes:
             read = k.at(source, k.load_index(sources, planes.index))
             first = b.mul(planes.index, ir.Constant(I64, self.parts))
@@ -68,19 +74,55 @@ class CopyKernel:
             with k.loop(0, k.arg("rows")) as rows:
                 from_row = k.at(read, b.mul(rows.index, source_row))
                 to_row = b.mul(rows.index, target_row)
-                to_rows = [k.at(write, to_row) for write in writes]
-                start = ir.Constant(I64, 0)
-                for width in [1] if not is_vector else halved(k.lanes) if masked is None else [k.lanes]:
-                    start = self._run(k, move, from_row, to_rows, start, columns, width)
-                if masked is not None:
-                    end = b.add(start, ir.Constant(I64, k.lanes))
-                    with k.loop(start, b.select(b.icmp_signed("<", wide, end), wide, end), k.lanes):  # at most once
-                        self._piece(k, move, from_row, to_rows, start, k.lanes, masked)
-                    start = end
-                with k.loop(start, wide) as zeros:
-                    for to in to_rows:
-                        move.store_zero(to, b.mul(zeros.index, ir.Constant(I64, move.written_size)))
+                write_row(k, move, from_row, [k.at(write, to_row) for write in writes])
         b.ret_void()
+
+    @property
+    def _is_vector(self) -> bool:
+        return self.step <= 2 or self.parts > 1
+
+    def _fixed_row(self, k: Kernel, move: Move, source: ir.Value, targets: list[ir.Value]) -> None:
+        """A row whose columns are known: vectors, what is left in one with masks or in halves, and the gap's zeros."""
+        masked, start = self._is_vector and k.target.has_masks, 0
+
+        def first_lanes(count: int) -> ir.Constant:
+            return ir.Constant(ir.VectorType(BIT, k.lanes), [lane < count for lane in range(k.lanes)])
+
+        for width in [1] if not self._is_vector else [k.lanes] if masked else halved(k.lanes):
+            while self.columns - start >= width:
+                self._piece(k, move, source, targets, ir.Constant(I64, start), width)
+                start += width
+        if masked and start < self.columns + self.gap:
+            reads = (self.columns - start) * self.step - self._numbers_spared
+            masks = [first_lanes(reads - at) for at in self._starts(k.lanes)]
+            inside = first_lanes(self.columns + self.gap - start)
+            self._piece(k, move, source, targets, ir.Constant(I64, start), k.lanes, (inside, masks))
+            start += k.lanes
+        for column in range(start, self.columns + self.gap):
+            for target in targets:
+                move.store_zero(target, column * move.written_size)
+
+    def _row_writer(self, k: Kernel, move: Move) -> Callable[[Kernel, Move, ir.Value, list[ir.Value]], None]:
+        """What copies a row of as many columns as the arguments say."""
+        b, columns, gap = k.builder, k.arg("columns"), k.arg("gap")
+        wide = b.add(columns, gap)
+        rest = b.and_(columns, ir.Constant(I64, k.lanes - 1))
+        masked = self._masks(k, rest, gap) if self._is_vector and k.target.has_masks else None
+
+        def write(k: Kernel, move: Move, source: ir.Value, targets: list[ir.Value]) -> None:
+            start = ir.Constant(I64, 0)
+            for width in [1] if not self._is_vector else halved(k.lanes) if masked is None else [k.lanes]:
+                start = self._run(k, move, source, targets, start, columns, width)
+            if masked is not None:
+                end = b.add(start, ir.Constant(I64, k.lanes))
+                with k.loop(start, b.select(b.icmp_signed("<", wide, end), wide, end), k.lanes):  # at most once
+                    self._piece(k, move, source, targets, start, k.lanes, masked)
+                start = end
+            with k.loop(start, wide) as zeros:
+                for to in targets:
+                    move.store_zero(to, b.mul(zeros.index, ir.Constant(I64, move.written_size)))
+
+        return write
 
     def _run(
         self,
@@ -113,6 +155,10 @@ class CopyKernel:
         b, size, starts = k.builder, move.read_size, self._starts(width)
         inside, inside_reads = masks or (None, [None] * len(starts))
         reads = k.at(source, b.mul(start, ir.Constant(I64, self.step * size)))
+        if self.ahead and width == k.lanes:
+            later = k.at(reads, b.mul(k.arg("source_row"), ir.Constant(I64, ROWS_AHEAD)))
+            for at in starts:
+                k.prefetch(later, at * size)
         places = zip(starts, inside_reads, strict=True)
         vectors = [move.load(reads, width, size, at * size, lanes) for at, lanes in places]
         column = b.mul(start, ir.Constant(I64, move.written_size))
@@ -133,12 +179,15 @@ class CopyKernel:
         width = vectors[0].type.count
         return [k.picked([*range(0, width, 2), *range(width + 1, 2 * width, 2)], *vectors)]
 
+    @property
+    def _numbers_spared(self) -> int:
+        """Numbers after the last column that is wanted, which would be read with it: nothing else is."""
+        return 1 if self.parts == 1 and self.step == 2 else 0
+
     def _masks(self, k: Kernel, rest: ir.Value, gap: ir.Value) -> tuple[ir.Value, list[ir.Value]]:
         """Which lanes of a vector are the last ``rest`` columns and the gap, and which of those are read for them."""
         b, lanes = k.builder, k.lanes
-        numbers = b.mul(rest, ir.Constant(I64, self.step))
-        if self.parts == 1 and self.step == 2:
-            numbers = b.sub(numbers, ir.Constant(I64, 1))  # nothing is read that is not wanted
+        numbers = b.sub(b.mul(rest, ir.Constant(I64, self.step)), ir.Constant(I64, self._numbers_spared))
         reads = [k.first_lanes(b.sub(numbers, ir.Constant(I64, start)), lanes) for start in self._starts(lanes)]
         return k.first_lanes(b.add(rest, gap), lanes), reads
 
