@@ -37,6 +37,8 @@ PARTS: dict[str, tuple[str, Any]] = {  # name: what of the engine is something e
     "the chains' threshold": (ENGINE + "_chains.WORTH", 1.0),  # so that there are more of them
     "short tiles": (ENGINE + "_choose._shorter", lambda layer, form, rows, tile, target: []),
     "asking early": (ENGINE + "_steps_conv.asks_early", lambda layer, form, rows, tile, target: False),
+    "borders where somebody looks": (ENGINE + "_compiled.ragged", lambda layout, shared: set()),
+    "rows of a known length": (ENGINE + "_steps_copy.LONGEST_ROW", 0),
     "sweeps": (ENGINE + "_choose._sweep", lambda layer, choice, target, costs: 0),
     "slices": (ENGINE + "_chains.slices", lambda builder, producer, reader: []),
     "whole rows": (ENGINE + "_choose.Layer.rows_of_vector", lambda layer, form, height: 0),
