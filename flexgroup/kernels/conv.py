@@ -27,6 +27,9 @@ wasted on the border between them.
 Where an image ends within the first half or quarter of a vector, the last tile may have a vector more that holds these
 positions for two or four output rows, one after another (`stacked`): as many multiply-adds fewer.
 
+Positions between an image's rows are computed like all others. They become zeros where a reader needs those (`border`):
+with masks that, where the target has registers for them, are loaded once for all rows of a tile.
+
 Rows beyond the last one are stored to a scratch plane, so that any number of rows works.
 
 The residual may lie where the output goes: a position is read just before it is written. Only the last tile, where it
@@ -52,7 +55,7 @@ SIGNATURE = Signature(
         "bias",  # a number a row
         "outputs",  # int32 a row: bytes from `target` to the row's output plane
         "residuals",  # int32 a row: bytes from `residual`, for kernels with a residual
-        "mask",  # an integer a position, of a number's size: -1 inside the image, 0 on its border
+        "mask",  # an integer a position, of a number's size: -1 inside the image, 0 on its border; if that is written
         "source",
         "target",
         "residual",
@@ -100,7 +103,7 @@ class ConvKernel:
     early: bool = False  # ring, strip: whether inputs are asked for `EARLY` groups ahead, whose offsets are there
     border: bool = True  # whether zeros are written beside the image's pixels, or whatever it comes to
     low: bool = True  # whether sums have a least value
-    high: bool = True
+    high: bool = True  # and a largest one
 
     @property
     def name(self) -> str:
@@ -233,6 +236,7 @@ class _Emitter:
         if self.stacks:
             piece = ir.VectorType(k.mask.element, self.piece)
             masks.append(self._repeated(k.load(mask, piece, k.size, self.vectors * self.bytes)))
+        # Their last bits: a comparison LLVM would do again for every row.
         return [b.trunc(each, ir.VectorType(BIT, k.lanes)) for each in masks]
 
     def _copied(self, inputs: ir.Value) -> ir.Value:
