@@ -397,6 +397,10 @@ class Layout:
             for reach in self._reaches.get(index, [])
         )
 
+    def needs_border(self, image: Image) -> bool:
+        """Whether somebody relies on zeros around the pixels of an image, or of another that has its place."""
+        return not image.buffers <= self.ragged
+
     def _planes(self, index: int) -> int:
         buffer = self.buffers[index]
         return self._slots.get(index, buffer.channels if buffer.height else 1)

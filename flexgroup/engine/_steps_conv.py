@@ -182,7 +182,7 @@ def _cut(
     span, ahead = conv.layer.span if choice.panel else 0, _streams(builder, conv)
     form = (choice.form, choice.rows, line.size, adds, element, op.curve, in_place, line.tail)
     run, step = _runs(builder, conv)
-    border = not op.out.buffers <= layout.ragged
+    border = layout.needs_border(op.out)
     kernel = ConvKernel(
         *form,
         panel=choice.panel,

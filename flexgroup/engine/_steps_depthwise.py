@@ -104,7 +104,7 @@ def depthwise_call(
     layout, size = builder.layout, builder.element.bytes
     lanes, pitch, source_pitch = layout.lanes, layout.pitch(op.out), layout.pitch(op.inputs)
     walk = _walk(builder, op, rows[1] - rows[0])
-    border = not op.out.buffers <= layout.ragged
+    border = layout.needs_border(op.out)
     if walk.form != "linear":
         # Columns up to the image's edge, or all of the pitch where somebody relies on the border to be zero. Where a
         # vector is longer than a row, it is written over by the next row.

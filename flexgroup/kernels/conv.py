@@ -223,7 +223,8 @@ class _Emitter:
         if self.spec.panel:
             self.inputs = self._copied(self.inputs)
         self.done = self._within(self.k.builder.sub(due, start)) if self.spec.in_place and start is not due else []
-        self.inside = self._masks() if self.spec.border and not self.spec.held and self.k.target.has_masks else None
+        has_masks = self.spec.border and not self.spec.held and self.k.target.has_masks
+        self.masks = self._masks() if has_masks else []
         if self.spec.form == "ring":
             self._ring()
         else:
@@ -231,13 +232,17 @@ class _Emitter:
 
     def _masks(self) -> list[ir.Value]:
         """Which positions of the tile's vectors are the image's, and of its stacks: known once, for all rows."""
-        k, b, mask = self.k, self.k.builder, self.k.at(self.mask, self.tile)
-        masks = [k.load(mask, k.mask, k.size, t * self.bytes) for t in range(self.vectors)]
-        if self.stacks:
-            piece = ir.VectorType(k.mask.element, self.piece)
-            masks.append(self._repeated(k.load(mask, piece, k.size, self.vectors * self.bytes)))
+        b, truths = self.k.builder, ir.VectorType(BIT, self.k.lanes)
+        numbers = range(self.vectors + (self.stacks > 0))
         # Their last bits: a comparison LLVM would do again for every row.
-        return [b.trunc(each, ir.VectorType(BIT, k.lanes)) for each in masks]
+        return [b.trunc(self._loaded_mask(number), truths) for number in numbers]
+
+    def _loaded_mask(self, number: int) -> ir.Value:
+        """-1 where positions of a vector of the tile are the image's; those after its ``vectors`` are the stacks'."""
+        k, is_stack = self.k, number == self.vectors
+        kind = ir.VectorType(k.mask.element, self.piece if is_stack else k.lanes)
+        mask = k.load(k.at(self.mask, self.tile), kind, k.size, number * self.bytes)
+        return self._repeated(mask) if is_stack else mask
 
     def _copied(self, inputs: ir.Value) -> ir.Value:
         """Copy the tile's segments to the panel; returns its address."""
@@ -413,19 +418,14 @@ class _Emitter:
         at = self.vectors * self.bytes
         if self.residuals is not None:
             piece = b.fadd(piece, self._repeated(k.load_vector(residual, k.size, at, self.piece)))
-        stored = k.stored(self._finished(piece), self._inside(self.vectors, self.piece))
+        stored = k.stored(self._finished(piece), self._inside(self.vectors))
         k.store(k.picked(range(self.piece), stored), output, k.size, at)
 
-    def _inside(self, number: int, piece: int = 0) -> ir.Value | None:
+    def _inside(self, number: int) -> ir.Value | None:
         """Which positions of a vector of the tile are the image's; None where it does not matter."""
-        k = self.k
-        if self.inside is not None:
-            return self.inside[number]
         if not self.spec.border:
             return None
-        kind = ir.VectorType(k.mask.element, piece or k.lanes)
-        mask = k.load(k.at(self.mask, self.tile), kind, k.size, number * self.bytes)
-        return self._repeated(mask) if piece else mask
+        return self.masks[number] if self.masks else self._loaded_mask(number)
 
     def _finished(self, value: ir.Value) -> ir.Value:
         k = self.k

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from llvmlite import ir
 
-from flexgroup.kernels.emit import BIT, I32, I64, Kernel, Signature, halved
+from flexgroup.kernels.emit import I32, I64, Kernel, Signature, halved
 from flexgroup.kernels.moves import Move, move_name
 from flexgroup.kernels.target import F32, Element, Target
 
@@ -26,8 +25,6 @@ SIGNATURE = Signature(
         "last",
     )
 )
-
-
 ROWS_AHEAD = 2  # from the row that is copied to the one that is asked for: hardware does not foresee where it begins
 
 
@@ -60,91 +57,72 @@ class CopyKernel:
 
     def emit(self, module: ir.Module, target: Target) -> None:
         """Add the kernel's function to ``module``."""
-        k = Kernel(module, self.name, target, self.element, SIGNATURE)
-        b, move = k.builder, Move(k, self.written)
+        _Emitter(Kernel(module, self.name, target, self.element, SIGNATURE), self).emit()
+
+
+class _Emitter:
+    def __init__(self, kernel: Kernel, spec: CopyKernel) -> None:
+        self.k, self.spec, self.move = kernel, spec, Move(kernel, spec.written)
+        b = kernel.builder
+        self.source_row, self.target_row = kernel.arg("source_row"), kernel.arg("target_row")
+        self.ahead = b.mul(self.source_row, ir.Constant(I64, ROWS_AHEAD)) if spec.ahead else None
+        if spec.columns:
+            self.columns, self.gap = ir.Constant(I64, spec.columns), ir.Constant(I64, spec.gap)
+        else:
+            self.columns, self.gap = kernel.arg("columns"), kernel.arg("gap")
+        is_vector = spec.step <= 2 or spec.parts > 1
+        self.masks = self._masks() if is_vector and kernel.target.has_masks else None
+        self.widths = [1] if not is_vector else halved(kernel.lanes) if self.masks is None else [kernel.lanes]
+
+    def emit(self) -> None:
+        k, b, parts = self.k, self.k.builder, self.spec.parts
         source, into = k.address("source"), k.address("target")
         sources, targets = k.address("sources"), k.address("targets")
-        source_row, target_row = k.arg("source_row"), k.arg("target_row")
-        write_row = self._fixed_row if self.columns else self._row_writer(k, move)
         with k.loop(k.arg("first"), k.arg("last")) as planes:
             read = k.at(source, k.load_index(sources, planes.index))
-            first = b.mul(planes.index, ir.Constant(I64, self.parts))
-            places = [k.load_index(targets, b.add(first, ir.Constant(I64, part))) for part in range(self.parts)]
+            first = b.mul(planes.index, ir.Constant(I64, parts))
+            places = [k.load_index(targets, b.add(first, ir.Constant(I64, part))) for part in range(parts)]
             writes = [k.at(into, place) for place in places]
             with k.loop(0, k.arg("rows")) as rows:
-                from_row = k.at(read, b.mul(rows.index, source_row))
-                to_row = b.mul(rows.index, target_row)
-                write_row(k, move, from_row, [k.at(write, to_row) for write in writes])
+                from_row, to_row = (b.mul(rows.index, row) for row in (self.source_row, self.target_row))
+                copy_row = self._known_row if self.spec.columns else self._row
+                copy_row(k.at(read, from_row), [k.at(write, to_row) for write in writes])
         b.ret_void()
 
-    @property
-    def _is_vector(self) -> bool:
-        return self.step <= 2 or self.parts > 1
-
-    def _fixed_row(self, k: Kernel, move: Move, source: ir.Value, targets: list[ir.Value]) -> None:
-        """A row whose columns are known: vectors, what is left in one with masks or in halves, and the gap's zeros."""
-        masked, start = self._is_vector and k.target.has_masks, 0
-
-        def first_lanes(count: int) -> ir.Constant:
-            return ir.Constant(ir.VectorType(BIT, k.lanes), [lane < count for lane in range(k.lanes)])
-
-        for width in [1] if not self._is_vector else [k.lanes] if masked else halved(k.lanes):
-            while self.columns - start >= width:
-                self._piece(k, move, source, targets, ir.Constant(I64, start), width)
+    def _known_row(self, source: ir.Value, targets: list[ir.Value]) -> None:
+        """A row whose columns are compiled in: code without a loop."""
+        spec, start = self.spec, 0
+        for width in self.widths:
+            while spec.columns - start >= width:
+                self._piece(source, targets, ir.Constant(I64, start), width)
                 start += width
-        if masked and start < self.columns + self.gap:
-            reads = (self.columns - start) * self.step - self._numbers_spared
-            masks = [first_lanes(reads - at) for at in self._starts(k.lanes)]
-            inside = first_lanes(self.columns + self.gap - start)
-            self._piece(k, move, source, targets, ir.Constant(I64, start), k.lanes, (inside, masks))
-            start += k.lanes
-        for column in range(start, self.columns + self.gap):
+        if self.masks is not None and start < spec.columns + spec.gap:
+            self._piece(source, targets, ir.Constant(I64, start), self.k.lanes, self.masks)
+            start += self.k.lanes
+        for column in range(start, spec.columns + spec.gap):
             for target in targets:
-                move.store_zero(target, column * move.written_size)
+                self.move.store_zero(target, column * self.move.written_size)
 
-    def _row_writer(self, k: Kernel, move: Move) -> Callable[[Kernel, Move, ir.Value, list[ir.Value]], None]:
-        """What copies a row of as many columns as the arguments say."""
-        b, columns, gap = k.builder, k.arg("columns"), k.arg("gap")
-        wide = b.add(columns, gap)
-        rest = b.and_(columns, ir.Constant(I64, k.lanes - 1))
-        masked = self._masks(k, rest, gap) if self._is_vector and k.target.has_masks else None
-
-        def write(k: Kernel, move: Move, source: ir.Value, targets: list[ir.Value]) -> None:
-            start = ir.Constant(I64, 0)
-            for width in [1] if not self._is_vector else halved(k.lanes) if masked is None else [k.lanes]:
-                start = self._run(k, move, source, targets, start, columns, width)
-            if masked is not None:
-                end = b.add(start, ir.Constant(I64, k.lanes))
-                with k.loop(start, b.select(b.icmp_signed("<", wide, end), wide, end), k.lanes):  # at most once
-                    self._piece(k, move, source, targets, start, k.lanes, masked)
-                start = end
-            with k.loop(start, wide) as zeros:
-                for to in targets:
-                    move.store_zero(to, b.mul(zeros.index, ir.Constant(I64, move.written_size)))
-
-        return write
-
-    def _run(
-        self,
-        k: Kernel,
-        move: Move,
-        source: ir.Value,
-        targets: list[ir.Value],
-        start: ir.Value,
-        stop: ir.Value,
-        width: int,
-    ) -> ir.Value:
-        """Copy ``width`` elements a round and part from ``start`` while they fit; returns where it stopped."""
-        b = k.builder
-        end = b.add(start, b.and_(b.sub(stop, start), ir.Constant(I64, -width)))
-        with k.loop(start, end, width) as columns:
-            self._piece(k, move, source, targets, columns.index, width)
-        return end
+    def _row(self, source: ir.Value, targets: list[ir.Value]) -> None:
+        """A row of as many columns as the arguments say."""
+        k, b = self.k, self.k.builder
+        start, wide = ir.Constant(I64, 0), b.add(self.columns, self.gap)
+        for width in self.widths:
+            end = b.add(start, b.and_(b.sub(self.columns, start), ir.Constant(I64, -width)))
+            with k.loop(start, end, width) as columns:
+                self._piece(source, targets, columns.index, width)
+            start = end
+        if self.masks is not None:
+            end = b.add(start, ir.Constant(I64, k.lanes))
+            with k.loop(start, b.select(b.icmp_signed("<", wide, end), wide, end), k.lanes):  # at most once
+                self._piece(source, targets, start, k.lanes, self.masks)
+            start = end
+        with k.loop(start, wide) as zeros:
+            for target in targets:
+                self.move.store_zero(target, b.mul(zeros.index, ir.Constant(I64, self.move.written_size)))
 
     def _piece(
         self,
-        k: Kernel,
-        move: Move,
         source: ir.Value,
         targets: list[ir.Value],
         start: ir.Value,
@@ -152,44 +130,43 @@ class CopyKernel:
         masks: tuple[ir.Value, list[ir.Value]] | None = None,
     ) -> None:
         """Copy ``width`` columns of every part from ``start``, or as many of them as `_masks` says."""
-        b, size, starts = k.builder, move.read_size, self._starts(width)
+        k, b, move = self.k, self.k.builder, self.move
+        size, starts = move.read_size, self._starts(width)
         inside, inside_reads = masks or (None, [None] * len(starts))
-        reads = k.at(source, b.mul(start, ir.Constant(I64, self.step * size)))
-        if self.ahead and width == k.lanes:
-            later = k.at(reads, b.mul(k.arg("source_row"), ir.Constant(I64, ROWS_AHEAD)))
+        reads = k.at(source, b.mul(start, ir.Constant(I64, self.spec.step * size)))
+        if self.ahead is not None and width == k.lanes:
+            later = k.at(reads, self.ahead)
             for at in starts:
                 k.prefetch(later, at * size)
         places = zip(starts, inside_reads, strict=True)
         vectors = [move.load(reads, width, size, at * size, lanes) for at, lanes in places]
         column = b.mul(start, ir.Constant(I64, move.written_size))
-        for row, vector in zip(targets, self._arranged(k, vectors), strict=True):
+        for row, vector in zip(targets, self._arranged(vectors), strict=True):
             move.store(vector, row, move.written_size, column, inside)
 
     def _starts(self, width: int) -> list[int]:
         """Where the vectors of so many numbers begin that are read for ``width`` columns."""
-        if self.parts > 1:
-            return [part * width for part in range(self.parts)]
+        if self.spec.parts > 1:
+            return [part * width for part in range(self.spec.parts)]
         # The odd last number of a second vector may lie beyond the row: it begins one earlier.
-        return [0, width - 1] if self.step == 2 and width > 1 else [0]
+        return [0, width - 1] if self.spec.step == 2 and width > 1 else [0]
 
-    def _arranged(self, k: Kernel, vectors: list[ir.Value]) -> list[ir.Value]:
+    def _arranged(self, vectors: list[ir.Value]) -> list[ir.Value]:
         """The numbers of every part, of the vectors that were read."""
-        if self.parts > 1 or len(vectors) == 1:
-            return separated(k, vectors)
+        if self.spec.parts > 1 or len(vectors) == 1:
+            return separated(self.k, vectors)
         width = vectors[0].type.count
-        return [k.picked([*range(0, width, 2), *range(width + 1, 2 * width, 2)], *vectors)]
+        return [self.k.picked([*range(0, width, 2), *range(width + 1, 2 * width, 2)], *vectors)]
 
-    @property
-    def _numbers_spared(self) -> int:
-        """Numbers after the last column that is wanted, which would be read with it: nothing else is."""
-        return 1 if self.parts == 1 and self.step == 2 else 0
-
-    def _masks(self, k: Kernel, rest: ir.Value, gap: ir.Value) -> tuple[ir.Value, list[ir.Value]]:
-        """Which lanes of a vector are the last ``rest`` columns and the gap, and which of those are read for them."""
-        b, lanes = k.builder, k.lanes
-        numbers = b.sub(b.mul(rest, ir.Constant(I64, self.step)), ir.Constant(I64, self._numbers_spared))
-        reads = [k.first_lanes(b.sub(numbers, ir.Constant(I64, start)), lanes) for start in self._starts(lanes)]
-        return k.first_lanes(b.add(rest, gap), lanes), reads
+    def _masks(self) -> tuple[ir.Value, list[ir.Value]]:
+        """Which lanes of a row's last vector are columns or the gap, and which of those are read for them."""
+        b, spec, lanes = self.k.builder, self.spec, self.k.lanes
+        rest = b.and_(self.columns, ir.Constant(I64, lanes - 1))
+        numbers = b.mul(rest, ir.Constant(I64, spec.step))
+        if spec.parts == 1 and spec.step == 2:
+            numbers = b.sub(numbers, ir.Constant(I64, 1))  # nothing is read that is not wanted
+        reads = [self.k.first_lanes(b.sub(numbers, ir.Constant(I64, start)), lanes) for start in self._starts(lanes)]
+        return self.k.first_lanes(b.add(rest, self.gap), lanes), reads
 
 
 def separated(k: Kernel, vectors: list[ir.Value]) -> list[ir.Value]:
