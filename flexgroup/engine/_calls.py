@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,10 +24,9 @@ def input_arrays(ports: Sequence[Port], inputs: Sequence[Any]) -> list[npt.NDArr
     for port, value in zip(ports, inputs, strict=True):
         if not isinstance(value, np.ndarray) and not hasattr(value, "detach"):
             raise FlexgroupError(f"input {port.name!r} is a {type(value).__name__}; give a torch tensor or numpy array")
-        kind = str(value.dtype).removeprefix("torch.")
-        if kind != "float32":
+        if (kind := _name(value.dtype)) != "float32":
             raise FlexgroupError(f"input {port.name!r} is {kind}; convert it to float32")
-        array = value if isinstance(value, np.ndarray) else value.detach().cpu().numpy()
+        array = value if isinstance(value, np.ndarray) else value.numpy(force=True)
         if array.shape[1:] != port.shape or array.ndim == 0:
             wanted = ("batch", *port.shape)
             raise FlexgroupError(
@@ -51,9 +51,7 @@ def results_like(inputs: Sequence[Any], results: Sequence[npt.NDArray[np.float32
     """One result, a tuple of them, or a dict where there are ``keys``: torch tensors unless ``inputs`` are arrays."""
     given: list[Any] = list(results)
     if inputs and not isinstance(inputs[0], np.ndarray):
-        import torch
-
-        given = [torch.from_numpy(result) for result in results]
+        given = list(map(_from_numpy(), results))
     if keys:
         return dict(zip(keys, given, strict=True))
     return given[0] if len(given) == 1 else tuple(given)
@@ -64,3 +62,17 @@ def in_order(results: Any) -> list[Any]:
     if isinstance(results, Mapping):
         return list(results.values())
     return list(results) if isinstance(results, list | tuple) else [results]
+
+
+@functools.lru_cache(maxsize=64)
+def _name(dtype: Hashable) -> str:
+    """Of an element type of numpy or torch; it takes longer than all other checks of a call, so it is kept."""
+    return str(dtype).removeprefix("torch.")
+
+
+@functools.cache
+def _from_numpy() -> Callable[[npt.NDArray[Any]], Any]:
+    """``torch.from_numpy``; numpy arrays do without torch."""
+    import torch
+
+    return torch.from_numpy

@@ -35,6 +35,7 @@ class Workers:
     def _hire(self) -> None:
         self._process = os.getpid()
         self._pool = aligned(4096)[: 8 * len(POOL.fields)].view(np.int64)
+        self._pool_address = address(self._pool)
         self._lock = np.zeros(128, dtype=np.uint8)
         self._wake = np.zeros(128, dtype=np.uint8)
         movable = hasattr(os, "sched_setaffinity")
@@ -68,7 +69,7 @@ class Workers:
         """Run the job at this address with all threads, the caller's among them."""
         if self._processor is not None and (here := self._processor()) != self._avoided:
             self._keep_off(here)
-        self._submit(address(self._pool), job)
+        self._submit(self._pool_address, job)
 
     def _keep_off(self, processor: int) -> None:
         """Let the workers run anywhere but there, unless somebody else has said where they may run."""
@@ -103,8 +104,14 @@ def _serve(work: Callable[[int, int], object], pool: npt.NDArray[np.int64], thre
 
 
 def address(array: npt.NDArray[Any]) -> int:
-    """Where the array's data begins; quicker than ``array.ctypes.data``."""
-    return int(array.__array_interface__["data"][0])
+    """Where the array's data begins.
+
+    Through the buffer, which only writable arrays with something in them give: a third of the time of numpy's ways.
+    """
+    try:
+        return ctypes.addressof(ctypes.c_char.from_buffer(array))
+    except (TypeError, ValueError):
+        return int(array.__array_interface__["data"][0])
 
 
 def aligned(size: int) -> npt.NDArray[np.uint8]:

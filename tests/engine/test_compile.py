@@ -17,6 +17,7 @@ from torch import nn
 import flexgroup
 from flexgroup import FlexgroupError
 from flexgroup.engine import plan_graph
+from flexgroup.engine._workers import address
 from flexgroup.graph import Clamp, Graph, Node, from_torch, optimize
 from flexgroup.kernels import TARGETS
 from flexgroup.zoo import build
@@ -82,6 +83,22 @@ def test_numpy_in_gives_numpy_out():
     result = compiled(np.ones((2, 3, 8, 8), np.float32))
     assert isinstance(result, np.ndarray)
     np.testing.assert_allclose(result, conv(torch.ones(2, 3, 8, 8)).detach().numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "array", [np.ones(3), np.broadcast_to(np.float32(1), (2, 3)), np.zeros((0, 4)), np.ones(8)[1::2]]
+)
+def test_an_address_is_where_the_data_begins_whatever_the_array(array):
+    assert address(array) == array.ctypes.data
+
+
+def test_arrays_that_nobody_may_write_to_are_read():
+    conv, x = nn.Conv2d(3, 4, 3).eval(), np.random.default_rng(0).random((2, 3, 8, 8), np.float32)
+    compiled = flexgroup.compile(conv, (torch.zeros(1, 3, 8, 8),))
+    expected = compiled(x)
+    x.flags.writeable = False
+    np.testing.assert_array_equal(compiled(x), expected)
+    assert compiled(x[:0]).shape == (0, 4, 6, 6)
 
 
 def test_several_inputs_and_outputs():
