@@ -1,7 +1,7 @@
 """Our compiled networks beside the engines that one would pick instead: one run, interleaved, batch 1.
 
     python benchmarks/peers.py [--networks resnet20,mobilenet_v1] [--sparsities 0,0.9] [--threads 1,2]
-        [--peers onnxruntime,mnn-sparse] [--rounds 7] [--out results/peers.json]
+        [--peers onnxruntime,mnn-sparse] [--starts 1] [--rounds 7] [--out results/peers.json]
 
 Weights and groups are random: 4x1 groups in every convolution but the first and the depthwise ones. Every engine gets
 the same weights; those that gain nothing from zeros run the dense network. The first run makes a virtual environment
@@ -97,7 +97,8 @@ def main() -> None:
     parser.add_argument("--sparsities", default="0,0.8,0.9,0.95")
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--peers", default="all", help=f"all, or some of {','.join(engine.key for engine in PEERS)}")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--starts", type=int, default=1, help="how many times all engines are started and loaded")
+    parser.add_argument("--rounds", type=int, default=7, help="of every start")
     parser.add_argument("--seconds", type=float, default=0.2, help="length of a turn")
     parser.add_argument(
         "--cache", type=Path, default=ROOT / "build" / "peers", help="environments and converted networks"
@@ -114,7 +115,9 @@ def main() -> None:
     others: dict[str, float] = {}
     barriers: dict[str, list[float]] = {}
     for network in options.networks.split(","):
-        plan = Plan(options.cache.resolve(), options.rounds, options.seconds, partial(tell, progress, network))
+        plan = Plan(
+            options.cache.resolve(), options.starts, options.rounds, options.seconds, partial(tell, progress, network)
+        )
         plan.say("building")
         result = measure(cells_of(engines, cases_of(network, sparsities, plan.cache), threads), plan)
         measured, missing = rows_of(result.outcomes)

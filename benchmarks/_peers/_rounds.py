@@ -44,7 +44,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Measured:
-    """All outcomes, the versions of what was measured, and the cores that other programs used during the rounds."""
+    """All outcomes, the versions of what was measured, and the cores that other programs used, in the busiest start."""
 
     outcomes: dict[Cell, Outcome]
     versions: dict[str, str]
@@ -57,7 +57,8 @@ class Plan:
     """How long to measure, and where things are kept."""
 
     cache: Path
-    rounds: int
+    starts: int
+    rounds: int  # of a start
     seconds: float
     say: Callable[[str], None]
 
@@ -77,29 +78,37 @@ def measure(cells: Sequence[Cell], plan: Plan) -> Measured:
     """Prepare, load, check and time everything; what does not work becomes a reason."""
     outcomes = {cell: Outcome() for cell in cells}
     versions = _prepare(outcomes, plan)
-    with contextlib.ExitStack() as stack:
-        workers: dict[tuple[str, int], Process] = {}
-        for cell in _working(outcomes):
-            place = cell.engine.key, cell.threads
-            if place not in workers:
-                workers[place] = stack.enter_context(_start(cell.engine, cell.threads, plan))
-            plan.say(f"loading {cell.engine.name}, {cell.key}")
-            files = {"case": str(cell.case.folder), "own": str(_own_folder(cell.engine, cell.case))}
-            with _noting(outcomes[cell]):
-                given = workers[place].ask("load", key=cell.key, threads=cell.threads, **files)
-                outcomes[cell].difference = _difference(cell.case, given)
-        others = Others(worker.number for worker in workers.values())
-        barriers = []
-        for number in range(plan.rounds):
-            barriers.append(barrier_seconds())
-            plan.say(f"round {number + 1} of {plan.rounds}")
-            _round(outcomes, workers, plan, backwards=number % 2 == 1)
-        busy = others.cores()
-        for cell in _working(outcomes):
-            with _noting(outcomes[cell]):
-                given = workers[cell.engine.key, cell.threads].ask("output", key=cell.key)
-                outcomes[cell].difference = max(outcomes[cell].difference, _difference(cell.case, given))
-    return Measured(outcomes, versions, busy, barriers)
+    busy: list[float] = []
+    barriers: list[float] = []
+    for start in range(plan.starts):
+        with contextlib.ExitStack() as stack:
+            workers = _loaded(outcomes, plan, stack)
+            others = Others(worker.number for worker in workers.values())
+            for number in range(plan.rounds):
+                barriers.append(barrier_seconds())
+                plan.say(f"start {start + 1} of {plan.starts}, round {number + 1} of {plan.rounds}")
+                _round(outcomes, workers, plan, backwards=number % 2 == 1)
+            busy.append(others.cores())
+            for cell in _working(outcomes):
+                with _noting(outcomes[cell]):
+                    given = workers[cell.engine.key, cell.threads].ask("output", key=cell.key)
+                    outcomes[cell].difference = max(outcomes[cell].difference, _difference(cell.case, given))
+    return Measured(outcomes, versions, max(busy), barriers)
+
+
+def _loaded(outcomes: dict[Cell, Outcome], plan: Plan, stack: contextlib.ExitStack) -> dict[tuple[str, int], Process]:
+    """A new process for every engine and number of threads, with all of its networks, whose outputs are checked."""
+    workers: dict[tuple[str, int], Process] = {}
+    for cell in _working(outcomes):
+        place = cell.engine.key, cell.threads
+        if place not in workers:
+            workers[place] = stack.enter_context(_start(cell.engine, cell.threads, plan))
+        plan.say(f"loading {cell.engine.name}, {cell.key}")
+        files = {"case": str(cell.case.folder), "own": str(_own_folder(cell.engine, cell.case))}
+        with _noting(outcomes[cell]):
+            given = workers[place].ask("load", key=cell.key, threads=cell.threads, **files)
+            outcomes[cell].difference = max(outcomes[cell].difference, _difference(cell.case, given))
+    return workers
 
 
 def _round(
