@@ -370,6 +370,7 @@ class _Emitter:
         k, rows, tile = self.k, self.spec.rows, self.vectors
         size = k.size
         sums = list(accumulators)
+        factors: list[ir.Value] = []
         # Whichever is fewer stays in registers for the whole group: its weights or its activations.
         if rows <= tile:
             factors = [k.load_splat(weights, weight_at + i * size) for i in range(rows)]
@@ -385,10 +386,13 @@ class _Emitter:
                     sums[i * tile + t] = k.fma(factor, xs[t], sums[i * tile + t])
         if self.stacks:
             pieces = self._repeated(k.load_vector(plane, size, input_at + tile * self.bytes, self.piece))
-            every = k.load_vector(weights, size, weight_at, rows)
+            has_pair = len(factors) == 2  # of which one instruction picks, without another load
+            every = factors if has_pair else [k.load_vector(weights, size, weight_at, rows)]
             for at in range(rows * tile, len(sums)):
                 slots = [((at - rows * tile) * k.lanes + lane) // self.piece for lane in range(k.lanes)]
-                sums[at] = k.fma(k.picked([(slot - phase) % rows for slot in slots], every), pieces, sums[at])
+                own = [(slot - phase) % rows for slot in slots]
+                lanes = [row * k.lanes + lane for lane, row in enumerate(own)] if has_pair else own
+                sums[at] = k.fma(k.picked(lanes, *every), pieces, sums[at])
         return sums
 
     def _repeated(self, piece: ir.Value) -> ir.Value:
