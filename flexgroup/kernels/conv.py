@@ -381,19 +381,25 @@ class _Emitter:
         else:
             xs = [self._load(plane, input_at + t * self.bytes) for t in range(tile)]
             for i in range(rows):
-                factor = k.load_splat(weights, weight_at + i * size)
+                factors.append(k.load_splat(weights, weight_at + i * size))
                 for t in range(tile):
-                    sums[i * tile + t] = k.fma(factor, xs[t], sums[i * tile + t])
+                    sums[i * tile + t] = k.fma(factors[i], xs[t], sums[i * tile + t])
         if self.stacks:
             pieces = self._repeated(k.load_vector(plane, size, input_at + tile * self.bytes, self.piece))
-            has_pair = len(factors) == 2  # of which one instruction picks, without another load
-            every = factors if has_pair else [k.load_vector(weights, size, weight_at, rows)]
             for at in range(rows * tile, len(sums)):
                 slots = [((at - rows * tile) * k.lanes + lane) // self.piece for lane in range(k.lanes)]
-                own = [(slot - phase) % rows for slot in slots]
-                lanes = [row * k.lanes + lane for lane, row in enumerate(own)] if has_pair else own
-                sums[at] = k.fma(k.picked(lanes, *every), pieces, sums[at])
+                mixed = self._mixed(factors, weights, weight_at, [(slot - phase) % rows for slot in slots])
+                sums[at] = k.fma(mixed, pieces, sums[at])
         return sums
+
+    def _mixed(self, factors: list[ir.Value], weights: ir.Value, weight_at: int, rows: list[int]) -> ir.Value:
+        """The weights of these rows, one in every lane."""
+        k = self.k
+        if len(set(rows)) == 2:  # picked from what is there by one instruction, without another load
+            first, other = sorted(set(rows))
+            lanes = [lane + k.lanes * (row == other) for lane, row in enumerate(rows)]
+            return k.picked(lanes, factors[first], factors[other])
+        return k.picked(rows, k.load_vector(weights, k.size, weight_at, self.spec.rows))
 
     def _repeated(self, piece: ir.Value) -> ir.Value:
         """A row's piece in all lanes, again and again."""
