@@ -3,10 +3,10 @@
     python benchmarks/peers.py [--networks resnet20,mobilenet_v1] [--sparsities 0,0.9] [--threads 1,2]
         [--peers onnxruntime,mnn-sparse] [--starts 1] [--rounds 7] [--out results/peers.json]
 
-Weights and groups are random: 4x1 groups in every convolution but the first and the depthwise ones. Every engine gets
-the same weights; those that gain nothing from zeros run the dense network. The first run makes a virtual environment
-for each engine that needs one and converts the networks, under --cache; later runs use what is there. More:
-docs/peers.md.
+Weights and groups are random: 4x1 groups (--rows 1: single weights) in every convolution but the first and the
+depthwise ones. Every engine gets the same weights; those that gain nothing from zeros run the dense network. The first
+run makes a virtual environment for each engine that needs one and converts the networks, under --cache; later runs use
+what is there. More: docs/peers.md.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from _peers._cases import Case, make_case
+from _peers._cases import ROWS, Case, make_case
 from _peers._engine import Engine
 from _peers._others import FAR, QUIET
 from _peers._registry import OURS, PEERS
@@ -37,12 +37,12 @@ ROOT = Path(__file__).parents[1]
 NETWORKS = "resnet50,mobilenet_v1,mobilenet_v2,resnet20"
 
 
-def cases_of(network: str, sparsities: Sequence[float], cache: Path) -> list[Case]:
-    """Dense and pruned networks, the pruned ones with aligned and with unaligned groups."""
+def cases_of(network: str, sparsities: Sequence[float], rows: int, cache: Path) -> list[Case]:
+    """Dense and pruned networks, the pruned ones with aligned and with unaligned groups of so many rows."""
     return [
-        make_case(network, sparsity, unaligned, cache)
+        make_case(network, sparsity, unaligned, cache, rows)
         for sparsity in sparsities
-        for unaligned in ((False, True) if sparsity else (False,))
+        for unaligned in ((False, True) if sparsity and rows > 1 else (False,))
     ]
 
 
@@ -95,6 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", default=NETWORKS)
     parser.add_argument("--sparsities", default="0,0.8,0.9,0.95")
+    parser.add_argument("--rows", type=int, default=ROWS, help="of a group; 1: single weights")
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--peers", default="all", help=f"all, or some of {','.join(engine.key for engine in PEERS)}")
     parser.add_argument("--starts", type=int, default=1, help="how many times all engines are started and loaded")
@@ -109,6 +110,7 @@ def main() -> None:
     sparsities = [float(word) for word in options.sparsities.split(",")]
     threads = [int(word) for word in options.threads.split(",")]
     progress, console = Console(stderr=True), wide_console()
+    judged = partial(verdicts, with_targets=options.rows == ROWS)
     rows: list[Row] = []
     failures: list[Failure] = []
     versions: dict[str, str] = {}
@@ -119,7 +121,7 @@ def main() -> None:
             options.cache.resolve(), options.starts, options.rounds, options.seconds, partial(tell, progress, network)
         )
         plan.say("building")
-        result = measure(cells_of(engines, cases_of(network, sparsities, plan.cache), threads), plan)
+        result = measure(cells_of(engines, cases_of(network, sparsities, options.rows, plan.cache), threads), plan)
         measured, missing = rows_of(result.outcomes)
         rows, failures, versions = rows + measured, failures + missing, versions | result.versions
         others[network] = result.others
@@ -141,10 +143,10 @@ def main() -> None:
                 "options": {engine.name: engine.options for engine in engines},
                 "rows": [asdict(row) for row in rows],
                 "not_measured": [asdict(failure) for failure in failures],
-                "fastest_peer": [asdict(verdict) | {"met": verdict.met} for verdict in verdicts(rows)],
+                "fastest_peer": [asdict(verdict) | {"met": verdict.met} for verdict in judged(rows)],
             }
             write_whole(options.out, json.dumps(document, indent=1) + "\n")
-    show_verdicts(console, verdicts(rows))
+    show_verdicts(console, judged(rows))
 
 
 if __name__ == "__main__":

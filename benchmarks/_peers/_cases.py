@@ -19,7 +19,8 @@ from flexgroup import Groups, select
 from flexgroup.pruning import reestimate_batch_norm
 from flexgroup.zoo import build, input_shape, save_weights
 
-ALIGNED, UNALIGNED = Groups("4x1"), Groups("4x1", unaligned="rows")
+ROWS = 4
+ALIGNED, UNALIGNED = Groups(f"{ROWS}x1"), Groups(f"{ROWS}x1", unaligned="rows")
 BATCH = 4  # images that the batch norms are measured on
 
 
@@ -35,6 +36,7 @@ class Case:
     sparsity: float
     unaligned: bool
     folder: Path
+    rows: int = ROWS  # of a group
 
     @property
     def variant(self) -> str:
@@ -42,16 +44,17 @@ class Case:
         return variant_name(self.sparsity, self.unaligned)
 
 
-def make_case(network: str, sparsity: float, unaligned: bool, cache: Path) -> Case:
+def make_case(network: str, sparsity: float, unaligned: bool, cache: Path, rows: int = ROWS) -> Case:
     """Build a network, prune it at random and write its files under ``cache``, if they are not there yet."""
-    model = random_network(network, sparsity, UNALIGNED if unaligned else ALIGNED)
+    model = random_network(network, sparsity, Groups(f"{rows}x1", unaligned="rows" if unaligned else None))
     images = torch.randn(BATCH, *input_shape(network), generator=torch.Generator().manual_seed(1))
     # A network that was just initialised, or lost most of its weights, may put out next to nothing: with the batch
     # norms measured, values are about one in every layer, and a difference between two engines means something.
     reestimate_batch_norm(model, images, batch_size=BATCH)
     name = variant_name(sparsity, unaligned).replace(" % ", "_").replace(" %", "")
-    folder = cache / "models" / network / f"{name}-{_fingerprint(model)}"
-    case = Case(network, sparsity, unaligned, folder)
+    size = f"{rows}x1_" * bool(sparsity and rows != ROWS)
+    folder = cache / "models" / network / f"{size}{name}-{_fingerprint(model)}"
+    case = Case(network, sparsity, unaligned, folder, rows)
     if not (folder / "case.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
         _write(case, model, images[:1].clone())
@@ -94,7 +97,10 @@ def _write(case: Case, model: nn.Module, x: torch.Tensor) -> None:
     write_onnx(model, x, case.folder / "model.onnx")
     weights = {name: tensor for name, tensor in model.state_dict().items() if tensor.ndim > 1}
     zeros = {name: float((tensor == 0).float().mean()) for name, tensor in weights.items()}
-    document = {"network": case.network, "sparsity": case.sparsity, "unaligned": case.unaligned, "zeros": zeros}
+    document = {
+        **{"network": case.network, "sparsity": case.sparsity, "unaligned": case.unaligned, "rows": case.rows},
+        "zeros": zeros,
+    }
     partial = case.folder / "case.json.part"
     partial.write_text(json.dumps(document, indent=1) + "\n")
     os.replace(partial, case.folder / "case.json")  # last: its presence says that all others are whole

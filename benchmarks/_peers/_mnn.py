@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from _peers._engine import Call, Engine, Environment, Files
+from _peers._module import rows_of
 
 
 class Mnn(Engine):
@@ -50,11 +51,11 @@ class MnnSparse(Mnn):
     key = "mnn-sparse"
     name = "MNN sparse"
     sparse, dense = True, False
-    options = "precision high (fp32), --detectSparseSpeedUp, blocks of 4 output channels"
+    options = "precision high (fp32), --detectSparseSpeedUp, blocks of output channels as high as the groups"
 
     def extra_arguments(self, files: Files) -> list[str]:
         parameters = files.own / "compression.bin"
-        parameters.write_bytes(blocks_of_output_channels(4))
+        parameters.write_bytes(blocks_of_output_channels(rows_of(files)))
         return ["--detectSparseSpeedUp", "--compressionParamsFile", str(parameters)]
 
 

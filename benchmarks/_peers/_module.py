@@ -39,5 +39,10 @@ def sparsity_of(files: Files) -> float:
     return float(_document(files)["sparsity"])
 
 
+def rows_of(files: Files) -> int:
+    """Of a group of the layers that were pruned."""
+    return int(_document(files).get("rows", 4))  # files of earlier versions do not say
+
+
 def _document(files: Files) -> dict[str, Any]:
     return json.loads((files.case / "case.json").read_text())  # type: ignore[no-any-return]

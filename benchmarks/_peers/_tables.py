@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.console import Console
 from rich.table import Table
@@ -69,15 +69,18 @@ class Verdict:
         return None if self.target is None else self.ratio >= self.target
 
 
-def verdicts(rows: Sequence[Row]) -> list[Verdict]:
-    """Against the fastest fp32 peer at every share of zeros, running the dense network or the pruned one, and bf16."""
+def verdicts(rows: Sequence[Row], *, with_targets: bool = True) -> list[Verdict]:
+    """Against the fastest fp32 peer at every share of zeros, running the dense network or the pruned one, and bf16.
+
+    Targets are for groups of four rows.
+    """
     found: list[Verdict] = []
     for network in dict.fromkeys(row.network for row in rows):
         here = [row for row in rows if row.network == network and row.right]
         for sparsity in sorted({row.sparsity for row in here}):
             for threads in sorted({row.threads for row in here}):
                 found += _verdicts_at(network, sparsity, threads, [row for row in here if row.threads == threads])
-    return found
+    return found if with_targets else [replace(verdict, target=None) for verdict in found]
 
 
 def _verdicts_at(network: str, sparsity: float, threads: int, rows: list[Row]) -> Iterator[Verdict]:

@@ -83,6 +83,8 @@ def test_the_slower_of_our_group_kinds_is_held_against_the_fastest_peer_of_any_k
     (verdict,) = verdicts([*ours, PEER, sparse, wrong])
     assert (verdict.peer, verdict.peer_ms, verdict.ours_ms) == ("Peer (dense)", 0.4, 0.2)
     assert (verdict.ratio, verdict.target, verdict.met) == (2.0, 2.0, True)
+    (verdict,) = verdicts([*ours, PEER, sparse, wrong], with_targets=False)  # of groups of another height
+    assert (verdict.ratio, verdict.target, verdict.met) == (2.0, None, None)
 
 
 def test_bf16_peers_are_a_race_of_their_own() -> None:
