@@ -3,44 +3,26 @@
     python benchmarks/calls.py [--models resnet20,mobilenet_v1] [--sparsity 0.95] [--threads 1] [--rounds 100]
 
 The native code alone, run again and again on the same arrays, and whole calls with a numpy array and with a torch
-tensor take turns of ten calls, round by round. A call checks what it is given and makes an array for the result, and
-the larger the network, the more of what Python needs for that has left the caches meanwhile: what takes 3 us beside
-ResNet-20 takes 30 beside ResNet-50. Medians over the rounds of the medians of a turn; fp32. The limit: a call with a
-numpy array takes at most 1.1 times as long as the native code.
+tensor take turns, round by round. A call checks what it is given and makes an array for the result, and the larger the
+network, the more of what Python needs for that has left the caches meanwhile. Medians of all calls; fp32. The limit: a
+call with a numpy array takes at most 1.1 times as long as the native code.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import time
-from collections.abc import Callable
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from _command import network_options, write_rows
 from _networks import with_random_groups
 
 import flexgroup as fg
 from flexgroup.engine._pace import Pace
 from flexgroup.engine._workers import address
-from flexgroup.report import this_machine
+from flexgroup.report import interleaved
 
-CALLS = 10  # of a turn
 LIMIT = 1.1
-
-
-def turn(call: Callable[[], object]) -> float:
-    """Milliseconds of a call: the median of a turn."""
-    call()
-    times = []
-    for _ in range(CALLS):
-        began = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - began)
-    return 1e3 * float(np.median(times))
 
 
 def measure(name: str, sparsity: float, threads: int, rounds: int) -> dict[str, Any]:
@@ -56,20 +38,15 @@ def measure(name: str, sparsity: float, threads: int, rounds: int) -> dict[str, 
         "numpy array": lambda: model(array),
         "torch tensor": lambda: model(x),
     }
-    turns = np.array([[turn(call) for call in ways.values()] for _ in range(rounds)])
+    timings = interleaved(ways, rounds)
     model.close()
-    ms = {way: round(float(value), 4) for way, value in zip(ways, np.median(turns, axis=0), strict=True)}
+    ms = {way: round(timing.median_ms, 4) for way, timing in timings.items()}
     return {"network": name, "sparsity": sparsity, "threads": threads, "ms": ms}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", default="resnet20,mobilenet_v1,mobilenet_v2,resnet50")
-    parser.add_argument("--sparsity", type=float, default=0.95)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=100)
-    parser.add_argument("--out", type=Path, help="write the results to this JSON file")
-    options = parser.parse_args()
+    networks = "resnet20,mobilenet_v1,mobilenet_v2,resnet50"
+    options = network_options(__doc__, models=networks, threads=1, rounds=100)
     torch.set_num_threads(1)
     rows = []
     print(f"{'':24}{'native code, ms':>18}{'numpy array':>28}{'torch tensor':>24}")
@@ -79,9 +56,7 @@ def main() -> None:
         beside = [f"{1e3 * (ms - native):+.1f} us, {ms / native:.3f}x" for ms in calls]
         print(f"{name:16}{options.sparsity:>8.0%}{native:>18.4f}{beside[0]:>21} ({LIMIT:.2f}){beside[1]:>24}")
         rows.append(row)
-    if options.out:
-        document = {"machine": asdict(this_machine()), "rows": rows}
-        options.out.write_text(json.dumps(document, indent=1) + "\n")
+    write_rows(options.out, rows)
 
 
 if __name__ == "__main__":

@@ -11,24 +11,20 @@ turn; fp32. The limit: calls that choose take no more than 1.1 times as long as 
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import time
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import torch
+from _command import network_options, write_rows
 from _networks import with_random_groups
 from _peers._others import FAR, barrier_seconds
 
 import flexgroup as fg
 from flexgroup.engine import CompiledModel
 from flexgroup.engine._pace import Pace
-from flexgroup.report import this_machine
 
 TURN = 0.06  # seconds
 BARRIERS = 200  # of a measurement of how far apart the cores are
@@ -76,13 +72,7 @@ def measure(name: str, sparsity: float, threads: int, rounds: int) -> list[dict[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", default="resnet20,mobilenet_v1,resnet50")
-    parser.add_argument("--sparsity", type=float, default=0.95)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=60)
-    parser.add_argument("--out", type=Path, help="write the results to this JSON file")
-    options = parser.parse_args()
+    options = network_options(__doc__, models="resnet20,mobilenet_v1,resnet50", threads=2, rounds=60)
     torch.set_num_threads(1)
     rows = []
     print(f"{'':24}{'cores':>6}{'rounds':>8}" + "".join(f"{way:>18}" for way in WAYS) + f"{'over the faster':>18}")
@@ -96,9 +86,7 @@ def main() -> None:
                 + f"{over:>11.2f}x (1.10)"
             )
             rows.append(row)
-    if options.out:
-        document = {"machine": asdict(this_machine()), "rows": rows}
-        options.out.write_text(json.dumps(document, indent=1) + "\n")
+    write_rows(options.out, rows)
 
 
 if __name__ == "__main__":

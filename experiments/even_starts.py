@@ -12,8 +12,8 @@ network and of its 1x1 layers, with how many weights these keep.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
-import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from torch import nn
 
 import flexgroup
 from flexgroup import zoo
-from flexgroup.report import this_machine
+from flexgroup.report import interleaved, this_machine
 
 ROWS = 4
 KINDS = ("on the grid", "anywhere, random", "anywhere, even")
@@ -78,22 +78,18 @@ def main() -> None:
     x = torch.randn(1, *zoo.input_shape(options.network))
     made = {kind: network(options.network, kind, options.kept) for kind in KINDS}
     compiled = {kind: flexgroup.compile(model, (x,), threads=1) for kind, (model, _, _) in made.items()}
-    calls: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    calls = {kind: functools.partial(each, x) for kind, each in compiled.items()}
+    timings = interleaved(calls, options.rounds, min_seconds=0.03)
     layers: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for _ in range(options.rounds):
         for kind, each in compiled.items():
-            each(x)
-            for _ in range(10):
-                start = time.perf_counter()
-                each(x)
-                calls[kind].append(time.perf_counter() - start)
             rows = each.profile(x, rounds=10).rows
             points = made[kind][1]
             layers[kind].append(sum(row.ms for row in rows if set(row.name.split(" + ")) <= points))
     table = Table("groups of 1x1 layers", "network, ms", "1x1 layers, ms", "kept weights", "1x1, ns a thousand")
     results = []
     for kind in KINDS:
-        ms, points_ms, kept = 1e3 * float(np.median(calls[kind])), float(np.median(layers[kind])), made[kind][2]
+        ms, points_ms, kept = timings[kind].median_ms, float(np.median(layers[kind])), made[kind][2]
         results.append({"groups": kind, "ms": ms, "points_ms": points_ms, "points_kept": kept})
         table.add_row(kind, f"{ms:.3f}", f"{points_ms:.3f}", f"{kept:,}", f"{1e9 * points_ms / kept:.0f}")
     Console().print(table)

@@ -52,8 +52,7 @@ def make_case(network: str, sparsity: float, unaligned: bool, cache: Path, rows:
     # norms measured, values are about one in every layer, and a difference between two engines means something.
     reestimate_batch_norm(model, images, batch_size=BATCH)
     name = variant_name(sparsity, unaligned).replace(" % ", "_").replace(" %", "")
-    size = f"{rows}x1_" * bool(sparsity and rows != ROWS)
-    folder = cache / "models" / network / f"{size}{name}-{_fingerprint(model)}"
+    folder = cache / "models" / network / f"{name}-{_fingerprint(model)}"
     case = Case(network, sparsity, unaligned, folder, rows)
     if not (folder / "case.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -97,12 +96,9 @@ def _write(case: Case, model: nn.Module, x: torch.Tensor) -> None:
     write_onnx(model, x, case.folder / "model.onnx")
     weights = {name: tensor for name, tensor in model.state_dict().items() if tensor.ndim > 1}
     zeros = {name: float((tensor == 0).float().mean()) for name, tensor in weights.items()}
-    document = {
-        **{"network": case.network, "sparsity": case.sparsity, "unaligned": case.unaligned, "rows": case.rows},
-        "zeros": zeros,
-    }
+    document = {"network": case.network, "sparsity": case.sparsity, "unaligned": case.unaligned, "rows": case.rows}
     partial = case.folder / "case.json.part"
-    partial.write_text(json.dumps(document, indent=1) + "\n")
+    partial.write_text(json.dumps(document | {"zeros": zeros}, indent=1) + "\n")
     os.replace(partial, case.folder / "case.json")  # last: its presence says that all others are whole
 
 
