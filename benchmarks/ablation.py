@@ -40,6 +40,8 @@ PARTS: dict[str, tuple[str, Any]] = {  # name: what of the engine is something e
     "borders where somebody looks": (ENGINE + "_compiled.ragged", lambda layout, shared: set()),
     "rows of a known length": (ENGINE + "_steps_copy.LONGEST_ROW", 0),
     "sweeps": (ENGINE + "_choose._sweep", lambda layer, choice, target, costs: 0),
+    "slabs": (ENGINE + "_choose.slabs_for", lambda layer, form, rows, tile, target: 1),
+    "longest strips first": (ENGINE + "_steps_conv._has_any_order", lambda builder, conv: False),
     "slices": (ENGINE + "_chains.slices", lambda builder, producer, reader: []),
     "whole rows": (ENGINE + "_choose.Layer.rows_of_vector", lambda layer, form, height: 0),
     "stacks": (ENGINE + "_geometry.LEAST_STACKED", 1.0),

@@ -87,12 +87,13 @@ def cases(target: Target) -> Iterator[Case]:
 
 
 def fixed(form: str, rows: int, sweep: int = 0) -> Chooser:
-    """A chooser that always takes one kernel form, with the best tile, in sweeps of so many rows (0: all)."""
+    """A chooser that always takes one kernel form, with the best tile and slabs, in sweeps of so many rows (0: all)."""
     costs = machine_costs(host_target())
 
     def choose(layer: Layer, target: Target, *, sparse: bool, heights: tuple[int, ...]) -> Choice:
-        where_they_are = (each for each in candidates_of(form, rows, layer, target, costs) if not each.panel)
-        return Choice(form, rows, min(where_they_are).tile, 0.0, 0.0, 0, 1.0, sparse, sweep=sweep)
+        candidates = candidates_of(form, rows, layer, target, costs)
+        best = min(each for each in candidates if not each.panel and (each.slabs == 1 or not sweep))
+        return Choice(form, rows, best.tile, 0.0, 0.0, 0, 1.0, sparse, sweep=sweep, slabs=best.slabs)
 
     return choose
 
@@ -137,20 +138,24 @@ def measure(rounds: int, target: Target) -> tuple[list[Result], float]:
             ports = [*compiled.plan.inputs, *compiled.plan.outputs]
             arrays = [np.ones(port.elements, np.float32) for port in ports]
             times = compiled.time_steps([array.ctypes.data for array in arrays], 4)
-            step = next(i for i, s in enumerate(compiled.plan.steps) if s.name == "conv")
-            seconds[case] += times[1:, step].tolist()
+            seconds[case] += times[1:, list(conv_steps(compiled))].sum(axis=1).tolist()
         (peak_step,) = peak.plan.steps
         rates.append(2 * peak_step.macs / float(peak.time_steps([], 3)[1:].min()) / 1e9)
     best = float(np.median(rates))
     return [_result(case, programs[case], seconds[case], best) for case in programs], best
 
 
+def conv_steps(compiled: Program) -> dict[int, Step]:
+    """The steps of the convolution, by number: one, or one for each slab of its input planes."""
+    return {number: step for number, step in enumerate(compiled.plan.steps) if step.name == "conv"}
+
+
 def _result(case: Case, compiled: Program, seconds: list[float], peak: float) -> Result:
-    step = next(step for step in compiled.plan.steps if step.name == "conv")
-    median = float(np.median(seconds))
-    gflops = 2 * step.macs / median / 1e9
+    steps, median = list(conv_steps(compiled).values()), float(np.median(seconds))
+    gflops = 2 * sum(step.macs for step in steps) / median / 1e9
+    kernel = steps[-1].kernel.name + (f" in {len(steps)} slabs" if len(steps) > 1 else "")
     group = f"{case.rows}x1"
-    return Result(case.shape, case.sparsity, case.form, group, step.kernel.name, median * 1e3, gflops, gflops / peak)
+    return Result(case.shape, case.sparsity, case.form, group, kernel, median * 1e3, gflops, gflops / peak)
 
 
 def show(results: list[Result], peak: float, target: Target) -> None:

@@ -270,7 +270,7 @@ def probe_plan(target: Target, costs: Costs) -> tuple[Plan, list[Estimate]]:
     layout.place()
     steps, estimates = [], []
     for operation in lowering.operations:
-        steps.append(builder.plain(operation))
+        steps += builder.plain(operation)
         estimates.append(estimate_step(builder, operation, steps[-1]))
     ports = [(Port(name, graph.shapes[name]),) for name in ("0", graph.outputs[0])]
     constants = builder.constants.block()

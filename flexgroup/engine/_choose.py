@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -24,6 +26,7 @@ DEFAULT_COSTS = Costs()
 
 OFFSET = 4  # bytes of a group's entry in a table
 FEWEST_SUMS = 12  # multiply-adds that have to run side by side, or they wait for each other
+FEW_ROWS = 2  # of groups that multiply little by what they load; those of more ask early for what they read
 SHARE_OF_FIRST = 0.75  # of the first-level cache, in which a tile's inputs stay
 SHORTER_TILES = (4, 5, 6, 8)  # vectors of tiles that are tried besides the longest ones
 SEVERAL_FIRST = 1.5  # first-level caches: what their inputs may take, or too few of them are found there again
@@ -98,7 +101,7 @@ class Layer:
         """Cache lines that a call moves, in sweeps of so many rows, if any: each reads anew what it needs."""
         line, limit = self.plane_lines, SHARE_OF_CACHE * cache / LINE
         is_far, leaves = self.inputs * line >= limit, len(self.pattern) * line >= limit
-        read = line * (self._read_in_sweeps(sweep) if sweep else self.inputs)
+        read = line * (self.read_in_sweeps(sweep) if sweep else self.inputs)
         out = line * len(self.pattern)
         added = out if self.adds else 0.0
         near = read * (not is_far) + (out + added) * (not leaves)
@@ -108,7 +111,7 @@ class Layer:
         few, added = self.inputs <= STREAMS, added * leaves
         return Traffic(near, far_read * (not few) + added, far_written, far_read * few)
 
-    def _read_in_sweeps(self, sweep: int) -> int:
+    def read_in_sweeps(self, sweep: int) -> int:
         """Columns with non-zeros, for every sweep of so many rows anew; counted once."""
         if ("sweep", sweep) not in self.counted:
             firsts = np.arange(0, len(self.pattern), sweep)
@@ -155,6 +158,7 @@ class Candidate:
     tile: int
     groups: int
     panel: int = 0
+    slabs: int = 1
 
 
 @dataclass(frozen=True)
@@ -171,11 +175,14 @@ class Choice:
     zeros: bool  # whether there is any zero to skip
     panel: int = 0  # vectors of every segment that a tile copies first; 0: it reads the planes where they are
     sweep: int = 0  # rows that go through all tiles before the next do; 0: all
+    slabs: int = 1  # of the input planes, which all rows go through before the next
 
     @property
     def reason(self) -> str:
         """One sentence for `explain`."""
-        return self._why + (f"; {self.sweep} rows at a time go through the whole image" if self.sweep else "")
+        said = f"; {self.sweep} rows at a time go through the whole image" if self.sweep else ""
+        said += f"; input planes in {self.slabs} slabs, each as large as the first-level cache" * (self.slabs > 1)
+        return self._why + said
 
     @property
     def _why(self) -> str:
@@ -204,15 +211,22 @@ def choose(
         for form in ("strip", "ring") if rows > 1 else ("ring",):
             if layer.groups(form, rows) < layer.groups("dense", rows):
                 candidates += candidates_of(form, rows, layer, target, costs)
-    best = min(candidates)
+    best = _best(candidates)
     if layer.far and layer.is_nearly_dense(best.form, best.rows):
         # What waits for far planes, and for residuals besides, is where predictions are least sure.
         alike = (each for each in candidates if each.form == best.form and each.panel)
         best = min((each for each in alike if each.slots < UNSURE * best.slots), default=best)
     fill = float(layer.pattern.sum()) / max(1, best.groups * best.rows)
     zeros = not layer.pattern.all()
-    found = Choice(best.form, best.rows, best.tile, best.slots, min(dense).slots, best.groups, fill, zeros, best.panel)
+    chosen = (best.form, best.rows, best.tile, best.slots)
+    found = Choice(*chosen, min(dense).slots, best.groups, fill, zeros, best.panel, slabs=best.slabs)
     return replace(found, sweep=_sweep(layer, found, target, costs))
+
+
+def _best(candidates: Sequence[Candidate]) -> Candidate:
+    """The cheapest; one in slabs only where groups are low without: what higher ones miss costs less than is said."""
+    whole = min(each for each in candidates if each.slabs == 1)
+    return whole if whole.form in DENSE_FORMS or whole.rows > FEW_ROWS else min(candidates)
 
 
 def _sweep(layer: Layer, choice: Choice, target: Target, costs: Costs) -> int:
@@ -222,7 +236,8 @@ def _sweep(layer: Layer, choice: Choice, target: Target, costs: Costs) -> int:
     leave the second-level cache are waited for. A few rows at a time write and read whole planes, one after another.
     What they read they read again for every sweep.
     """
-    if choice.form == "channels" or choice.panel or layer.displaced or layer.blocks > 1 or not target.triple:
+    takes_all = choice.form != "channels" and not choice.panel and choice.slabs == 1
+    if not takes_all or layer.displaced or layer.blocks > 1 or not target.triple:
         return 0
     moved = layer.moved(target.cache_bytes)
     if layer.pattern.shape[0] <= STREAMS or not (moved.read or moved.written):
@@ -236,12 +251,28 @@ def _sweep(layer: Layer, choice: Choice, target: Target, costs: Costs) -> int:
 
 
 def candidates_of(form: str, rows: int, layer: Layer, target: Target, costs: Costs) -> list[Candidate]:
-    """Kernels that read planes where they are, and one that copies them to a panel where that may be better."""
+    """Kernels that read planes where they are, all of them or slab by slab, and one that copies them to a panel."""
     tile = tile_of(layer, form, rows, target)
-    kinds = dict.fromkeys(((tile, 0), (tile, panel_for(layer, form, rows, tile, target))))
-    kinds |= dict.fromkeys((shorter, 0) for shorter in _shorter(layer, form, rows, tile, target))
-    slots = {kind: conv_work(layer, form, rows, kind[0], target, kind[1]).slots(costs) for kind in kinds}
-    return [Candidate(slots[kind], form, rows, kind[0], layer.groups(form, rows), kind[1]) for kind in kinds]
+    tiles = (tile, *_shorter(layer, form, rows, tile, target))
+    kinds = [(each, 0, slabs) for each in tiles for slabs in {1, slabs_for(layer, form, rows, each, target)}]
+    kinds.append((tile, panel_for(layer, form, rows, tile, target), 1))
+    groups = layer.groups(form, rows)
+
+    def slots(tile: int, panel: int, slabs: int) -> float:
+        return conv_work(layer, form, rows, tile, target, panel, slabs=slabs).slots(costs)
+
+    return [Candidate(slots(*kind), form, rows, kind[0], groups, *kind[1:]) for kind in dict.fromkeys(kinds)]
+
+
+def slabs_for(layer: Layer, form: str, rows: int, tile: int, target: Target) -> int:
+    """The fewest slabs of the input planes that the first-level cache holds; 1 where a layer has to take all at once.
+
+    Sums that wait in memory would be rounded where memory holds 16 bits.
+    """
+    if form in DENSE_FORMS or rows > FEW_ROWS or layer.blocks > 1 or layer.element != F32 or not target.triple:
+        return 1
+    held = _held_bytes(layer, form, rows, tile, 0)
+    return max(1, min(layer.planes, math.ceil(held / (SHARE_OF_FIRST * target.first_cache_bytes))))
 
 
 def _shorter(layer: Layer, form: str, rows: int, tile: int, target: Target) -> list[int]:
@@ -283,7 +314,9 @@ def channel_rows(layer: Layer, target: Target) -> tuple[int, ...]:
     return tuple(vectors * layer.lanes for vectors in range(1, most_vectors(tile, target) + 1))
 
 
-def conv_work(layer: Layer, form: str, rows: int, tile: int, target: Target, panel: int = 0, sweep: int = 0) -> Work:
+def conv_work(
+    layer: Layer, form: str, rows: int, tile: int, target: Target, panel: int = 0, sweep: int = 0, slabs: int = 1
+) -> Work:
     """What a kernel of this form does for a layer, with segments of ``panel`` vectors, if it copies them.
 
     In sweeps of ``sweep`` rows the planes that it reads are counted by `Layer.moved`, and weights are near.
@@ -296,11 +329,13 @@ def conv_work(layer: Layer, form: str, rows: int, tile: int, target: Target, pan
         tiles = layer.rows * layer.width // tile
         near = strip * LINE < STRIP_OF_CACHE * target.cache_bytes
         return ChannelsWork(groups, rows, rows // layer.lanes, tile, tiles, strips, lines, near)
+    held, first = _held_bytes(layer, form, rows, tile, panel) / slabs, SHARE_OF_FIRST * target.first_cache_bytes
     missed = 0.0
     if sweep and form == "ring":  # those that cross from a sweep to the next are in both
         groups = round(groups * (1 + (rows - 1) / sweep))
-    held, first = _held_bytes(layer, form, rows, tile, panel), SHARE_OF_FIRST * target.first_cache_bytes
-    if not sweep and held > first:
+    if sweep and held > first:  # `Layer.moved` counts the first of the groups of a sweep that read one plane
+        missed = (1 - first / held) * max(0.0, 1 - layer.read_in_sweeps(sweep) / max(groups, 1))
+    elif held > first:
         # Of the groups of a strip that read one plane, the first brings it to the first-level cache.
         missed = min(1.0, layer.strip_planes * strips / max(groups, 1))
         if not panel and not layer.is_nearly_dense(form, rows):  # strips read some of them, and find what is left
@@ -318,6 +353,8 @@ def conv_work(layer: Layer, form: str, rows: int, tile: int, target: Target, pan
         bool(sweep) or lines * LINE < target.cache_bytes / 2,
         layer.segments * panel,
         layer.planes if layer.far and not panel and panel_for(layer, form, rows, tile, target) else 0,
+        slabs,
+        layer.plane_lines * height / 2,
     )
 
 

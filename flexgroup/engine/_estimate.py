@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from flexgroup.engine._choose import conv_work, tile_of
+from flexgroup.engine._conv_layers import ConvLayer, conv_layer
 from flexgroup.engine._costs import Costs
 from flexgroup.engine._layout import Image
 from flexgroup.engine._operations import ConvOp, CopyOp, DepthwiseOp, Operation, PoolOp
 from flexgroup.engine._plan import Step
-from flexgroup.engine._steps_conv import ConvLayer, conv_layer
 from flexgroup.engine._steps_depthwise import depthwise_work
 from flexgroup.engine._winograd import blocks_of
 from flexgroup.engine._work import SHARE_OF_CACHE, MoveWork, StreamWork, Traffic, Work, traffic
@@ -73,7 +73,7 @@ def _work(builder: StepBuilder, operation: Operation, rows: int, conv: ConvLayer
         if rows != layer.rows:
             layer = replace(layer, rows=rows)
             tile = tile_of(layer, choice.form, choice.rows, builder.target)
-        return conv_work(layer, choice.form, choice.rows, tile, builder.target, choice.panel, sweep)
+        return conv_work(layer, choice.form, choice.rows, tile, builder.target, choice.panel, sweep, choice.slabs)
     if isinstance(operation, DepthwiseOp):
         return depthwise_work(builder, operation, rows)
     if isinstance(operation, PoolOp):

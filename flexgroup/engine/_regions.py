@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from flexgroup.engine._conv_layers import conv_layer
 from flexgroup.engine._estimate import estimate
 from flexgroup.engine._layout import ZERO, Image, Layout, Piece
 from flexgroup.engine._operations import ConvOp, CopyOp, Operation
 from flexgroup.engine._rows import Rows, operands
 from flexgroup.engine._shares import HANDED
-from flexgroup.engine._steps_conv import conv_layer
 from flexgroup.engine._work import SHARE_OF_CACHE
 from flexgroup.kernels import LINE
 

@@ -24,10 +24,10 @@ from flexgroup.kernels.channels import ChannelsKernel
 from flexgroup.kernels.conv import ConvKernel
 
 if TYPE_CHECKING:
+    from flexgroup.engine._conv_layers import ConvLayer
     from flexgroup.engine._layout import Image
     from flexgroup.engine._rows import Rows
     from flexgroup.engine._steps import Fields, StepBuilder
-    from flexgroup.engine._steps_conv import ConvLayer
 
 PLANES, POSITIONS = "planes", "positions"  # what threads share an operation by
 UNEVEN = 1.15  # times an equal part: threads that share so badly would wait too long for each other
@@ -141,7 +141,8 @@ def _by_channels(
     if isinstance(kernel, ChannelsKernel):  # a thread reads its own weights only
         return _is_even(_strips(conv), threads) or not _is_even(tiles, threads)
     choice = conv.choice
-    work = conv_work(conv.layer, choice.form, choice.rows, kernel.longest, builder.target, choice.panel)
+    form = (choice.form, choice.rows, kernel.longest)
+    work = conv_work(conv.layer, *form, builder.target, choice.panel, slabs=choice.slabs)
     assert isinstance(work, ConvWork)
     whole = work.slots(builder.costs)
     if even is None:

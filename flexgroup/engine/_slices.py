@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from flexgroup.engine._conv_layers import conv_layer
 from flexgroup.engine._layout import Image, Layout
 from flexgroup.engine._operations import ConvOp, CopyOp, DepthwiseOp, Operation
-from flexgroup.engine._steps_conv import conv_layer
 
 if TYPE_CHECKING:
     from flexgroup.engine._steps import StepBuilder

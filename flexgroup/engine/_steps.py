@@ -111,14 +111,16 @@ class StepBuilder:
         """The place of whole images."""
         return Place(self.layout)
 
-    def build(self, operation: Operation) -> Step:
-        """The step that runs ``operation``, with its predicted cost."""
-        step = self.plain(operation)
-        return replace(step, slots=estimate_step(self, operation, step).slots(self.costs))
+    def build(self, operation: Operation) -> list[Step]:
+        """The steps that run ``operation``, with their predicted costs."""
+        steps = self.plain(operation)
+        slots = estimate_step(self, operation, steps[-1]).slots(self.costs)
+        return [replace(step, slots=slots / len(steps)) for step in steps]
 
-    def plain(self, operation: Operation) -> Step:
-        """The step without what the cost model says of it."""
-        return _BUILDERS[type(operation)](self, operation)
+    def plain(self, operation: Operation) -> list[Step]:
+        """The steps without what the cost model says of them: several for a convolution in slabs, which is alike."""
+        made = _BUILDERS[type(operation)](self, operation)
+        return made if isinstance(made, list) else [made]
 
     def build_all(
         self,
@@ -160,7 +162,7 @@ class StepBuilder:
                 yield replace(steps[-1], barrier=True)
                 index = each.last
             else:
-                yield self.build(operations[index])
+                yield from self.build(operations[index])
                 index += 1
 
     def table(self, offsets: Sequence[int] | npt.NDArray[np.int64]) -> int:
@@ -256,7 +258,7 @@ class StepBuilder:
         return Step(name, kernel, tuple(parts), dense_macs, dense_macs, dense_macs)
 
 
-_BUILDERS: Mapping[type, Callable[[StepBuilder, Any], Step]] = {
+_BUILDERS: Mapping[type, Callable[[StepBuilder, Any], Step | list[Step]]] = {
     **_steps_conv.BUILDERS,
     **_steps_copy.BUILDERS,
     **_steps_depthwise.BUILDERS,

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
+from flexgroup.engine._conv_layers import ConvLayer
 from flexgroup.engine._estimate import estimate
 from flexgroup.engine._operations import ConvOp, CopyOp, DepthwiseOp, Operation, PoolOp
 from flexgroup.engine._plan import Step
-from flexgroup.engine._steps_conv import ConvLayer, conv_call
+from flexgroup.engine._steps_conv import conv_calls
 from flexgroup.engine._steps_copy import copy_call
 from flexgroup.engine._steps_depthwise import REASON, depthwise_call, depthwise_macs
 from flexgroup.engine._steps_other import pool_call
@@ -110,9 +111,9 @@ def layer_calls(
 
 
 def _conv_calls(builder: StepBuilder, conv: ConvLayer, rows: tuple[int, int], place: Place) -> list[Call]:
-    """The call of a convolution, or those of its blocks of rows."""
+    """The calls of a convolution: its slabs, or its blocks of rows."""
     op = conv.op
-    made = block_calls(builder, op, rows, place) if op.block else [conv_call(builder, conv, rows, place)]
+    made = block_calls(builder, op, rows, place) if op.block else conv_calls(builder, conv, rows, place)
     return [Call(kernel, arguments, op.name, macs) for kernel, arguments, macs in made]
 
 

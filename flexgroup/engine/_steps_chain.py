@@ -9,12 +9,12 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from flexgroup.engine._bands import Schedule, Share, even_band, schedule
+from flexgroup.engine._conv_layers import ConvLayer, conv_layer
 from flexgroup.engine._layout import Image
 from flexgroup.engine._operations import ConvOp, Operation, is_clean
 from flexgroup.engine._plan import ARENA, Step, reference
 from flexgroup.engine._rows import Rows, rows_of
 from flexgroup.engine._steps_calls import Call, clearing_call, copying_call, layer_calls, layer_totals, steps_of
-from flexgroup.engine._steps_conv import ConvLayer, conv_layer
 
 if TYPE_CHECKING:
     from flexgroup.engine._steps import StepBuilder

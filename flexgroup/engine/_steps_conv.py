@@ -3,116 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from flexgroup.engine._choose import DENSE_FORMS, HEIGHTS, Choice, Layer, asks_early, best_tile, cut
+from flexgroup.engine._choose import DENSE_FORMS, FEW_ROWS, asks_early, best_tile, cut
+from flexgroup.engine._conv_layers import ConvLayer, conv_layer, layer_of, reach, slabs_of
 from flexgroup.engine._operations import ConvOp, Tap
 from flexgroup.engine._plan import Step, number
-from flexgroup.engine._shares import share_out
+from flexgroup.engine._shares import Share, share_out
 from flexgroup.engine._work import SHARE_OF_CACHE
 from flexgroup.kernels import LINE, Target
 from flexgroup.kernels.channels import ChannelsKernel
 from flexgroup.kernels.conv import EARLY, ConvKernel
-from flexgroup.kernels.packing import PackedRows, pack
+from flexgroup.kernels.packing import PackedRows, longest_first, pack
 
 if TYPE_CHECKING:
     from flexgroup.engine._steps import Fields, Place, StepBuilder
 
 
 LONGEST_RUN = 4  # columns: a loop's code is that many times as long
-SLICED = "; slice by slice of its channels with the layer that reads them"
 FEW_TILES = 4  # with no more, every weight is read about once
 
 
-@dataclass(frozen=True, eq=False)
-class ConvLayer:
-    """A convolution with the kernel that was chosen for it: what every call of it has in common."""
-
-    op: ConvOp
-    layer: Layer
-    patterns: tuple[npt.NDArray[np.bool_], ...]
-    choice: Choice
-
-    @property
-    def reason(self) -> str:
-        """Why it runs as it does."""
-        return self.choice.reason + (SLICED if self.op.whole is not None else "")
-
-    @property
-    def useful_macs(self) -> int:
-        """Non-zero weights: multiply-accumulates a position."""
-        return sum(int((matrix != 0).sum()) for matrix in self.op.matrices)
-
-    @property
-    def dense_macs(self) -> int:
-        return sum(matrix.size for matrix in self.op.matrices)
-
-    @property
-    def shares(self) -> tuple[tuple[str, float], ...]:
-        """What share of the non-zero weights is each layer's, if this is a sum of layers."""
-        shares, first = [], 0
-        for name, columns in self.op.parts:
-            own = self.op.matrices[0][:, first : first + columns]
-            shares.append((name, int(np.count_nonzero(own)) / max(1, self.useful_macs)))
-            first += columns
-        return tuple(shares)
-
-
-def layer_of(builder: StepBuilder, op: ConvOp, rows: int) -> Layer:
-    """What the choice of a kernel for ``op`` depends on, when a call computes so many rows; patterns are found once."""
-
-    def make() -> Layer:
-        patterns = [matrix != 0 if builder.sparse else np.ones(matrix.shape, np.bool_) for matrix in op.matrices]
-        displaced = len({(tap.row, tap.column) for tap in op.taps[0]}) > 1
-        pattern = np.concatenate(patterns) if len(patterns) > 1 else patterns[0]
-        every = [tap for group in op.taps for tap in group]
-        planes, segments = len({tap.plane for tap in every}), len({(tap.plane, tap.row) for tap in every})
-        first, last = _reach(every)
-        pitch, lanes, blocks = builder.layout.pitch(op.out), builder.layout.lanes, len(op.matrices)
-        inputs = sum(image.distinct * image.height * builder.layout.pitch(image) for image in op.reads)
-        far = inputs * builder.element.bytes > SHARE_OF_CACHE * builder.target.cache_bytes
-        reads = (planes, segments, last - first, far)
-        rowwise = bool(builder.target.triple)  # GPUs have narrow vectors
-        moved = (sum(image.distinct for image in op.reads), op.residual is not None)
-        form = (op.out.width, pitch, lanes, displaced)
-        return Layer(pattern, 0, *form, *reads, builder.element, rowwise, blocks, *moved)
-
-    return replace(builder.once(make, "layer", id(op)), rows=rows)
-
-
-def conv_layer(builder: StepBuilder, op: ConvOp, rows: int) -> ConvLayer:
-    """``op`` with the best kernel for calls that compute so many rows of the output; chosen once.
-
-    A grouped convolution is a block-diagonal matrix, always run as groups.
-    """
-    return builder.once(lambda: _conv_layer(builder, op, rows), "conv", id(op), rows)
-
-
-def _conv_layer(builder: StepBuilder, op: ConvOp, rows: int) -> ConvLayer:
-    layer = layer_of(builder, op, rows)
-    count = len(op.matrices)
-    patterns = tuple(np.split(layer.pattern, count)) if count > 1 else (layer.pattern,)
-    if op.whole is not None:
-        return ConvLayer(op, layer, patterns, replace(conv_layer(builder, op.whole, rows).choice, sweep=0))
-    if count == 1:
-        choice = builder.chooser(layer, builder.target, sparse=builder.sparse, heights=HEIGHTS)
-        return ConvLayer(op, layer, patterns, choice)
-    heights = tuple(height for height in HEIGHTS if len(patterns[0]) % height == 0)
-    choice = builder.chooser(layer, builder.target, sparse=True, heights=heights)
-    if choice.form == "dense":
-        choice = replace(choice, form="strip" if choice.rows > 1 else "ring")
-    return ConvLayer(op, layer, patterns, choice)
-
-
-def _conv(builder: StepBuilder, op: ConvOp) -> Step:
+def _conv(builder: StepBuilder, op: ConvOp) -> list[Step]:
     conv = conv_layer(builder, op, op.out.height)
-    pixels = op.out.height * op.out.width
     kernel, tiles, limits = _cut(builder, conv, (0, op.out.height))
     kernel, shares = share_out(builder, conv, kernel, tiles)
+    if conv.choice.slabs == 1:
+        return [_step(builder, conv, kernel, shares, limits)]
+    assert isinstance(kernel, ConvKernel), "others have no slabs"
+    steps = []
+    for slab in slabs_of(builder, conv):
+        own, _, limits = _cut(builder, slab, (0, op.out.height))
+        assert isinstance(own, ConvKernel), "a slab has the form of the whole"
+        alike = replace(own, tile=kernel.tile, tail=kernel.tail, stacked=kernel.stacked)
+        step = _step(builder, slab, alike, shares, limits)
+        steps.append(replace(step, reason=conv.reason, shares=conv.shares, bytes=0, barrier=False))
+    steps[-1] = replace(steps[-1], bytes=builder.bytes_of(op), barrier=True)
+    return steps
+
+
+def _step(
+    builder: StepBuilder,
+    conv: ConvLayer,
+    kernel: ConvKernel | ChannelsKernel,
+    shares: Sequence[Share | None],
+    limits: Fields,
+) -> Step:
+    """The step that computes every thread's share of a convolution or slab."""
+    op = conv.op
+    pixels = op.out.height * op.out.width
     bands = dict.fromkeys(share.channels for share in shares if share is not None)
     packed = {band: packed_fields(builder, conv, band) for band in bands}
     place = builder.place()
@@ -140,10 +83,16 @@ def _conv(builder: StepBuilder, op: ConvOp) -> Step:
     )
 
 
-def conv_call(
+def conv_calls(
+    builder: StepBuilder, conv: ConvLayer, rows: tuple[int, int], place: Place
+) -> list[tuple[ConvKernel | ChannelsKernel, tuple[int, ...], int]]:
+    """The kernels and arguments that compute ``rows`` of the output, slab by slab, and their multiply-accumulates."""
+    return [_call(builder, slab, rows, place) for slab in slabs_of(builder, conv)]
+
+
+def _call(
     builder: StepBuilder, conv: ConvLayer, rows: tuple[int, int], place: Place
 ) -> tuple[ConvKernel | ChannelsKernel, tuple[int, ...], int]:
-    """The kernel and arguments that compute ``rows`` of the output in one band, and its multiply-accumulates."""
     op = conv.op
     kernel, tiles, limits = _cut(builder, conv, rows)
     whole = (0, sum(map(len, conv.patterns)))
@@ -178,7 +127,8 @@ def _cut(
     exact = line.last_start * (held * pitch or layout.vector_bytes)
     last_start = exact if held or line.stacked else (covered - line.last * layout.lanes) * element.bytes
     overlaps = last_start != exact
-    in_place = overlaps and op.residual is not None and layout.is_in_place(op.residual, op.out)
+    is_added_to = op.residual is not None and (op.residual is op.out or layout.is_in_place(op.residual, op.out))
+    in_place = overlaps and is_added_to
     span, ahead = conv.layer.span if choice.panel else 0, _streams(builder, conv)
     form = (choice.form, choice.rows, line.size, adds, element, op.curve, in_place, line.tail)
     run, step = _runs(builder, conv)
@@ -254,12 +204,6 @@ def _streams(builder: StepBuilder, conv: ConvLayer) -> bool:
     return not often or conv.choice.groups * conv.choice.rows * builder.element.bytes > builder.target.cache_bytes / 2
 
 
-def _reach(taps: Sequence[Tap]) -> tuple[int, int]:
-    """The first and the last column of taps, relative to the position."""
-    columns = [tap.column for tap in taps] or [0]
-    return min(columns), max(columns)
-
-
 def panel_fields(builder: StepBuilder, conv: ConvLayer, fields: Fields, thread: int) -> Fields:
     """Where a thread copies its tiles' inputs to, if the kernel copies them."""
     if not conv.choice.panel:
@@ -283,8 +227,13 @@ def packed_fields(builder: StepBuilder, conv: ConvLayer, band: tuple[int, int]) 
     segments: list[Tap] = []
     packs: list[PackedRows] = []
     offsets: list[npt.NDArray[np.int64]] = []
+    height = band[1] - band[0]
+    row_count = -(-height // choice.rows) * choice.rows
+    order = np.arange(row_count)
     for matrix, pattern, taps in zip(op.matrices, conv.patterns, op.taps, strict=True):
         packed = _packed(builder, conv, band) if len(op.matrices) == 1 else pack(matrix, pattern, form, choice.rows)
+        if _has_any_order(builder, conv):
+            packed, order = longest_first(packed, choice.rows)
         addresses = np.array([builder.tap(tap, pitch) for tap in taps], dtype=np.int64)
         packs.append(packed)
         if choice.panel:
@@ -292,17 +241,16 @@ def packed_fields(builder: StepBuilder, conv: ConvLayer, band: tuple[int, int]) 
             segments, addresses = _segments(builder, taps, used, choice.panel)
         offsets.append(addresses[packed.columns])
     ends = [packed.ends + sum(before.groups for before in packs[:i]) for i, packed in enumerate(packs)]
-    height = band[1] - band[0]
-    row_count = -(-height // choice.rows) * choice.rows
     bias = np.zeros(row_count + choice.rows, dtype=np.float32)
     bias[:height] = op.bias[slice(*band)]
+    bias[:row_count] = bias[order]
     sink = row_count - height
-    outputs = builder.planes(op.out)[slice(*band)] + [builder.layout.sink(op.out)] * sink
-    residuals = [0]
+    outputs = np.array(builder.planes(op.out)[slice(*band)] + [builder.layout.sink(op.out)] * sink)[order]
+    residuals = np.zeros(1, np.int64)
     if op.residual is not None:
         # What is added to rows beyond the last one does not matter, if it can be read.
         own = builder.planes(op.residual)[slice(*band)]
-        residuals = own + [own[-1]] * sink
+        residuals = np.array(own + [own[-1]] * sink)[order]
     weights = np.concatenate([packed.weights for packed in packs])
     fields = {
         "offsets": builder.table(np.concatenate([*offsets, np.zeros(EARLY, np.int64)])),
@@ -324,6 +272,19 @@ def packed_fields(builder: StepBuilder, conv: ConvLayer, band: tuple[int, int]) 
     return fields, int(weights.size)
 
 
+def _has_any_order(builder: StepBuilder, conv: ConvLayer) -> bool:
+    """Whether strips come longest first: where what they write is near, and their loops are short.
+
+    Where a loop ends otherwise than foreseen costs as much as a few groups of one or two rows, and hides behind the
+    multiply-adds of higher ones.
+    """
+    choice, layer = conv.choice, conv.layer
+    is_strip = choice.form == "strip" or (choice.form == "ring" and choice.rows == 1)
+    usual = is_strip and choice.rows <= FEW_ROWS and layer.blocks == 1 and not choice.sweep
+    written, cache = layer.plane_lines * len(layer.pattern) * LINE, builder.target.cache_bytes
+    return usual and bool(builder.target.triple) and (not cache or written < SHARE_OF_CACHE * cache)
+
+
 def _packed(builder: StepBuilder, conv: ConvLayer, band: tuple[int, int]) -> PackedRows:
     """The groups of the output channels ``band`` of a matrix, of the whole one if it is a slice."""
     op, choice = conv.op, conv.choice
@@ -340,7 +301,7 @@ def _segments(
 
     Only segments of ``used`` taps are there; the offsets of other taps mean nothing.
     """
-    first, _ = _reach(taps)
+    first, _ = reach(taps)
     rows = dict.fromkeys((taps[column].plane, taps[column].row) for column in np.unique(used))
     numbers = {key: number for number, key in enumerate(rows)}
     bytes_of_segment = vectors * builder.layout.vector_bytes
@@ -351,4 +312,4 @@ def _segments(
     return [Tap(plane, row, first) for plane, row in rows], np.array(offsets, dtype=np.int64)
 
 
-BUILDERS: Mapping[type, Callable[..., Step]] = {ConvOp: _conv}
+BUILDERS: Mapping[type, Callable[..., list[Step]]] = {ConvOp: _conv}

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from flexgroup.engine._conv_layers import conv_layer
 from flexgroup.engine._operations import ConvOp, is_clean
 from flexgroup.engine._plan import ARENA, HALO, Step, reference
 from flexgroup.engine._regions import Region, cuts
 from flexgroup.engine._steps_calls import Call, clearing_call, copying_call, layer_calls, layer_totals, steps_of
-from flexgroup.engine._steps_conv import conv_layer
 
 if TYPE_CHECKING:
     from flexgroup.engine._steps import StepBuilder

@@ -24,12 +24,13 @@ import numpy as np
 import numpy.typing as npt
 
 from flexgroup.engine._choose import SHARE_OF_FIRST, best_tile, cut
+from flexgroup.engine._conv_layers import conv_layer
 from flexgroup.engine._costs import Costs
 from flexgroup.engine._geometry import round_up
 from flexgroup.engine._layout import PlaneRef
 from flexgroup.engine._operations import ConvOp, Operation, Tap
 from flexgroup.engine._plan import number as number_of
-from flexgroup.engine._steps_conv import conv_layer, longest_run, runs
+from flexgroup.engine._steps_conv import longest_run, runs
 from flexgroup.engine._work import ConvWork, Tiles, TransformWork, Work
 from flexgroup.graph.ir import IDENTITY
 from flexgroup.kernels import LINE, ConvKernel, KernelSpec, TransformKernel

@@ -13,6 +13,7 @@ from flexgroup.kernels import LINE, TransformKernel
 
 SHARE_OF_CACHE = 0.6  # that images may take: weights, tables and the images at both ends need the rest
 STREAMS = 32  # planes that hardware follows at a time, and fetches ahead of a kernel
+LATENCY = 5.0  # slots that a group's sums wait for those of the group before, where nothing else takes longer
 MISSED_IN_PANEL = 0.4  # of a missed load's cost: what lies side by side is fewer cache lines, and fetched ahead
 
 
@@ -79,7 +80,8 @@ class ConvWork:
 
     ``missed`` is the share of loads that miss the first-level cache, ``lines`` the cache lines of weights and offsets,
     which stay in the second-level cache from tile to tile if they are ``near``. ``copied`` vectors of every tile are
-    copied to a panel first; where they could be and are not, ``late`` planes are waited for.
+    copied to a panel first; where they could be and are not, ``late`` planes are waited for. All but the first of
+    ``slabs`` add to what the one before wrote, ``waiting`` cache lines.
     """
 
     groups: int
@@ -93,22 +95,26 @@ class ConvWork:
     near: bool
     copied: int = 0
     late: int = 0
+    slabs: int = 1
+    waiting: float = 0.0
 
     def slots(self, costs: Costs) -> float:
+        stores = costs.store * self.slabs + costs.aligned_load * (self.slabs - 1)
         load = costs.displaced_load if self.displaced else costs.aligned_load
         load += costs.missed_load * self.missed * (MISSED_IN_PANEL if self.copied else 1.0)
 
         def each(tile: int, stacked: int = 0) -> float:
             # The more of the loads' slots are taken, the more multiply-adds wait for one.
             vectors, sums = tile + (stacked > 0), self.rows * tile + (self.rows / stacked if stacked else 0.0)
-            group = _overlapped(sums, load * vectors + costs.weight * self.rows) + costs.group
-            return self.groups * group + self.height * vectors * costs.store + self.loops * costs.row
+            group = _overlapped(max(sums, LATENCY), load * vectors + costs.weight * self.rows) + costs.group
+            return self.groups * group + self.height * vectors * stores + self.loops * self.slabs * costs.row
 
         tiles = self.tiles
         computed = tiles.whole * each(tiles.size) + tiles.tails * each(tiles.tail, tiles.stacked)
         again = costs.stream_again if self.near else costs.stream
         fetched = tiles.count * (self.copied * costs.copy + self.late * costs.late)
-        return computed + fetched + self.lines * (costs.stream + (tiles.count - 1) * again)
+        added_to = (self.slabs - 1) * self.waiting * costs.near
+        return computed + fetched + added_to + self.lines * (costs.stream + (tiles.count - 1) * again)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
-"""The kernel benchmark times what it says: one call of one kernel for a whole image, beside a peak that multiplies."""
+"""The kernel benchmark times what it says: one kernel for a whole image, beside a peak that multiplies."""
 
 from __future__ import annotations
 
 import kernels
 import pytest
 
+from flexgroup.engine._choose import FEW_ROWS
 from flexgroup.kernels import host_target
 
 CASES = [("dense", 0.0, 4), ("strip", 0.9, 2), ("ring", 0.9, 4)]
@@ -18,9 +19,10 @@ def test_the_peak_is_one_step_of_so_many_multiply_adds():
 
 
 @pytest.mark.parametrize(("form", "sparsity", "rows"), CASES)
-def test_a_case_is_one_call_of_the_kernel_that_it_names(form, sparsity, rows):
+def test_a_case_calls_the_kernel_that_it_names(form, sparsity, rows):
     program = kernels.program(kernels.Case("64x64x56x56 3x3", sparsity, form, rows), host_target())
-    (step,) = [step for step in program.plan.steps if step.name == "conv"]
-    assert f"_{form}_{rows}x1_" in step.kernel.name
-    assert step.macs == pytest.approx(step.useful_macs, rel=0.01)
-    assert step.dense_macs == 64 * 64 * 9 * 56 * 56
+    steps = list(kernels.conv_steps(program).values())
+    assert len(steps) == 1 or rows <= FEW_ROWS, "groups of four have no slabs"
+    assert all(f"_{form}_{rows}x1_" in step.kernel.name for step in steps)
+    assert sum(step.macs for step in steps) == pytest.approx(sum(step.useful_macs for step in steps), rel=0.01)
+    assert sum(step.dense_macs for step in steps) == 64 * 64 * 9 * 56 * 56

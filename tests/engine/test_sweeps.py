@@ -126,6 +126,6 @@ def test_what_is_read_again_for_every_sweep_is_counted():
         used = each.pattern.reshape(16, 16, 512).any(axis=1).sum()
         assert swept.swept_read == used * lines
     assert few.moved(1 << 20, 16).swept_read < few.moved(1 << 20).read < many.moved(1 << 20, 16).swept_read
-    assert conv_work(few, "strip", 4, 6, AVX512, sweep=16).missed == 0
+    assert conv_work(few, "strip", 4, 6, AVX512, sweep=16).missed < 0.05, "few planes are read twice in a sweep"
     ring = [conv_work(few, "ring", 4, 6, AVX512, sweep=sweep).groups for sweep in (0, 16)]
     assert ring[1] == round(ring[0] * (1 + 3 / 16)), "groups that are cut count twice"
