@@ -97,12 +97,21 @@ class Layer:
         """Cache lines of the rows of a plane that a call computes."""
         return self.rows * self.pitch * self.element.bytes / LINE
 
+    @property
+    def written(self) -> float:
+        """Cache lines of all planes of the output."""
+        return len(self.pattern) * self.plane_lines
+
+    def leaves(self, cache: int) -> bool:
+        """Whether the output is too large for a second-level cache of so many bytes."""
+        return self.written >= SHARE_OF_CACHE * cache / LINE
+
     def moved(self, cache: int, sweep: int = 0) -> Traffic:
         """Cache lines that a call moves, in sweeps of so many rows, if any: each reads anew what it needs."""
-        line, limit = self.plane_lines, SHARE_OF_CACHE * cache / LINE
-        is_far, leaves = self.inputs * line >= limit, len(self.pattern) * line >= limit
+        line, leaves = self.plane_lines, self.leaves(cache)
+        is_far = self.inputs * line >= SHARE_OF_CACHE * cache / LINE
         read = line * (self.read_in_sweeps(sweep) if sweep else self.inputs)
-        out = line * len(self.pattern)
+        out = self.written
         added = out if self.adds else 0.0
         near = read * (not is_far) + (out + added) * (not leaves)
         far_read, far_written = read * is_far, out * leaves
@@ -254,7 +263,7 @@ def candidates_of(form: str, rows: int, layer: Layer, target: Target, costs: Cos
     """Kernels that read planes where they are, all of them or slab by slab, and one that copies them to a panel."""
     tile = tile_of(layer, form, rows, target)
     tiles = (tile, *_shorter(layer, form, rows, tile, target))
-    kinds = [(each, 0, slabs) for each in tiles for slabs in {1, slabs_for(layer, form, rows, each, target)}]
+    kinds = [(each, 0, slabs) for each in tiles for slabs in (1, slabs_for(layer, form, rows, each, target))]
     kinds.append((tile, panel_for(layer, form, rows, tile, target), 1))
     groups = layer.groups(form, rows)
 
@@ -354,7 +363,7 @@ def conv_work(
         layer.segments * panel,
         layer.planes if layer.far and not panel and panel_for(layer, form, rows, tile, target) else 0,
         slabs,
-        layer.plane_lines * height / 2,
+        layer.written,
     )
 
 

@@ -132,6 +132,7 @@ def _slabs(builder: StepBuilder, conv: ConvLayer) -> Iterator[ConvLayer]:
             residual=op.residual if number == 0 else op.out,
             clamp=op.clamp if number == last else IDENTITY,
             curve=op.curve if number == last else "",
+            parts=(),  # they are the whole's
             whole=whole,
         )
         layer = layer_of(builder, slab, rows)

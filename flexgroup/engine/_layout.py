@@ -278,8 +278,8 @@ class Layout:
         self._replaced[by] = buffer
 
     def is_in_place(self, image: Image, out: Image) -> bool:
-        """Whether ``out`` takes the place of ``image``."""
-        return any(self._replaced.get(buffer) in image.buffers for buffer in out.buffers)
+        """Whether ``out`` takes the place of ``image``, or is that."""
+        return image == out or any(self._replaced.get(buffer) in image.buffers for buffer in out.buffers)
 
     def first_in_place(self, buffer: int) -> int:
         """The buffer that had the place of ``buffer`` first: itself, if it took none over from its reader."""

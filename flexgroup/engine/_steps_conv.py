@@ -14,7 +14,6 @@ from flexgroup.engine._conv_layers import ConvLayer, conv_layer, layer_of, reach
 from flexgroup.engine._operations import ConvOp, Tap
 from flexgroup.engine._plan import Step, number
 from flexgroup.engine._shares import Share, share_out
-from flexgroup.engine._work import SHARE_OF_CACHE
 from flexgroup.kernels import LINE, Target
 from flexgroup.kernels.channels import ChannelsKernel
 from flexgroup.kernels.conv import EARLY, ConvKernel
@@ -30,31 +29,21 @@ FEW_TILES = 4  # with no more, every weight is read about once
 
 def _conv(builder: StepBuilder, op: ConvOp) -> list[Step]:
     conv = conv_layer(builder, op, op.out.height)
-    kernel, tiles, limits = _cut(builder, conv, (0, op.out.height))
+    kernel, tiles, _ = _cut(builder, conv, (0, op.out.height))
     kernel, shares = share_out(builder, conv, kernel, tiles)
-    if conv.choice.slabs == 1:
-        return [_step(builder, conv, kernel, shares, limits)]
-    assert isinstance(kernel, ConvKernel), "others have no slabs"
-    steps = []
-    for slab in slabs_of(builder, conv):
-        own, _, limits = _cut(builder, slab, (0, op.out.height))
-        assert isinstance(own, ConvKernel), "a slab has the form of the whole"
-        alike = replace(own, tile=kernel.tile, tail=kernel.tail, stacked=kernel.stacked)
-        step = _step(builder, slab, alike, shares, limits)
-        steps.append(replace(step, reason=conv.reason, shares=conv.shares, bytes=0, barrier=False))
-    steps[-1] = replace(steps[-1], bytes=builder.bytes_of(op), barrier=True)
-    return steps
+    steps = [_step(builder, slab, kernel, shares) for slab in slabs_of(builder, conv)]
+    steps = [replace(step, reason=conv.reason, shares=conv.shares, barrier=False) for step in steps]
+    return [*steps[:-1], replace(steps[-1], bytes=builder.bytes_of(op), barrier=True)]
 
 
 def _step(
-    builder: StepBuilder,
-    conv: ConvLayer,
-    kernel: ConvKernel | ChannelsKernel,
-    shares: Sequence[Share | None],
-    limits: Fields,
+    builder: StepBuilder, conv: ConvLayer, whole: ConvKernel | ChannelsKernel, shares: Sequence[Share | None]
 ) -> Step:
-    """The step that computes every thread's share of a convolution or slab."""
+    """The step that computes every thread's share of a slab, cut as the ``whole`` convolution's kernel cuts it."""
     op = conv.op
+    kernel, _, limits = _cut(builder, conv, (0, op.out.height))
+    if isinstance(kernel, ConvKernel) and isinstance(whole, ConvKernel):
+        kernel = replace(kernel, tile=whole.tile, tail=whole.tail, stacked=whole.stacked)
     pixels = op.out.height * op.out.width
     bands = dict.fromkeys(share.channels for share in shares if share is not None)
     packed = {band: packed_fields(builder, conv, band) for band in bands}
@@ -77,9 +66,6 @@ def _step(
         executed * pixels,
         conv.useful_macs * pixels,
         conv.dense_macs * pixels,
-        conv.reason,
-        builder.bytes_of(op),
-        shares=conv.shares,
     )
 
 
@@ -127,8 +113,7 @@ def _cut(
     exact = line.last_start * (held * pitch or layout.vector_bytes)
     last_start = exact if held or line.stacked else (covered - line.last * layout.lanes) * element.bytes
     overlaps = last_start != exact
-    is_added_to = op.residual is not None and (op.residual is op.out or layout.is_in_place(op.residual, op.out))
-    in_place = overlaps and is_added_to
+    in_place = overlaps and op.residual is not None and layout.is_in_place(op.residual, op.out)
     span, ahead = conv.layer.span if choice.panel else 0, _streams(builder, conv)
     form = (choice.form, choice.rows, line.size, adds, element, op.curve, in_place, line.tail)
     run, step = _runs(builder, conv)
@@ -281,8 +266,8 @@ def _has_any_order(builder: StepBuilder, conv: ConvLayer) -> bool:
     choice, layer = conv.choice, conv.layer
     is_strip = choice.form == "strip" or (choice.form == "ring" and choice.rows == 1)
     usual = is_strip and choice.rows <= FEW_ROWS and layer.blocks == 1 and not choice.sweep
-    written, cache = layer.plane_lines * len(layer.pattern) * LINE, builder.target.cache_bytes
-    return usual and bool(builder.target.triple) and (not cache or written < SHARE_OF_CACHE * cache)
+    cache = builder.target.cache_bytes
+    return usual and bool(builder.target.triple) and not (cache and layer.leaves(cache))
 
 
 def _packed(builder: StepBuilder, conv: ConvLayer, band: tuple[int, int]) -> PackedRows:

@@ -14,6 +14,7 @@ from flexgroup.kernels import LINE, TransformKernel
 SHARE_OF_CACHE = 0.6  # that images may take: weights, tables and the images at both ends need the rest
 STREAMS = 32  # planes that hardware follows at a time, and fetches ahead of a kernel
 LATENCY = 5.0  # slots that a group's sums wait for those of the group before, where nothing else takes longer
+ADDED_TO = 0.5  # of a near line's cost, for sums that wait in memory: the rest hides behind multiply-adds
 MISSED_IN_PANEL = 0.4  # of a missed load's cost: what lies side by side is fewer cache lines, and fetched ahead
 
 
@@ -81,7 +82,7 @@ class ConvWork:
     ``missed`` is the share of loads that miss the first-level cache, ``lines`` the cache lines of weights and offsets,
     which stay in the second-level cache from tile to tile if they are ``near``. ``copied`` vectors of every tile are
     copied to a panel first; where they could be and are not, ``late`` planes are waited for. All but the first of
-    ``slabs`` add to what the one before wrote, ``waiting`` cache lines.
+    ``slabs`` add to what the one before wrote, ``written`` cache lines.
     """
 
     groups: int
@@ -96,7 +97,7 @@ class ConvWork:
     copied: int = 0
     late: int = 0
     slabs: int = 1
-    waiting: float = 0.0
+    written: float = 0.0
 
     def slots(self, costs: Costs) -> float:
         stores = costs.store * self.slabs + costs.aligned_load * (self.slabs - 1)
@@ -113,7 +114,7 @@ class ConvWork:
         computed = tiles.whole * each(tiles.size) + tiles.tails * each(tiles.tail, tiles.stacked)
         again = costs.stream_again if self.near else costs.stream
         fetched = tiles.count * (self.copied * costs.copy + self.late * costs.late)
-        added_to = (self.slabs - 1) * self.waiting * costs.near
+        added_to = (self.slabs - 1) * self.written * costs.near * ADDED_TO
         return computed + fetched + added_to + self.lines * (costs.stream + (tiles.count - 1) * again)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from flexgroup.engine import CompiledModel, Plan, _chains, _choose, plan_graph
+from flexgroup.engine import Plan, _chains, _choose, plan_graph
 from flexgroup.engine._choose import Candidate, Layer, choose, conv_work, slabs_for
 from flexgroup.engine._costs import Costs
 from flexgroup.engine._explain import explain_plan
@@ -22,9 +22,9 @@ from flexgroup.kernels.packing import longest_first, pack
 from tests.engine.networks import PATTERNS, examples, networks, prune
 from tests.engine.test_chains import deep_networks
 from tests.engine.test_in_place import (
-    HOST,
     agrees_whatever_thread_is_first,
     graph_of,
+    on_one_to_three_threads,
     residual_networks,
     twins_give_what_torch_gives,
 )
@@ -89,18 +89,10 @@ def test_bands_of_rows_go_through_all_slabs(case, pattern, slabs, threads, cache
 def test_results_are_the_same_on_any_number_of_threads(case, pattern, slabs, together):
     model, shape = case
     prune(model, pattern, 0.3)
-    x, graph, found = torch.randn(2, *shape), graph_of(model, shape), []
+    x, graph = torch.randn(2, *shape), graph_of(model, shape)
     with torch.no_grad():
         expected = model(x)
-    for threads in (1, 2, 3):
-        with ExitStack() as stack:
-            stack.enter_context(everywhere(slabs))
-            if together:
-                stack.enter_context(gains())
-            compiled = CompiledModel(plan_graph(graph, HOST, threads=threads), 0.0)
-        compiled(torch.randn_like(x))  # what one image leaves must not reach the next
-        found.append(compiled(x))
-        compiled.close()
+    found = list(on_one_to_three_threads(graph, x, lambda: [everywhere(slabs), *([gains()] if together else [])]))
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
     assert (found[0] - expected).abs().max() <= 1e-4 * max(1.0, float(expected.abs().max()))
